@@ -1,0 +1,137 @@
+"""Stage 2: the deblocker, guided by the frozen ranker; stage 1 first where needed.
+
+    python -m cqr_jax.main --config=configs/deblock.py
+    python -m cqr_jax.main --config=configs/deblock.py:quickstart
+    python -m cqr_jax.main --config=configs/deblock.py:compact,without=dc \
+        --config.data.name=NAME
+
+Presets: paper (default), compact (a CPU trains it in hours), quickstart (minutes, on
+photographs that come with scikit-image). `without` is an ablation of Table 1: cqr (no
+ranker), dc (no dilation), lq (no quality loss), lf (no feature matching loss).
+"""
+
+import importlib.util
+import pathlib
+
+from ml_collections import ConfigDict
+
+from cqr_jax.config import parse
+
+
+def get_config(text: str = "") -> ConfigDict:
+    """The config of the preset and the ablation named by `text`."""
+    file = "configs/deblock.py"
+    options = parse(text, file, preset=PRESETS, without=ABLATIONS)
+    preset, without = options["preset"], options["without"]
+
+    c = ConfigDict()
+    c.task = "deblock"
+    suffix = "" if without == "nothing" else f"-without-{without}"
+    c.workdir = f"runs/deblock-{preset}{suffix}"  # checkpoints, logs, weights, panels
+    c.seed = 0  # of initialisation and data, in both stages
+    c.parallel = "jit"  # jit or pmap: how a step runs on several devices
+
+    c.data = ConfigDict()
+    c.data.data_dir = "data"  # root of the records
+    c.data.name = "div2k"  # data set; div2k and embedded are made when missing
+
+    c.ranker_weights = ""  # frozen ranker; empty: that of stage 1, trained if missing
+    c.loss = ConfigDict()  # eq. 6; without alpha and beta no ranker is used
+    c.loss.alpha = 0.01  # weight of the quality loss L_Q
+    c.loss.beta = 0.9  # weight of the feature matching loss L_F
+    c.qualities = (10, 20, 30)  # JPEG quality factors of the training images
+
+    c.model = ConfigDict()
+    c.model.width = 64  # channels
+    c.model.local_blocks = 8  # dilated local blocks between the two non-local ones
+    c.model.residual_blocks = 2  # in each of a block's trunk, mask and tail
+    c.model.dilations = (1, 2, 4)  # of the multi-dilation stage
+    c.model.scale = 1  # the body works at 1/scale of the resolution
+    c.model.key_pool = 1  # attention averages its keys over squares of this side
+
+    c.patch = 48  # side of a training crop in pixels, a multiple of 8
+    c.batch_size = 16  # clean crops a step, over all devices, each at every quality
+    c.steps = 400_000  # training steps
+    c.ema_decay = 0.0  # of the exponential moving average of the weights; 0 for none
+
+    c.optimizer = ConfigDict()  # Adam
+    c.optimizer.learning_rate = 1e-4
+    c.optimizer.schedule = "halving"  # halving, or cosine to zero at the last step
+    c.optimizer.halve_every = 100_000  # steps, for the schedule halving
+    c.optimizer.warmup_steps = 0  # of linear warm-up
+    c.optimizer.clip_norm = 0.0  # global norm to which gradients are clipped; 0: none
+
+    c.validation = ConfigDict()
+    c.validation.patch = 96  # side of a validation crop in pixels, a multiple of 8
+    c.validation.examples = 128  # clean crops
+    c.validation.batch_size = 8
+
+    c.log_every = 100  # steps between lines of the log
+    c.validate_every = 5000  # steps between validations, each followed by a checkpoint
+    c.keep = 2  # latest checkpoints kept beside the best
+
+    c.ranker = _beside("ranker").get_config(preset)  # stage 1, as in configs/ranker.py
+    del c.ranker.task
+    for field in ("seed", "parallel"):
+        c.ranker[field] = c.get_ref(field)
+    for field in ("data_dir", "name"):
+        c.ranker.data[field] = c.data.get_ref(field)
+
+    c.evaluation = _beside("eval").get_config()  # of the weights, when trained
+    for field in ("task", "workdir", "weights"):  # given by this config
+        del c.evaluation[field]
+    c.evaluation.sets = ()  # as in configs/eval.py; none: no evaluation
+
+    if preset == "compact":
+        c.model.width = 24
+        c.model.local_blocks = 2
+        c.model.residual_blocks = 0
+        c.model.scale = 2
+        c.model.key_pool = 4
+        c.batch_size = 8
+        c.steps = 40_000
+        c.ema_decay = 0.999
+        c.optimizer.learning_rate = 2e-3
+        c.optimizer.schedule = "cosine"
+        c.optimizer.warmup_steps = 200
+        c.validate_every = 1000
+    elif preset == "quickstart":
+        c.data.name = "embedded"
+        c.loss.alpha = 1e-4  # the paper's weights need longer training to pay
+        c.loss.beta = 1e-3
+        c.model.width = 16
+        c.model.local_blocks = 1
+        c.model.residual_blocks = 0
+        c.model.scale = 2
+        c.model.key_pool = 4
+        c.batch_size = 2
+        c.steps = 800
+        c.ema_decay = 0.98
+        c.optimizer.learning_rate = 4e-3
+        c.optimizer.schedule = "cosine"
+        c.optimizer.warmup_steps = 20
+        c.validation.examples = 32
+        c.validate_every = 400
+        c.evaluation.sets = ("embedded",)
+        c.evaluation.panels = True
+
+    if without in ("cqr", "lq"):
+        c.loss.alpha = 0.0
+    if without in ("cqr", "lf"):
+        c.loss.beta = 0.0
+    if without == "dc":
+        c.model.dilations = (1, 1, 1)
+    return c
+
+
+def _beside(name: str):
+    """The config module `name` of this folder, wherever the folder is."""
+    path = pathlib.Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"configs_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PRESETS = ("paper", "compact", "quickstart")
+ABLATIONS = ("nothing", "cqr", "dc", "lq", "lf")

@@ -1,0 +1,169 @@
+"""Reads what stands after the colon in `--config=FILE.py:TEXT`, and checks configs.
+
+The fields themselves, each with its meaning, are in `configs/`.
+"""
+
+import ml_collections
+
+from cqr_jax.data.records import QUALITIES
+from cqr_jax.errors import UserError
+
+_TASKS = ("ranker", "deblock", "eval")
+
+
+def parse(text: str, file: str, **choices: tuple[str, ...]) -> dict[str, str]:
+    """Parses `preset` or `preset,key=value,...` against what a config file offers.
+
+    Args:
+      text: what follows the colon; empty for the defaults.
+      file: the config file, named in errors.
+      **choices: the values each key can have, its default first. A word without '='
+        is the value of the first key.
+
+    Returns:
+      The value of every key.
+
+    Raises:
+      UserError: an unknown key or value, or a key given twice.
+    """
+    first = next(iter(choices))
+    given: dict[str, str] = {}
+    for word in filter(None, text.split(",")):
+        key, _, value = word.rpartition("=")
+        key = key or first
+        if key not in choices:
+            raise UserError(f"{file}:{text}: unknown '{key}'; known: {_list(choices)}")
+        if value not in choices[key]:
+            raise UserError(
+                f"{file}:{text}: '{value}' is no {key}; choose {_list(choices[key])}"
+            )
+        if key in given:
+            raise UserError(f"{file}:{text}: {key} is given twice")
+        given[key] = value
+    return {key: given.get(key, values[0]) for key, values in choices.items()}
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Checks the ranges of all fields.
+
+    Raises:
+      UserError: the first field that is out of its range, with the range.
+    """
+    if config.task not in _TASKS:
+        raise UserError(f"config.task={config.task!r}: choose {_list(_TASKS)}")
+    if config.task == "eval":
+        _check_evaluation(config, "config")
+        return
+    _check_training(config, "config")
+    if config.task == "ranker":
+        _check_ranker(config, "config")
+    else:
+        _check_deblock(config)
+
+
+def level_ranges(config: ml_collections.ConfigDict) -> tuple[tuple[int, int], ...]:
+    """First and last quality factor of each of the ranker's levels, worst first."""
+    size = (config.max_quality - config.min_quality + 1) // config.levels
+    starts = (config.min_quality + size * i for i in range(config.levels))
+    return tuple((start, start + size - 1) for start in starts)
+
+
+def _check_training(config, where: str) -> None:
+    for field in ("steps", "log_every", "validate_every", "batch_size", "keep"):
+        _at_least(config, where, field, 1)
+    _at_least(config, where, "seed", 0)
+    _one_of(config, where, "parallel", ("jit", "pmap"))
+    _in_range(config, where, "ema_decay", 0, 1, high_open=True)
+    for field in ("examples", "batch_size"):
+        _at_least(config.validation, f"{where}.validation", field, 1)
+    for owner, name in ((config, where), (config.validation, f"{where}.validation")):
+        if owner.patch < 32 or owner.patch % 8:
+            raise UserError(
+                f"{name}.patch={owner.patch}: must be a multiple of 8, at least 32"
+            )
+    optimizer, name = config.optimizer, f"{where}.optimizer"
+    _one_of(optimizer, name, "schedule", ("halving", "cosine"))
+    if optimizer.learning_rate <= 0:
+        raise UserError(f"{name}.learning_rate must be positive")
+    _at_least(optimizer, name, "halve_every", 1)
+    _in_range(optimizer, name, "warmup_steps", 0, config.steps)
+    if optimizer.clip_norm < 0:
+        raise UserError(f"{name}.clip_norm must be positive, or 0 for none")
+
+
+def _check_ranker(config, where: str) -> None:
+    low, high = config.min_quality, config.max_quality
+    if not QUALITIES[0] <= low <= high <= QUALITIES[-1]:
+        raise UserError(
+            f"{where}.min_quality={low}, max_quality={high}: the records hold "
+            f"{QUALITIES[0]} to {QUALITIES[-1]}"
+        )
+    _at_least(config, where, "levels", 2)
+    if (high - low + 1) % config.levels:
+        raise UserError(
+            f"{where}.levels={config.levels}: the {high - low + 1} quality factors "
+            f"from {low} to {high} don't divide into {config.levels} equal levels"
+        )
+    if config.margin <= 0:
+        raise UserError(f"{where}.margin={config.margin}: must be positive")
+    for field in ("width", "hidden"):
+        _at_least(config.model, f"{where}.model", field, 1)
+
+
+def _check_deblock(config) -> None:
+    _check_training(config.ranker, "config.ranker")
+    _check_ranker(config.ranker, "config.ranker")
+    _check_evaluation(config.evaluation, "config.evaluation")
+    _check_qualities(config.qualities, "config.qualities")
+    if outside := set(config.qualities) - set(QUALITIES):
+        raise UserError(
+            f"config.qualities: the records hold {QUALITIES[0]} to {QUALITIES[-1]}, "
+            f"not {_list(map(str, sorted(outside)))}"
+        )
+    for field in ("alpha", "beta"):
+        if config.loss[field] < 0:
+            raise UserError(f"config.loss.{field}={config.loss[field]}: is negative")
+    _at_least(config.model, "config.model", "width", 2)
+    for field in ("scale", "key_pool"):
+        _at_least(config.model, "config.model", field, 1)
+    for field in ("local_blocks", "residual_blocks"):
+        _at_least(config.model, "config.model", field, 0)
+    dilations = config.model.dilations
+    if not dilations or min(dilations) < 1 or len(dilations) > config.model.width:
+        raise UserError(
+            f"config.model.dilations={dilations}: needs one or more dilations of at "
+            "least 1, and not more of them than the width"
+        )
+
+
+def _check_evaluation(config, where: str) -> None:
+    _check_qualities(config.qualities, f"{where}.qualities")
+
+
+def _check_qualities(qualities, field: str) -> None:
+    if not qualities or any(not 1 <= quality <= 100 for quality in qualities):
+        raise UserError(f"{field}={qualities}: JPEG quality factors are 1 to 100")
+    if len(set(qualities)) != len(qualities):
+        raise UserError(f"{field}={qualities}: one is given twice")
+
+
+def _at_least(config, where: str, field: str, low: int) -> None:
+    if config[field] < low:
+        raise UserError(f"{where}.{field}={config[field]}: must be at least {low}")
+
+
+def _in_range(config, where, field, low, high, high_open=False) -> None:
+    value = config[field]
+    if not low <= value <= high or (high_open and value == high):
+        end = ")" if high_open else "]"
+        raise UserError(f"{where}.{field}={value}: must be in [{low}, {high}{end}")
+
+
+def _one_of(config, where: str, field: str, values: tuple[str, ...]) -> None:
+    if config[field] not in values:
+        raise UserError(f"{where}.{field}={config[field]!r}: choose {_list(values)}")
+
+
+def _list(words) -> str:
+    *rest, last = words
+    return f"{', '.join(rest)} or {last}" if rest else last

@@ -1,0 +1,127 @@
+"""The protocol's images: luma conversion and single-channel JPEG, in NumPy and Pillow.
+
+An image here is a `uint8` array of shape (height, width) holding the Y channel as
+MATLAB's `rgb2ycbcr` defines it. This module is the only place that says how a file
+becomes Y and how Y becomes a JPEG, so that training, validation and evaluation agree.
+It imports neither TensorFlow nor JAX: data preparation runs it in worker processes.
+"""
+
+import io
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cqr_jax.errors import UserError
+
+BLOCK = 8  # side of a JPEG block in pixels
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class ImageError(UserError):
+    """An image that can't be used, with the reason."""
+
+
+def luma(rgb: np.ndarray) -> np.ndarray:
+    """Y of ITU-R BT.601 in studio range, as MATLAB's `rgb2ycbcr` rounds it.
+
+    Args:
+      rgb: uint8, (height, width, 3).
+
+    Returns:
+      uint8, (height, width), in 16..235.
+    """
+    weights = np.array([65.481, 128.553, 24.966])
+    return np.floor(16.5 + rgb.astype(np.float64) @ weights / 255).astype(np.uint8)
+
+
+def encode(y: np.ndarray, quality: int) -> bytes:
+    """Baseline single-channel JPEG of `y` (uint8, (height, width)) at a QF of 1..100."""
+    buffer = io.BytesIO()
+    Image.fromarray(y).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> np.ndarray:
+    """The uint8 (height, width) image of a single-channel JPEG or PNG."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("L"))
+
+
+def compress(y: np.ndarray, quality: int) -> np.ndarray:
+    """`y` after one trip through JPEG at `quality`; same shape and dtype."""
+    return decode(encode(y, quality))
+
+
+def encode_png(y: np.ndarray) -> bytes:
+    """Lossless PNG of `y` (uint8, (height, width))."""
+    buffer = io.BytesIO()
+    Image.fromarray(y).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def load_luma(source: str | os.PathLike | bytes) -> np.ndarray:
+    """Reads an image file as Y.
+
+    A gray image is Y as it stands (16-bit gray is scaled to 8 bits); palette, CMYK and
+    other colour modes go through RGB; the EXIF orientation is applied; an alpha channel
+    is dropped when it is opaque everywhere.
+
+    Args:
+      source: a path, or the bytes of the file.
+
+    Returns:
+      uint8, (height, width).
+
+    Raises:
+      ImageError: unreadable, truncated, too large to be meant, floating point, or
+        with transparent pixels (what lies under them is not part of the picture).
+    """
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with Image.open(file) as image:
+            return _to_luma(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ImageError("not an image that Pillow can read") from None
+    except Image.DecompressionBombError:
+        raise ImageError("too many pixels (a decompression bomb?)") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(f"damaged or truncated: {error}") from None
+
+
+def _to_luma(image: Image.Image) -> np.ndarray:
+    if image.has_transparency_data:
+        image = image.convert("RGBA" if image.mode != "LA" else "LA")
+        alpha = np.asarray(image.getchannel("A"))
+        if alpha.min() < 255:
+            raise ImageError("has transparent pixels")
+        image = image.convert("RGB" if image.mode == "RGBA" else "L")
+    if image.mode in ("1", "L"):
+        return np.array(image.convert("L"))
+    if image.mode.startswith("I"):
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ImageError("integer pixels outside 16 bits")
+        return np.floor(wide / 257 + 0.5).astype(np.uint8)
+    if image.mode == "F":
+        raise ImageError("floating-point pixels have no agreed range")
+    return luma(np.asarray(image.convert("RGB")))
+
+
+def list_images(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """The image files under `folder`, at any depth, sorted by path.
+
+    Raises:
+      UserError: no such folder, or no image in it.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of images")
+    paths = [p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
+    if not paths:
+        known = " ".join(IMAGE_SUFFIXES)
+        raise UserError(f"{folder}: holds no image (looked for {known})")
+    return sorted(paths)

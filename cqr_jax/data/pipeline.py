@@ -1,0 +1,228 @@
+"""TFRecords of the QF ladder to batches of the two stages.
+
+Batches are dictionaries of NumPy arrays. Images are uint8 of shape
+(batch, patch, patch, 1); the steps scale them to [0, 1].
+
+Every random choice comes from stateless operations keyed by the config's seed and the
+example's index in the stream, so that the stream can be entered at any step: a resumed
+run sees what an unbroken one would have seen, and the batches don't depend on the
+number of processes.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from cqr_jax.data import records
+from cqr_jax.data.jpeg import BLOCK
+from cqr_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+Example = Callable[[dict, tf.Tensor], dict]
+
+_SHUFFLE_BUFFER = 1024  # records; written in random order already
+
+
+def pairs(patch: int, levels: tuple[tuple[int, int], ...], augment: bool) -> Example:
+    """Examples of the ranker's stage: the same crop at two quality levels.
+
+    Two different levels are drawn uniformly, then a quality factor uniformly within
+    each (paper section 4.1). Fields: image_i, image_j; label_i, label_j (1 to the
+    number of levels); quality_i, quality_j.
+
+    Args:
+      patch: side of the crop in pixels, a multiple of 8.
+      levels: first and last quality factor of each level, worst first.
+      augment: random flips and quarter turns.
+    """
+    table = tf.constant(levels, tf.int32)
+
+    def example(record, seed):
+        seeds = tf.random.split(seed, 4)
+        count = len(levels)
+        first = _uniform(seeds[0], 0, count)
+        second = (first + _uniform(seeds[1], 1, count)) % count
+        images, fields = [], {}
+        for side, level, key in (("i", first, seeds[2]), ("j", second, seeds[3])):
+            low, high = table[level][0], table[level][1]
+            quality = _uniform(key, low, high + 1)
+            fields[f"quality_{side}"] = quality
+            fields[f"label_{side}"] = level + 1
+            images.append(record["jpegs"][quality - records.QUALITIES[0]])
+        image_i, image_j = _crops(record, images, [], patch, augment, seed)
+        return {"image_i": image_i, "image_j": image_j, **fields}
+
+    return example
+
+
+def ladders(patch: int, qualities: tuple[int, ...], augment: bool) -> Example:
+    """Examples of the deblocker's stage: a clean crop and its JPEG at every quality.
+
+    Fields: clean (patch, patch, 1); compressed (qualities, patch, patch, 1).
+
+    Args:
+      patch: side of the crop in pixels, a multiple of 8.
+      qualities: JPEG quality factors.
+      augment: random flips and quarter turns.
+    """
+    rungs = [quality - records.QUALITIES[0] for quality in qualities]
+
+    def example(record, seed):
+        images = [record["jpegs"][rung] for rung in rungs]
+        clean, *compressed = _crops(
+            record, images, [record["clean"]], patch, augment, seed
+        )
+        return {"clean": clean, "compressed": tf.stack(compressed)}
+
+    return example
+
+
+def training_batches(
+    builder: tfds.core.DatasetBuilder,
+    example: Example,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """The endless stream of training batches from `first_step` on.
+
+    Args:
+      builder: of the records.
+      example: `pairs(...)` or `ladders(...)`.
+      batch_size: global, over all processes; a multiple of `process_count`.
+      seed: of the stream.
+      first_step: number of the first batch.
+      process_index, process_count: this process's part of each global batch.
+    """
+    data = _read(builder, "train")
+    count = builder.info.splits["train"].num_examples
+    first = first_step * batch_size
+    epoch, offset = divmod(first, count)
+    buffer = min(count, _SHUFFLE_BUFFER)
+
+    def shuffled(epoch):
+        return data.shuffle(
+            buffer, seed=seed * 2**20 + epoch, reshuffle_each_iteration=False
+        )
+
+    def is_local(index, record):
+        del record
+        share = batch_size // process_count
+        return index % batch_size // share == process_index
+
+    epochs = tf.data.Dataset.range(epoch, tf.int64.max)
+    data = epochs.flat_map(shuffled).skip(offset).enumerate(first).filter(is_local)
+    data = data.map(
+        lambda index, record: example(record, _fold(seed, index)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    data = data.batch(batch_size // process_count).prefetch(tf.data.AUTOTUNE)
+    return data.as_numpy_iterator()
+
+
+def validation_batches(
+    builder: tfds.core.DatasetBuilder,
+    example: Example,
+    *,
+    examples: int,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> list[Batch]:
+    """The validation batches: always the same, kept in memory.
+
+    The last is filled up by repeating examples; the field `mask` (float32, (batch,))
+    is 0 for those and 1 for the others.
+
+    Args:
+      builder: of the records.
+      example: `pairs(...)` or `ladders(...)`, without augmentation.
+      examples: how many in all; the records are gone through as often as that takes,
+        each time with other crops.
+      batch_size, seed, process_index, process_count: as in `training_batches`.
+    """
+    padded = -(-examples // batch_size) * batch_size
+    data = _read(builder, "validation").repeat().take(padded).enumerate()
+    data = data.map(
+        lambda index, record: {
+            **example(record, _fold(seed, index)),
+            "mask": tf.cast(index < examples, tf.float32),
+        },
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    data = data.batch(batch_size // process_count).shard(process_count, process_index)
+    return list(data.as_numpy_iterator())
+
+
+def open_records(data_dir: str, name: str, *patches: int) -> tfds.core.DatasetBuilder:
+    """The builder of existing records that have room for crops of these sides.
+
+    Raises:
+      UserError: no records, or sub-images smaller than a crop.
+    """
+    builder = records.open_builder(data_dir, name)
+    shortest = builder.info.metadata["min_side"]
+    if max(patches) > shortest:
+        raise UserError(
+            f"crops of {max(patches)} pixels don't fit the records of '{name}', whose "
+            f"sub-images may have sides of {shortest}; take smaller crops, or build "
+            "records with a larger --min_side"
+        )
+    return builder
+
+
+def _read(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
+    """Records in the order in which they are stored, images not decoded."""
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    return builder.as_dataset(split=split, shuffle_files=False, read_config=config)
+
+
+def _fold(seed: int, index: tf.Tensor) -> tf.Tensor:
+    """The seed of the example at `index` of the stream."""
+    return tf.random.fold_in(tf.stack([np.int64(seed), np.int64(0)]), index)
+
+
+def _uniform(seed: tf.Tensor, low, high) -> tf.Tensor:
+    """An integer drawn uniformly from low..high-1."""
+    return tf.random.stateless_uniform((), seed, low, high, tf.int32)
+
+
+def _crops(
+    record: dict,
+    jpegs: list[tf.Tensor],
+    pngs: list[tf.Tensor],
+    patch: int,
+    augment: bool,
+    seed: tf.Tensor,
+) -> list[tf.Tensor]:
+    """The same crop on the 8-grid of PNGs, then of JPEGs, equally turned."""
+    top, left, turn, flip = tf.unstack(tf.random.split(tf.random.fold_in(seed, 1), 4))
+    top = BLOCK * _uniform(top, 0, (record["height"] - patch) // BLOCK + 1)
+    left = BLOCK * _uniform(left, 0, (record["width"] - patch) // BLOCK + 1)
+    images = [
+        tf.image.decode_png(png, channels=1)[top : top + patch, left : left + patch]
+        for png in pngs
+    ]
+    images += [
+        tf.image.decode_and_crop_jpeg(
+            data,
+            tf.stack([top, left, patch, patch]),
+            channels=1,
+            dct_method="INTEGER_ACCURATE",  # as Pillow decodes
+        )
+        for data in jpegs
+    ]
+    stack = tf.ensure_shape(tf.stack(images), (len(images), patch, patch, 1))
+    if augment:
+        stack = tf.image.rot90(stack, _uniform(turn, 0, 4))
+        if_flipped = tf.reverse(stack, axis=[2])
+        stack = tf.where(_uniform(flip, 0, 2) == 1, if_flipped, stack)
+    return tf.unstack(stack)
+

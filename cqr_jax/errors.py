@@ -1,0 +1,23 @@
+"""The one exception that stands for a mistake the user can mend.
+
+Its text is a single line that says what is wrong, where, and how to mend it. The
+command lines print that line and exit with a non-zero code; nothing else is caught.
+"""
+
+import contextlib
+import sys
+
+
+class UserError(Exception):
+    """A mistake in the input, the config or the files, told in one line."""
+
+
+@contextlib.contextmanager
+def one_line_errors():
+    """Prints a `UserError` as one line on standard error and exits with code 1."""
+    try:
+        yield
+    except UserError as error:
+        line = " ".join(str(error).split())
+        print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,92 @@
+"""Trains and evaluates, as a config file says.
+
+    python -m cqr_jax.main --config=configs/deblock.py:quickstart
+    python -m cqr_jax.main --config=configs/ranker.py:compact --config.data.name=NAME
+
+Any field of the config can be set on the command line: --config.batch_size=8.
+"""
+
+import logging
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from cqr_jax.errors import UserError, one_line_errors
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, as FILE.py or FILE.py:PRESET."
+)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    with one_line_errors():
+        try:
+            rest = flags.FLAGS(argv)
+        except flags.Error as error:
+            raise UserError(str(error).splitlines()[0]) from None
+        except (AttributeError, KeyError) as error:
+            overrides = [arg for arg in argv if arg.startswith("--config.")]
+            if not overrides:
+                raise
+            raise UserError(
+                f"no such config field: {error} in {' '.join(overrides)}"
+            ) from None
+        if len(rest) > 1:
+            raise UserError(f"'{rest[1]}' is not a flag; fields are --config.NAME=VALUE")
+        if _CONFIG.value is None:
+            raise UserError("--config=FILE.py is needed, as configs/deblock.py")
+        return rest
+
+
+def main(argv: list[str]) -> None:
+    """Checks the config and runs its task."""
+    del argv
+    _start_log()
+    config = _CONFIG.value
+    with one_line_errors():
+        try:
+            task = config.task
+        except OSError:
+            file = flags.FLAGS["config"].config_filename
+            raise UserError(f"{file}: no such config file") from None
+
+        # After the flags, so that help and errors in them come at once.
+        import jax
+        import tensorflow as tf
+
+        from cqr_jax import config as config_lib
+        from cqr_jax import evaluate, train
+
+        tf.config.set_visible_devices([], "GPU")  # TensorFlow only feeds
+        config_lib.check(config)
+        log = logging.getLogger("cqr_jax")
+        log.info("jax %s on %s", jax.__version__, jax.devices())
+        log.info("config:\n%s", config)
+        if task == "ranker":
+            train.train_ranker(config)
+        elif task == "deblock":
+            train.train_deblocker(config)
+        else:
+            evaluate.evaluate(config, config.workdir, config.weights)
+
+
+def _start_log() -> None:
+    """Our own words from INFO on, on standard error; the libraries' warnings."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    log = logging.getLogger("cqr_jax")
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    log.propagate = False
+
+
+def run() -> None:
+    """Entry point of `python -m cqr_jax.main`."""
+    app.run(main, flags_parser=_parse_flags)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,106 @@
+"""PSNR, SSIM and PSNR-B as the JPEG artifact removal literature reports them.
+
+All take uint8 images of shape (height, width), the whole of them (no border is shaved),
+and compute in float64.
+"""
+
+import math
+
+import numpy as np
+from scipy import ndimage
+
+from cqr_jax.data.jpeg import BLOCK
+
+PEAK = 255.0
+
+
+def to_uint8(image) -> np.ndarray:
+    """Rounds and clips values in [0, 1] to uint8, as a saved picture would be."""
+    return np.clip(np.rint(np.asarray(image, np.float64) * PEAK), 0, PEAK).astype(
+        np.uint8
+    )
+
+
+def psnr(reference: np.ndarray, image: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB; infinite for equal images."""
+    return psnr_of_mse(_mse(reference, image))
+
+
+def psnr_of_mse(mse: float) -> float:
+    """PSNR in dB of a mean squared error on the 0..255 scale."""
+    return math.inf if mse == 0 else 10 * math.log10(PEAK**2 / mse)
+
+
+def psnr_b(reference: np.ndarray, image: np.ndarray) -> float:
+    """PSNR with the blocking effect of `image` added to the error (Yim & Bovik 2011).
+
+    The blocking effect factor compares squared differences across the boundaries of
+    the 8x8 grid with those elsewhere, both averaged over their true count.
+    """
+    return psnr_of_mse(_mse(reference, image) + blocking_effect(image))
+
+
+def blocking_effect(image: np.ndarray) -> float:
+    """The blocking effect factor BEF of `image` (Yim & Bovik 2011)."""
+    image = image.astype(np.float64)
+    sums, counts = np.zeros(2), np.zeros(2)  # elsewhere, at block boundaries
+    for axis in (0, 1):
+        squares = np.square(np.diff(image, axis=axis))
+        at_boundary = np.arange(squares.shape[axis]) % BLOCK == BLOCK - 1
+        for boundary in (0, 1):
+            chosen = np.compress(at_boundary == boundary, squares, axis=axis)
+            sums[boundary] += chosen.sum()
+            counts[boundary] += chosen.size
+    if not counts.all():  # no boundary, or nothing but boundaries, to compare
+        return 0.0
+    elsewhere, boundary = sums / counts
+    if boundary <= elsewhere:
+        return 0.0
+    eta = math.log2(BLOCK) / math.log2(min(image.shape))
+    return eta * (boundary - elsewhere)
+
+
+def ssim(reference: np.ndarray, image: np.ndarray) -> float:
+    """Structural similarity (Wang et al. 2004), single scale.
+
+    Gaussian window of 11x11 with sigma 1.5, K1 = 0.01, K2 = 0.03, population
+    covariance, averaged over the region where the window fits.
+
+    Raises:
+      ValueError: shapes differ, or a side is shorter than the window.
+    """
+    _check_shapes(reference, image)
+    radius = 5
+    if min(image.shape) < 2 * radius + 1:
+        raise ValueError(f"SSIM needs sides of at least 11 pixels, got {image.shape}")
+    offsets = np.arange(-radius, radius + 1)
+    window = np.exp(-(offsets**2) / (2 * 1.5**2))
+    window /= window.sum()
+
+    def local_mean(values):
+        rows = ndimage.correlate1d(values, window, axis=0)[radius:-radius]
+        return ndimage.correlate1d(rows, window, axis=1)[:, radius:-radius]
+
+    x, y = reference.astype(np.float64), image.astype(np.float64)
+    mean_x, mean_y = local_mean(x), local_mean(y)
+    var_x = local_mean(x * x) - mean_x**2
+    var_y = local_mean(y * y) - mean_y**2
+    cov = local_mean(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+    numerator = (2 * mean_x * mean_y + c1) * (2 * cov + c2)
+    denominator = (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    return float(np.mean(numerator / denominator))
+
+
+def _mse(reference: np.ndarray, image: np.ndarray) -> float:
+    _check_shapes(reference, image)
+    return float(np.mean(np.square(reference.astype(np.float64) - image)))
+
+
+def _check_shapes(reference: np.ndarray, image: np.ndarray) -> None:
+    if reference.ndim != 2 or reference.shape != image.shape:
+        raise ValueError(
+            f"need two (height, width) images, got {reference.shape} and {image.shape}"
+        )
+    if reference.dtype != np.uint8 or image.dtype != np.uint8:
+        raise ValueError(f"need uint8, got {reference.dtype} and {image.dtype}")

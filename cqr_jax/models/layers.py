@@ -1,0 +1,199 @@
+"""The pieces of the deblocker: residual block, multi-dilation convolution, non-local
+attention, and the mask branch that joins them (RNAN, Zhang et al. 2019).
+
+All take and return float32 feature maps of shape (batch, height, width, channels).
+The last convolution of every residual branch starts at zero, so that a network begins
+as a chain of identities: with the usual initialisation the activations grow from block
+to block, and training starts several times slower.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# Scores held at once by the attention, per image: 4 bytes each.
+_MAX_SCORES = 2**25
+
+
+def conv3x3(features: int, stride: int = 1, dilation: int = 1, zero: bool = False, **kw):
+    """A 3x3 convolution padded by its dilation; its kernel starts at zero if asked."""
+    if zero:
+        kw["kernel_init"] = nn.initializers.zeros
+    return nn.Conv(
+        features,
+        (3, 3),
+        strides=stride,
+        kernel_dilation=dilation,
+        padding=dilation,
+        **kw,
+    )
+
+
+def space_to_depth(x: jax.Array, block: int) -> jax.Array:
+    """(B, H, W, C) -> (B, H/block, W/block, block*block*C)."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // block, block, w // block, block, c)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // block, w // block, block * block * c)
+
+
+def depth_to_space(x: jax.Array, block: int) -> jax.Array:
+    """(B, H, W, block*block*C) -> (B, H*block, W*block, C); undoes `space_to_depth`."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, block, block, c // block**2)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * block, w * block, c // block**2)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(ReLU(conv(x))), 3x3, same width (paper section 3.2)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        y = nn.relu(conv3x3(width, name="inner")(x))
+        return x + conv3x3(width, zero=True, name="out")(y)
+
+
+class MultiDilation(nn.Module):
+    """Residual stage of parallel 3x3 convolutions, one per dilation, concatenated.
+
+    The convolutions share the width between them, so that the stage has the
+    parameters and the cost of one 3x3 convolution whatever the dilations
+    (paper section 3.2: "dilated convolutions bring no extra parameters").
+    """
+
+    dilations: Sequence[int] = (1, 2, 4)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width, count = x.shape[-1], len(self.dilations)
+        y = nn.relu(x)
+        scales = [
+            conv3x3(
+                (width + count - 1 - i) // count,
+                dilation=dilation,
+                zero=True,
+                name=f"dilated{i}",
+            )(y)
+            for i, dilation in enumerate(self.dilations)
+        ]
+        return x + jnp.concatenate(scales, axis=-1)
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """softmax(query key^T) value, the softmax over the keys, without scaling.
+
+    Exact. Above a bound on the scores held at once the queries are taken in blocks,
+    each recomputed in the backward pass, so that memory grows linearly with the
+    number of pixels.
+
+    Args:
+      query: (batch, queries, depth).
+      key: (batch, keys, depth).
+      value: (batch, keys, value_depth).
+
+    Returns:
+      (batch, queries, value_depth).
+    """
+
+    @jax.checkpoint
+    def attend_block(block):
+        scores = jnp.einsum("bqd,bkd->bqk", block, key)
+        return jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(scores, axis=-1), value)
+
+    queries, keys = query.shape[1], key.shape[1]
+    if queries * keys <= _MAX_SCORES:
+        return attend_block(query)
+    size = max(1, _MAX_SCORES // keys)
+    blocks = -(-queries // size)
+    padded = jnp.pad(query, ((0, 0), (0, blocks * size - queries), (0, 0)))
+    split = padded.reshape(query.shape[0], blocks, size, -1).swapaxes(0, 1)
+    out = jax.lax.map(attend_block, split).swapaxes(0, 1)
+    return out.reshape(query.shape[0], blocks * size, -1)[:, :queries]
+
+
+class NonLocalAttention(nn.Module):
+    """x plus embedded-Gaussian non-local attention (Wang et al. 2018, as in RNAN).
+
+    theta, phi and g are 1x1 to half the width, followed by a 1x1 back. `key_pool` > 1 averages keys and values
+    over squares of that side (Wang et al. 2018, section 3.3).
+    """
+
+    key_pool: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, h, w, width = x.shape
+        inner = width // 2
+        source = x
+        if self.key_pool > 1:
+            window = (min(self.key_pool, h), min(self.key_pool, w))
+            source = nn.avg_pool(x, window, strides=window)
+        theta = nn.Dense(inner, name="theta")(x).reshape(b, h * w, inner)
+        phi = nn.Dense(inner, name="phi")(source).reshape(b, -1, inner)
+        g = nn.Dense(inner, name="g")(source).reshape(b, -1, inner)
+        y = attend(theta, phi, g).reshape(b, h, w, inner)
+        return x + nn.Dense(width, kernel_init=nn.initializers.zeros, name="out")(y)
+
+
+class Upsample(nn.Module):
+    """Doubles height and width: 3x3 convolution to 4 times the width, depth to space.
+
+    The same function as RNAN's 6x6 stride-2 transposed convolution.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return depth_to_space(conv3x3(4 * x.shape[-1], name="conv")(x), 2)
+
+
+class MaskBranch(nn.Module):
+    """Attention mask in (0, 1), of the input's shape (RNAN's mask branch).
+
+    Non-local attention if asked for, then down by 2, residual blocks, up by 2, added
+    to what went down, 1x1, sigmoid. Height and width must be even.
+    """
+
+    blocks: int
+    non_local: bool
+    key_pool: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.non_local:
+            x = NonLocalAttention(self.key_pool, name="non_local")(x)
+        x = ResidualBlock(name="before")(x)
+        y = conv3x3(x.shape[-1], stride=2, name="down")(x)
+        for i in range(self.blocks):
+            y = ResidualBlock(name=f"inner{i}")(y)
+        x = x + Upsample(name="up")(y)
+        x = ResidualBlock(name="after")(x)
+        return nn.sigmoid(nn.Dense(x.shape[-1], name="mask")(x))
+
+
+class DilatedBlock(nn.Module):
+    """Dilated local or non-local block (paper Figure 2).
+
+    RNAN's attention module (trunk times mask inside a residual connection, then
+    residual blocks) followed by the multi-dilation stage.
+    """
+
+    blocks: int
+    dilations: Sequence[int]
+    non_local: bool
+    key_pool: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = ResidualBlock(name="head")(x)
+        trunk = x
+        for i in range(self.blocks):
+            trunk = ResidualBlock(name=f"trunk{i}")(trunk)
+        mask = MaskBranch(self.blocks, self.non_local, self.key_pool, name="mask")(x)
+        x = x + trunk * mask
+        for i in range(self.blocks):
+            x = ResidualBlock(name=f"tail{i}")(x)
+        return MultiDilation(self.dilations, name="multi_dilation")(x)

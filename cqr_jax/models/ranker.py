@@ -1,0 +1,86 @@
+"""The compression quality ranker: image to quality score (paper section 3.1, Figure 1)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+MIN_SIDE = 32  # five halvings must leave a pixel
+
+# Kernel size, stride and multiple of the width of each of the ten convolutions: the
+# ranker of RankSRGAN (Zhang et al. 2019), which fits the paper's words.
+_CONVOLUTIONS = (
+    (3, 1, 1),
+    (4, 2, 1),
+    (3, 1, 2),
+    (4, 2, 2),
+    (3, 1, 4),
+    (4, 2, 4),
+    (3, 1, 8),
+    (4, 2, 8),
+    (3, 1, 8),
+    (4, 2, 8),
+)
+
+
+class Ranker(nn.Module):
+    """Siamese branch of the ranker: a VGG of ten convolutions and two dense layers.
+
+    Each convolution but the first is followed by batch normalization, all by a leaky
+    ReLU of slope 0.2.
+
+    Attributes:
+      width: channels of the first convolution; the paper's size is 64.
+      hidden: units of the first dense layer.
+      axis_name: of the devices over which BatchNorm averages its statistics under
+        `pmap`; None where one program sees the whole batch.
+    """
+
+    width: int = 64
+    hidden: int = 100
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, image: jax.Array, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Scores a batch.
+
+        Args:
+          image: float32 Y in [0, 1], (batch, height, width, 1), sides of at least 32.
+          train: use and update the batch's statistics rather than the stored ones
+            (the collection `batch_stats` must then be mutable).
+
+        Returns:
+          The scores, float32 (batch,), higher for better quality; and the feature
+          maps after each activation, by name, `conv0` to `conv9`, of shape
+          (batch, height', width', channels).
+
+        Raises:
+          ValueError: a side shorter than 32 pixels.
+        """
+        if min(image.shape[1:3]) < MIN_SIDE:
+            raise ValueError(
+                f"the ranker needs sides of at least {MIN_SIDE}, got {image.shape[1:3]}"
+            )
+        x, features = image, {}
+        for i, (kernel, stride, multiple) in enumerate(_CONVOLUTIONS):
+            x = nn.Conv(
+                multiple * self.width,
+                (kernel, kernel),
+                strides=stride,
+                padding=1,
+                name=f"conv{i}",
+            )(x)
+            if i > 0:
+                x = nn.BatchNorm(
+                    use_running_average=not train,
+                    momentum=0.9,
+                    epsilon=1e-5,
+                    axis_name=self.axis_name if train else None,
+                    name=f"norm{i}",
+                )(x)
+            x = nn.leaky_relu(x, 0.2)
+            features[f"conv{i}"] = x
+        x = jnp.mean(x, axis=(1, 2))
+        x = nn.leaky_relu(nn.Dense(self.hidden, name="dense0")(x), 0.2)
+        return nn.Dense(1, name="dense1")(x)[:, 0], features

@@ -1,0 +1,233 @@
+"""The pure training and evaluation steps of both stages.
+
+A training step maps (state, frozen, batch) to (state, metrics); an evaluation step maps
+(variables, frozen, batch) to sums over the batch, to be added up and divided once.
+`frozen` holds the ranker's variables in the deblocker's stage and is empty in the
+ranker's. Everything else is bound beforehand with `functools.partial`; how a step is
+spread over devices is `cqr_jax.parallel`'s matter.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cqr_jax import losses
+from cqr_jax import state as train_state
+from cqr_jax.models.deblocker import Deblocker
+from cqr_jax.models.ranker import Ranker
+from cqr_jax.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+# Images (batch, height, width, 1) to scores and feature maps.
+Rank = Callable[[jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+def ranker_train_step(
+    state: TrainState,
+    frozen: Any,
+    batch: Batch,
+    *,
+    model: Ranker,
+    optimizer: optax.GradientTransformation,
+    margin: float,
+    ema_decay: float,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One step of stage 1: margin ranking loss (eq. 2) on pairs.
+
+    The two branches run as one batch, so that BatchNorm sees both.
+
+    Args:
+      state: of the ranker.
+      frozen: unused.
+      batch: as `pipeline.pairs` makes it.
+      model, optimizer, margin, ema_decay: of the config.
+      axis_name: of the devices to average over under pmap.
+
+    Returns:
+      The next state, and `loss` and `accuracy` of the batch.
+    """
+    del frozen
+
+    def loss_fn(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        images = jnp.concatenate([batch["image_i"], batch["image_j"]])
+        (scores, _), new = model.apply(
+            variables, to_float(images), train=True, mutable=["batch_stats"]
+        )
+        score_i, score_j = jnp.split(scores, 2)
+        loss = losses.margin_ranking(
+            score_i, score_j, batch["label_i"], batch["label_j"], margin
+        )
+        metrics = {"loss": loss, "accuracy": _ordered(score_i, score_j, batch).mean()}
+        return loss, (metrics, new["batch_stats"])
+
+    grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, metrics, batch_stats = _mean((grads, metrics, batch_stats), axis_name)
+    return train_state.update(state, grads, batch_stats, optimizer, ema_decay), metrics
+
+
+def ranker_eval_step(
+    variables: dict,
+    frozen: Any,
+    batch: Batch,
+    *,
+    model: Ranker,
+    margin: float,
+    axis_name: str | None = None,
+) -> Metrics:
+    """Sums over a masked batch of pairs: `loss`, `correct` and `count`."""
+    del frozen
+    score_i, _ = model.apply(variables, to_float(batch["image_i"]))
+    score_j, _ = model.apply(variables, to_float(batch["image_j"]))
+    per_pair = jax.vmap(losses.margin_ranking, (0, 0, 0, 0, None))(
+        score_i, score_j, batch["label_i"], batch["label_j"], margin
+    )
+    mask = batch["mask"]
+    sums = {
+        "loss": jnp.sum(per_pair * mask),
+        "correct": jnp.sum(_ordered(score_i, score_j, batch) * mask),
+        "count": jnp.sum(mask),
+    }
+    return _sum(sums, axis_name)
+
+
+def deblock_train_step(
+    state: TrainState,
+    frozen: Any,
+    batch: Batch,
+    *,
+    model: Deblocker,
+    ranker: Ranker,
+    optimizer: optax.GradientTransformation,
+    alpha: float,
+    beta: float,
+    ema_decay: float,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One step of stage 2: the deblocker under the overall loss (eq. 6).
+
+    Args:
+      state: of the deblocker.
+      frozen: the ranker's variables, a constant of the loss; empty where alpha and
+        beta are 0.
+      batch: as `pipeline.ladders` makes it.
+      model, ranker, optimizer, alpha, beta, ema_decay: of the config.
+      axis_name: of the devices to average over under pmap.
+
+    Returns:
+      The next state, and `loss` with its terms by name.
+    """
+    frozen = jax.lax.stop_gradient(frozen)
+    clean, compressed = _clean_and_compressed(batch)
+
+    def rank(image):
+        return ranker.apply(frozen, image)
+
+    def loss_fn(params):
+        restored = model.apply({"params": params}, compressed)
+        return guided_loss(restored, clean, rank, alpha, beta)
+
+    grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, metrics = _mean((grads, metrics), axis_name)
+    state = train_state.update(state, grads, state.batch_stats, optimizer, ema_decay)
+    return state, metrics
+
+
+def guided_loss(
+    restored: jax.Array, clean: jax.Array, rank: Rank, alpha: float, beta: float
+) -> tuple[jax.Array, Metrics]:
+    """The overall loss (eq. 6) and its terms: `loss`, `mae`, `quality`, `feature`.
+
+    What has no weight is not computed: without beta the clean images are not ranked,
+    without alpha and beta nothing is.
+
+    Args:
+      restored: (batch * qualities, height, width, 1), the qualities of one image
+        following one another.
+      clean: (batch, height, width, 1).
+      rank: the frozen ranker.
+      alpha, beta: weights of L_Q and L_F.
+    """
+    repeats = len(restored) // len(clean)
+
+    def at_every_quality(x):
+        return jnp.repeat(x, repeats, axis=0)
+
+    terms = {"mae": losses.mean_absolute_error(restored, at_every_quality(clean))}
+    if alpha or beta:
+        score, features = rank(restored)
+        if alpha:
+            terms["quality"] = losses.quality(score)
+        if beta:
+            _, target = rank(clean)  # no gradient: once per clean image
+            target = jax.tree.map(at_every_quality, target)
+            terms["feature"] = losses.feature_matching(features, target)
+    loss = losses.overall(
+        terms["mae"], terms.get("quality", 0.0), terms.get("feature", 0.0), alpha, beta
+    )
+    return loss, {"loss": loss, **terms}
+
+
+def deblock_eval_step(
+    variables: dict,
+    frozen: Any,
+    batch: Batch,
+    *,
+    model: Deblocker,
+    axis_name: str | None = None,
+) -> Metrics:
+    """Sums over a masked batch of the mean squared errors on the uint8 scale.
+
+    `mse` of the restored images, rounded and clipped as a saved picture is, and
+    `mse_jpeg` of the compressed ones, each (qualities,); and `count`.
+    """
+    del frozen
+    clean, compressed = _clean_and_compressed(batch)
+    restored = model.apply({"params": variables["params"]}, compressed)
+    shape = batch["compressed"].shape
+    restored = jnp.round(jnp.clip(restored, 0, 1) * 255).reshape(shape)
+    clean = batch["clean"][:, None].astype(jnp.float32)
+    mask = batch["mask"][:, None]
+
+    def mse(image):
+        return jnp.sum(
+            jnp.mean(jnp.square(image - clean), axis=(2, 3, 4)) * mask, axis=0
+        )
+
+    sums = {
+        "mse": mse(restored),
+        "mse_jpeg": mse(batch["compressed"].astype(jnp.float32)),
+        "count": jnp.sum(mask),
+    }
+    return _sum(sums, axis_name)
+
+
+def to_float(image: jax.Array) -> jax.Array:
+    """uint8 to float32 in [0, 1]."""
+    return image.astype(jnp.float32) / 255
+
+
+def _clean_and_compressed(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """(batch, ...) clean and (batch * qualities, ...) compressed images in [0, 1]."""
+    compressed = batch["compressed"]
+    compressed = compressed.reshape(-1, *compressed.shape[2:])
+    return to_float(batch["clean"]), to_float(compressed)
+
+
+def _ordered(score_i: jax.Array, score_j: jax.Array, batch: Batch) -> jax.Array:
+    """1 for each pair whose scores stand in the order of its labels, else 0."""
+    better = jnp.sign(batch["label_i"] - batch["label_j"])
+    return ((score_i - score_j) * better > 0).astype(jnp.float32)
+
+
+def _mean(tree, axis_name: str | None):
+    return jax.lax.pmean(tree, axis_name) if axis_name else tree
+
+
+def _sum(tree, axis_name: str | None):
+    return jax.lax.psum(tree, axis_name) if axis_name else tree

@@ -1,0 +1,127 @@
+"""Weights as single files: safetensors whose header tells the model and its origin.
+
+Reading and writing them needs neither TensorFlow nor Orbax.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import linen as nn
+
+from cqr_jax.errors import UserError
+from cqr_jax.models.deblocker import Deblocker
+from cqr_jax.models.ranker import Ranker
+
+_MODELS = {"ranker": Ranker, "deblocker": Deblocker}
+
+
+class Weights(NamedTuple):
+    """A model with its variables.
+
+    Attributes:
+      model: the Flax module.
+      variables: of it, NumPy arrays.
+      fields: the module's config fields.
+      provenance: how the weights were made, as `save` was told.
+    """
+
+    model: nn.Module
+    variables: dict
+    fields: dict
+    provenance: dict
+
+
+def save(
+    path: str | os.PathLike, kind: str, fields: dict, variables: Any, provenance: dict
+) -> None:
+    """Writes weights, under a temporary name until they are whole.
+
+    Args:
+      path: of the file.
+      kind: 'ranker' or 'deblocker'.
+      fields: the module's config fields.
+      variables: Flax variables.
+      provenance: JSON values that tell how the weights were made.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {
+        "kind": kind,
+        "fields": json.dumps(fields),
+        "provenance": json.dumps(provenance),
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(safetensors.numpy.save(_flatten(variables), header))
+    partial.replace(path)
+
+
+def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weights:
+    """Reads weights and checks them against the model they are for.
+
+    Args:
+      path: of the file.
+      kind: 'ranker' or 'deblocker'.
+      fields: the config fields that the model must have; None for any.
+
+    Raises:
+      UserError: no such file, not weights of this kind, other fields than wanted, or
+        missing, extra or mis-shaped arrays.
+    """
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"{path}: no such weights file")
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            header = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found = json.loads(header["fields"])
+        provenance = json.loads(header["provenance"])
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a weights file of cqr_jax ({error})") from None
+    if header["kind"] != kind:
+        raise UserError(f"{path}: holds a {header['kind']}, not a {kind}")
+    for name, value in (fields or {}).items():
+        if found.get(name) != json.loads(json.dumps(value)):
+            raise UserError(
+                f"{path}: holds a {kind} with {name} {found.get(name)}, but the config "
+                f"asks for {value}"
+            )
+    try:
+        model = _MODELS[kind](
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+        )
+    except TypeError as error:
+        raise UserError(f"{path}: fields of another version ({error})") from None
+    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
+    _check(path, arrays, _flatten(expected))
+    variables = flax.traverse_util.unflatten_dict(arrays, sep="/")
+    return Weights(model, {"batch_stats": {}, **variables}, found, provenance)
+
+
+def _flatten(variables: Any) -> dict:
+    flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
+    return {
+        name: x if isinstance(x, jax.ShapeDtypeStruct) else np.asarray(x)
+        for name, x in flat.items()
+    }
+
+
+def _check(path, found: dict, expected: dict) -> None:
+    shapes = {name: x.shape for name, x in found.items()}
+    wanted = {name: x.shape for name, x in expected.items()}
+    problems = [f"missing {name}" for name in sorted(wanted.keys() - shapes.keys())]
+    problems += [f"extra {name}" for name in sorted(shapes.keys() - wanted.keys())]
+    problems += [
+        f"{name} of shape {shapes[name]} instead of {wanted[name]}"
+        for name in sorted(shapes.keys() & wanted.keys())
+        if shapes[name] != wanted[name]
+    ]
+    if problems:
+        raise UserError(f"{path}: doesn't fit its model: {'; '.join(problems)}")

@@ -1,0 +1,165 @@
+"""Prepares clean images as TFRecords of sub-images with their JPEGs at QF 1 to 30.
+
+    python -m data_prep.build --source=FOLDER --data_dir=data
+    python -m data_prep.build --source=div2k
+    python -m data_prep.build --source=embedded
+
+The records go to DATA_DIR/qf_ladder/NAME. Images that can't be used are skipped and
+listed with their reasons.
+"""
+
+import argparse
+import contextlib
+import shutil
+import sys
+import tempfile
+
+from absl import logging
+
+from cqr_jax.errors import UserError, one_line_errors
+from data_prep import sources
+
+SIDE = 256
+MIN_SIDE = 128
+
+
+def build(
+    source: str,
+    data_dir: str,
+    name: str = "",
+    *,
+    validation_fraction: float = 0.05,
+    side: int = SIDE,
+    min_side: int = MIN_SIDE,
+    processes: int = 0,
+    overwrite: bool = False,
+) -> str:
+    """Makes the records of `source` unless they are there; returns their name.
+
+    Args:
+      source: 'div2k', 'embedded', or a folder of images.
+      data_dir: root of the records.
+      name: of the data set; by default the source's or the folder's name.
+      validation_fraction: part of a folder's images held out for validation.
+      side: longest side of a sub-image in pixels, a multiple of 8.
+      min_side: images with a shorter side are skipped; at most half of `side`.
+      processes: workers; 0 for one per core.
+      overwrite: make them anew if they exist.
+
+    Raises:
+      UserError: the source, the name or a number can't be used, no image of a split
+        can, or records of another source have the name.
+    """
+    if side % 8 or min_side % 8 or not 8 <= min_side <= side // 2:
+        raise UserError(
+            f"side={side} and min_side={min_side}: both must be multiples of 8, and "
+            "min_side at most half of side"
+        )
+    if not 0 < validation_fraction < 1:
+        raise UserError(f"validation_fraction={validation_fraction}: not in (0, 1)")
+    found = sources.find(source, name, validation_fraction)
+
+    import tensorflow_datasets as tfds
+
+    from cqr_jax.data import records
+    from data_prep.qf_ladder import QfLadder
+
+    directory = records.directory(data_dir, found.name)
+    if records.exists(data_dir, found.name) and not overwrite:
+        metadata = records.open_builder(data_dir, found.name).info.metadata
+        wanted = {"origin": found.origin, "side": side, "min_side": min_side}
+        for key, value in wanted.items():
+            if metadata[key] != value:
+                raise UserError(
+                    f"{directory}: holds records with {key} {metadata[key]}, not "
+                    f"{value}; choose another --name, or pass --overwrite"
+                )
+        print(f"{directory}: already there")
+        return found.name
+
+    for leftover in directory.parent.glob(f"{records.VERSION}.incomplete*"):
+        shutil.rmtree(leftover)
+    tfds.disable_progress_bar()  # the builder shows its own, with an ETA
+    mode = tfds.GenerateMode
+    with (
+        tempfile.TemporaryDirectory() as downloads,  # TFDS wants one, nothing is put in
+        contextlib.redirect_stdout(None),  # TFDS's own words on 'downloading'
+        _quiet_absl(),
+    ):
+        builder = QfLadder(found, data_dir, side, min_side, processes)
+        try:
+            builder.download_and_prepare(
+                download_dir=downloads,
+                download_config=tfds.download.DownloadConfig(
+                    download_mode=mode.REUSE_CACHE_IF_EXISTS
+                    if overwrite
+                    else mode.REUSE_DATASET_IF_EXISTS,
+                    try_download_gcs=False,
+                ),
+            )
+        finally:
+            for image, reason in sorted(builder.skipped.items()):
+                print(f"skipped {image}: {reason}", file=sys.stderr)
+    _report(builder, directory)
+    return found.name
+
+
+@contextlib.contextmanager
+def _quiet_absl():
+    """Silences TFDS's warning that a config is not among its listed ones."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _report(builder, directory) -> None:
+    for split, info in builder.info.splits.items():
+        print(f"{split}: {builder.used[split]} images, {info.num_examples} sub-images")
+    size = builder.info.dataset_size / 2**20
+    print(f"{directory}: {size:.0f} MiB, {len(builder.skipped)} images skipped")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.build",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--source", required=True, help="div2k, embedded, or a folder of images"
+    )
+    parser.add_argument("--data_dir", default="data", help="root of the records")
+    parser.add_argument("--name", default="", help="of the data set (the folder's)")
+    parser.add_argument(
+        "--validation_fraction",
+        type=float,
+        default=0.05,
+        help="of a folder's images, held out (%(default)s)",
+    )
+    parser.add_argument(
+        "--side",
+        type=int,
+        default=SIDE,
+        help="longest side of a sub-image in pixels (%(default)s)",
+    )
+    parser.add_argument(
+        "--min_side",
+        type=int,
+        default=MIN_SIDE,
+        help="skip images with a shorter side (%(default)s)",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=0, help="workers (one per core)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="make existing records anew"
+    )
+    with one_line_errors():
+        build(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""One image to the examples of its sub-images: runs in worker processes, so it imports
+neither TensorFlow nor JAX."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from cqr_jax.data import jpeg
+
+
+def sub_images(
+    height: int, width: int, side: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Cuts an image into sub-images on the 8-grid.
+
+    The part of the image that holds whole 8x8 blocks is divided, along each axis, into
+    the fewest pieces no longer than `side`, as equal as the grid allows.
+
+    Args:
+      height, width: of the image in pixels.
+      side: longest side of a sub-image in pixels, a multiple of 8.
+
+    Yields:
+      (top, left, height, width) in pixels, all multiples of 8.
+    """
+
+    def pieces(length):
+        blocks, longest = length // jpeg.BLOCK, side // jpeg.BLOCK
+        count = -(-blocks // longest)
+        ends = [jpeg.BLOCK * (blocks * i // count) for i in range(count + 1)]
+        return [(a, b - a) for a, b in zip(ends, ends[1:], strict=False)]
+
+    for top, h in pieces(height):
+        for left, w in pieces(width):
+            yield top, left, h, w
+
+
+def examples(
+    name: str,
+    source: str | bytes,
+    qualities: tuple[int, ...],
+    side: int,
+    min_side: int,
+) -> list[dict]:
+    """The records of one image.
+
+    JPEG blocks of a gray image are independent, so that a sub-image on the 8-grid
+    compresses to exactly the crop of the compressed whole.
+
+    Args:
+      name: of the image, kept in the records.
+      source: path or bytes of the image file.
+      qualities: JPEG quality factors.
+      side: longest side of a sub-image, a multiple of 8.
+      min_side: shortest side of an image that is used.
+
+    Raises:
+      ImageError: the image can't be used, with the reason.
+    """
+    y = jpeg.load_luma(source)
+    if min(y.shape) < min_side:
+        height, width = y.shape
+        raise jpeg.ImageError(
+            f"too small: {width}x{height}, sides of at least {min_side} are needed"
+        )
+    found = []
+    for top, left, height, width in sub_images(*y.shape, side):
+        part = np.ascontiguousarray(y[top : top + height, left : left + width])
+        found.append(
+            {
+                "name": name,
+                "top": top,
+                "left": left,
+                "height": height,
+                "width": width,
+                "clean": jpeg.encode_png(part),
+                "jpegs": [jpeg.encode(part, quality) for quality in qualities],
+            }
+        )
+    return found
+
+
+def examples_or_reason(job: tuple) -> tuple[str, list[dict], str]:
+    """`examples(*job)` as (name, examples, reason); the reason is '' unless skipped."""
+    try:
+        return job[0], examples(*job), ""
+    except jpeg.ImageError as error:
+        return job[0], [], str(error)

@@ -1,0 +1,140 @@
+"""Where clean images come from: a folder, the embedded photographs, DIV2K."""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterator
+
+from cqr_jax.data import jpeg
+from cqr_jax.errors import UserError
+
+# Photographs that scikit-image ships in its wheel, by their part in the quickstart.
+EMBEDDED = {
+    "train": (
+        "astronaut.png",
+        "brick.png",
+        "coins.png",
+        "grass.png",
+        "gravel.png",
+        "hubble_deep_field.jpg",
+        "moon.png",
+        "motorcycle_left.png",
+        "rocket.jpg",
+    ),
+    "validation": ("camera.png",),
+    "test": ("chelsea.png", "coffee.png"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Clean images, split by image.
+
+    Attributes:
+      name: of the data set made from it.
+      origin: what the records say of where they come from.
+      counts: images in each split.
+      images: split -> (name, path or file bytes) of each image.
+    """
+
+    name: str
+    origin: str
+    counts: dict[str, int]
+    images: Callable[[str], Iterator[tuple[str, str | bytes]]]
+
+
+def find(source: str, name: str = "", validation_fraction: float = 0.05) -> Source:
+    """The source that `--source` names.
+
+    Args:
+      source: 'div2k', 'embedded', or a folder of images.
+      name: of the data set; by default 'div2k', 'embedded' or the folder's name.
+      validation_fraction: part of a folder's images kept for validation (at least one
+        image). DIV2K and the embedded photographs have splits of their own.
+
+    Raises:
+      UserError: no such folder, no images in it, or a name with a separator in it.
+    """
+    if source == "div2k":
+        found = _div2k(name or source)
+    elif source == "embedded":
+        found = _files(
+            name or source,
+            "photographs shipped with scikit-image",
+            {split: embedded(split) for split in ("train", "validation")},
+        )
+    else:
+        found = _folder(source, name, validation_fraction)
+    if not found.name.replace("_", "").replace("-", "").replace(".", "").isalnum():
+        raise UserError(
+            f"'{found.name}' can't name a data set: use letters, digits, '.', '_' and "
+            "'-', with --name=NAME"
+        )
+    return found
+
+
+def embedded(split: str) -> list[pathlib.Path]:
+    """Paths of the embedded photographs of a split: train, validation or test."""
+    import skimage
+
+    folder = pathlib.Path(skimage.__file__).parent / "data"
+    return [folder / file for file in EMBEDDED[split]]
+
+
+def _files(name: str, origin: str, splits: dict[str, list[pathlib.Path]]) -> Source:
+    return Source(
+        name,
+        origin,
+        {split: len(paths) for split, paths in splits.items()},
+        lambda split: ((path.name, str(path)) for path in splits[split]),
+    )
+
+
+def _folder(folder: str, name: str, validation_fraction: float) -> Source:
+    root = pathlib.Path(folder)
+    paths = jpeg.list_images(root)
+    if len(paths) < 2:
+        raise UserError(f"{folder}: one image can't be split; at least two are needed")
+    count = min(max(1, round(validation_fraction * len(paths))), len(paths) - 1)
+
+    # By a hash of the name, so that the choice is random yet the same everywhere.
+    def by_hash(path):
+        return hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()
+
+    held_out = set(sorted(paths, key=by_hash)[:count])
+    splits = {
+        "train": [path for path in paths if path not in held_out],
+        "validation": sorted(held_out),
+    }
+
+    def images(split):
+        for path in splits[split]:
+            yield path.relative_to(root).as_posix(), str(path)
+
+    counts = {split: len(members) for split, members in splits.items()}
+    return Source(name or root.resolve().name, str(root.resolve()), counts, images)
+
+
+def _div2k(name: str) -> Source:
+    """The high-resolution images of TFDS's div2k: 800 to train, 100 to validate."""
+    import tensorflow_datasets as tfds
+
+    def images(split):
+        builder = tfds.builder("div2k/bicubic_x4")  # the smallest that holds the HR
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # whatever the download meets, it is told in a line
+            raise UserError(
+                f"DIV2K could not be fetched through TFDS ({type(error).__name__}); "
+                "without a network run --config=configs/deblock.py:quickstart, or make "
+                "records of your own images: python -m data_prep.build --source=FOLDER "
+                "--name=NAME, then train with --config.data.name=NAME"
+            ) from error
+        skip = {"hr": tfds.decode.SkipDecoding()}
+        records = builder.as_dataset(split=split, decoders=skip)
+        for i, record in enumerate(tfds.as_numpy(records)):
+            yield f"{split}{i:04d}", record["hr"]
+
+    return Source(
+        name, "tfds div2k/bicubic_x4 hr", {"train": 800, "validation": 100}, images
+    )
