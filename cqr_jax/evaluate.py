@@ -63,7 +63,7 @@ def evaluate(
     ) as progress:
         for dataset, images in paths.items():
             for quality in config.qualities:
-                results = {method: [] for method in methods}
+                results: dict[str, list] = {method: [] for method in methods}
                 for path in images:
                     clean = _load(path)
                     compressed = jpeg.compress(clean, quality)
@@ -71,7 +71,9 @@ def evaluate(
                     for name, y in restored.items():
                         results[name].append([f(clean, y) for f in _METRICS.values()])
                     if config.panels:
-                        name = f"{dataset}-{path.stem}-q{quality}.png"
+                        name = (
+                            f"{pathlib.Path(dataset).name}-{path.stem}-q{quality}.png"
+                        )
                         _panel(clean, restored, quality, folder / "panels" / name)
                     progress.update()
                 for method, values in results.items():
@@ -126,7 +128,7 @@ def set_images(name: str, set_dir: str) -> list[pathlib.Path]:
 def table(rows: list[dict]) -> str:
     """Rows in the paper's layout: PSNR | SSIM | PSNR-B, a column for each method."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    width = 22
+    width = 26
     head = f"{'dataset':<14}{'QF':>3} {'images':>7}"
     lines = [head + "".join(f"{method:>{width}}" for method in methods)]
     cases: dict[tuple, dict] = {}

@@ -53,14 +53,31 @@ def feature_matching(
     """
     if restored.keys() != clean.keys():
         raise ValueError(f"feature maps differ: {set(restored) ^ set(clean)}")
-    return sum(mean_absolute_error(restored[name], clean[name]) for name in restored)
+    differences = [
+        mean_absolute_error(restored[name], clean[name]) for name in restored
+    ]
+    return jnp.sum(jnp.stack(differences))
 
 
 def overall(
-    mae: jax.Array, quality: jax.Array, feature: jax.Array, alpha: float, beta: float
-) -> jax.Array:
-    """L = L_MAE + alpha L_Q + beta L_F (eq. 6)."""
-    return mae + alpha * quality + beta * feature
+    terms: dict[str, jax.Array], alpha: float, beta: float
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """L = L_MAE + alpha L_Q + beta L_F (eq. 6), and its terms by name.
+
+    Args:
+      terms: `mae`, and `quality` and `feature` unless their weight is 0.
+      alpha: weight of `quality`.
+      beta: weight of `feature`.
+
+    Returns:
+      L, and the terms with L among them as `loss`.
+    """
+    loss = terms["mae"]
+    if alpha:
+        loss = loss + alpha * terms["quality"]
+    if beta:
+        loss = loss + beta * terms["feature"]
+    return loss, {"loss": loss, **terms}
 
 
 def _check_same_shape(first: jax.Array, *others: jax.Array) -> None:

@@ -7,7 +7,6 @@ Any field of the config can be set on the command line: --config.batch_size=8.
 """
 
 import logging
-import sys
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -34,7 +33,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
                 f"no such config field: {error} in {' '.join(overrides)}"
             ) from None
         if len(rest) > 1:
-            raise UserError(f"'{rest[1]}' is not a flag; fields are --config.NAME=VALUE")
+            raise UserError(
+                f"'{rest[1]}' is not a flag; fields are --config.NAME=VALUE"
+            )
         if _CONFIG.value is None:
             raise UserError("--config=FILE.py is needed, as configs/deblock.py")
         return rest
@@ -49,8 +50,7 @@ def main(argv: list[str]) -> None:
         try:
             task = config.task
         except OSError:
-            file = flags.FLAGS["config"].config_filename
-            raise UserError(f"{file}: no such config file") from None
+            raise UserError("--config names a file that does not exist") from None
 
         # After the flags, so that help and errors in them come at once.
         import jax
@@ -89,4 +89,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    run()

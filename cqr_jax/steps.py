@@ -16,14 +16,13 @@ import optax
 
 from cqr_jax import losses
 from cqr_jax import state as train_state
-from cqr_jax.models.deblocker import Deblocker
-from cqr_jax.models.ranker import Ranker
 from cqr_jax.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 # Images (batch, height, width, 1) to scores and feature maps.
 Rank = Callable[[jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+Apply = Callable[..., Any]  # `Module.apply`
 
 
 def ranker_train_step(
@@ -31,7 +30,7 @@ def ranker_train_step(
     frozen: Any,
     batch: Batch,
     *,
-    model: Ranker,
+    apply: Apply,
     optimizer: optax.GradientTransformation,
     margin: float,
     ema_decay: float,
@@ -45,7 +44,8 @@ def ranker_train_step(
       state: of the ranker.
       frozen: unused.
       batch: as `pipeline.pairs` makes it.
-      model, optimizer, margin, ema_decay: of the config.
+      apply: the ranker's.
+      optimizer, margin, ema_decay: of the config.
       axis_name: of the devices to average over under pmap.
 
     Returns:
@@ -56,7 +56,7 @@ def ranker_train_step(
     def loss_fn(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
         images = jnp.concatenate([batch["image_i"], batch["image_j"]])
-        (scores, _), new = model.apply(
+        (scores, _), new = apply(
             variables, to_float(images), train=True, mutable=["batch_stats"]
         )
         score_i, score_j = jnp.split(scores, 2)
@@ -76,14 +76,14 @@ def ranker_eval_step(
     frozen: Any,
     batch: Batch,
     *,
-    model: Ranker,
+    apply: Apply,
     margin: float,
     axis_name: str | None = None,
 ) -> Metrics:
     """Sums over a masked batch of pairs: `loss`, `correct` and `count`."""
     del frozen
-    score_i, _ = model.apply(variables, to_float(batch["image_i"]))
-    score_j, _ = model.apply(variables, to_float(batch["image_j"]))
+    score_i, _ = apply(variables, to_float(batch["image_i"]))
+    score_j, _ = apply(variables, to_float(batch["image_j"]))
     per_pair = jax.vmap(losses.margin_ranking, (0, 0, 0, 0, None))(
         score_i, score_j, batch["label_i"], batch["label_j"], margin
     )
@@ -101,8 +101,8 @@ def deblock_train_step(
     frozen: Any,
     batch: Batch,
     *,
-    model: Deblocker,
-    ranker: Ranker,
+    apply: Apply,
+    rank: Apply | None,
     optimizer: optax.GradientTransformation,
     alpha: float,
     beta: float,
@@ -116,7 +116,9 @@ def deblock_train_step(
       frozen: the ranker's variables, a constant of the loss; empty where alpha and
         beta are 0.
       batch: as `pipeline.ladders` makes it.
-      model, ranker, optimizer, alpha, beta, ema_decay: of the config.
+      apply: the deblocker's.
+      rank: the ranker's; not called where alpha and beta are 0.
+      optimizer, alpha, beta, ema_decay: of the config.
       axis_name: of the devices to average over under pmap.
 
     Returns:
@@ -125,12 +127,13 @@ def deblock_train_step(
     frozen = jax.lax.stop_gradient(frozen)
     clean, compressed = _clean_and_compressed(batch)
 
-    def rank(image):
-        return ranker.apply(frozen, image)
+    def frozen_rank(image):
+        assert rank is not None, "alpha and beta need a ranker"
+        return rank(frozen, image)
 
     def loss_fn(params):
-        restored = model.apply({"params": params}, compressed)
-        return guided_loss(restored, clean, rank, alpha, beta)
+        restored = apply({"params": params}, compressed)
+        return guided_loss(restored, clean, frozen_rank, alpha, beta)
 
     grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = _mean((grads, metrics), axis_name)
@@ -167,10 +170,7 @@ def guided_loss(
             _, target = rank(clean)  # no gradient: once per clean image
             target = jax.tree.map(at_every_quality, target)
             terms["feature"] = losses.feature_matching(features, target)
-    loss = losses.overall(
-        terms["mae"], terms.get("quality", 0.0), terms.get("feature", 0.0), alpha, beta
-    )
-    return loss, {"loss": loss, **terms}
+    return losses.overall(terms, alpha, beta)
 
 
 def deblock_eval_step(
@@ -178,7 +178,7 @@ def deblock_eval_step(
     frozen: Any,
     batch: Batch,
     *,
-    model: Deblocker,
+    apply: Apply,
     axis_name: str | None = None,
 ) -> Metrics:
     """Sums over a masked batch of the mean squared errors on the uint8 scale.
@@ -188,7 +188,7 @@ def deblock_eval_step(
     """
     del frozen
     clean, compressed = _clean_and_compressed(batch)
-    restored = model.apply({"params": variables["params"]}, compressed)
+    restored = apply({"params": variables["params"]}, compressed)
     shape = batch["compressed"].shape
     restored = jnp.round(jnp.clip(restored, 0, 1) * 255).reshape(shape)
     clean = batch["clean"][:, None].astype(jnp.float32)

@@ -1,7 +1,6 @@
 """One training loop for both stages, and what each stage puts into it."""
 
 import functools
-import itertools
 import json
 import logging
 import pathlib
@@ -94,7 +93,7 @@ def ranker_stage(config: ml_collections.ConfigDict) -> Stage:
     """Stage 1 of `config`; opens its records."""
     axis_name = parallel.axis_name(config.parallel)
     model = Ranker(**config.model, axis_name=axis_name)
-    shared = {"model": model, "margin": config.margin, "axis_name": axis_name}
+    shared = {"apply": model.apply, "margin": config.margin, "axis_name": axis_name}
     levels = level_ranges(config)
 
     def summarize(sums):
@@ -144,8 +143,8 @@ def deblock_stage(
         model=model,
         train_step=functools.partial(
             steps.deblock_train_step,
-            model=model,
-            ranker=ranker.model if ranker else None,
+            apply=model.apply,
+            rank=ranker.model.apply if ranker else None,
             optimizer=state.create_optimizer(config.optimizer, config.steps),
             alpha=config.loss.alpha,
             beta=config.loss.beta,
@@ -153,7 +152,7 @@ def deblock_stage(
             axis_name=axis_name,
         ),
         eval_step=functools.partial(
-            steps.deblock_eval_step, model=model, axis_name=axis_name
+            steps.deblock_eval_step, apply=model.apply, axis_name=axis_name
         ),
         frozen=ranker.variables if ranker else {},
         **_data(
@@ -299,9 +298,9 @@ def _loop(
             loss = float(np.ravel(figures["loss"])[0])
             if not np.isfinite(loss):
                 raise UserError(
-                    f"{config.workdir}: the loss became {loss} at step {step}; the last "
-                    "checkpoint is from before; lower optimizer.learning_rate or set "
-                    "optimizer.clip_norm, in a new workdir"
+                    f"{config.workdir}: the loss became {loss} at step {step}; in "
+                    "a new workdir, lower optimizer.learning_rate or set "
+                    "optimizer.clip_norm"
                 )
         _, figures = jax.device_get(pending[-1])
         pending.clear()
@@ -379,13 +378,13 @@ class _Clock:
 
     def __init__(self, steps: int, images_per_step: int):
         self._steps, self._images = steps, images_per_step
-        self._begin: tuple[int, float] | None = None
-        self._last = (0, 0.0)
+        self._begin = self._last = (-1, 0.0)
 
     def mark(self, step: int) -> None:
         """Begins a stretch of training after `step`, as at a validation's end."""
         self._last = (step, time.perf_counter())
-        self._begin = self._begin or self._last
+        if self._begin[0] < 0:
+            self._begin = self._last
 
     def read(self, step: int) -> tuple[float, str]:
         """Speed of the stretch up to `step`, and the time left for the other steps.

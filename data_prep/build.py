@@ -77,7 +77,7 @@ def build(
         print(f"{directory}: already there")
         return found.name
 
-    for leftover in directory.parent.glob(f"{records.VERSION}.incomplete*"):
+    for leftover in directory.parent.glob("incomplete.*"):
         shutil.rmtree(leftover)
     tfds.disable_progress_bar()  # the builder shows its own, with an ETA
     mode = tfds.GenerateMode

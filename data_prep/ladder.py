@@ -1,6 +1,7 @@
 """One image to the examples of its sub-images: runs in worker processes, so it imports
 neither TensorFlow nor JAX."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,7 +29,7 @@ def sub_images(
         blocks, longest = length // jpeg.BLOCK, side // jpeg.BLOCK
         count = -(-blocks // longest)
         ends = [jpeg.BLOCK * (blocks * i // count) for i in range(count + 1)]
-        return [(a, b - a) for a, b in zip(ends, ends[1:], strict=False)]
+        return [(a, b - a) for a, b in itertools.pairwise(ends)]
 
     for top, h in pieces(height):
         for left, w in pieces(width):
@@ -64,7 +65,7 @@ def examples(
             f"too small: {width}x{height}, sides of at least {min_side} are needed"
         )
     found = []
-    for top, left, height, width in sub_images(*y.shape, side):
+    for top, left, height, width in sub_images(y.shape[0], y.shape[1], side):
         part = np.ascontiguousarray(y[top : top + height, left : left + width])
         found.append(
             {

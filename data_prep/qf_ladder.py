@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from cqr_jax.data import records
+from cqr_jax.errors import UserError
 from data_prep import ladder
 from data_prep.sources import Source
 
@@ -85,5 +86,10 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
                 self.used[split] += 1
                 for example in examples:
                     yield f"{name}:{example['top']}:{example['left']}", example
+        if not self.used[split]:
+            raise UserError(
+                f"no usable image among the {self._source.counts[split]} of the "
+                f"{split} split; nothing was written"
+            )
         self.info.metadata["used"] = self.used
         self.info.metadata["skipped"] = self.skipped

@@ -37,7 +37,7 @@ def luma(rgb: np.ndarray) -> np.ndarray:
 
 
 def encode(y: np.ndarray, quality: int) -> bytes:
-    """Baseline single-channel JPEG of `y` (uint8, (height, width)) at a QF of 1..100."""
+    """Baseline single-channel JPEG of `y` (uint8, (height, width)), QF 1 to 100."""
     buffer = io.BytesIO()
     Image.fromarray(y).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()

@@ -225,4 +225,3 @@ def _crops(
         if_flipped = tf.reverse(stack, axis=[2])
         stack = tf.where(_uniform(flip, 0, 2) == 1, if_flipped, stack)
     return tf.unstack(stack)
-

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 _MAX_SCORES = 2**25
 
 
-def conv3x3(features: int, stride: int = 1, dilation: int = 1, zero: bool = False, **kw):
+def conv3x3(
+    features: int, stride: int = 1, dilation: int = 1, zero: bool = False, **kw
+):
     """A 3x3 convolution padded by its dilation; its kernel starts at zero if asked."""
     if zero:
         kw["kernel_init"] = nn.initializers.zeros
@@ -118,8 +120,8 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 class NonLocalAttention(nn.Module):
     """x plus embedded-Gaussian non-local attention (Wang et al. 2018, as in RNAN).
 
-    theta, phi and g are 1x1 to half the width, followed by a 1x1 back. `key_pool` > 1 averages keys and values
-    over squares of that side (Wang et al. 2018, section 3.3).
+    theta, phi and g are 1x1 to half the width, followed by a 1x1 back. `key_pool` > 1
+    averages keys and values over squares of that side (Wang et al. 2018, section 3.3).
     """
 
     key_pool: int = 1

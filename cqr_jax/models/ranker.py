@@ -1,4 +1,4 @@
-"""The compression quality ranker: image to quality score (paper section 3.1, Figure 1)."""
+"""The compression quality ranker: image to score (paper section 3.1, Figure 1)."""
 
 import flax.linen as nn
 import jax

@@ -1,0 +1,72 @@
+"""Small real records for all tests, and the command line as a process."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory):
+    """A folder of four photographs of 264x200 pixels as gray PNGs."""
+    from PIL import Image
+
+    from cqr_jax.data import jpeg
+    from data_prep import sources
+
+    folder = tmp_path_factory.mktemp("photographs")
+    for path in sources.embedded("train")[:4]:
+        y = jpeg.load_luma(path)[100:300, 60:324]
+        Image.fromarray(y).save(folder / f"{path.stem}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory, photographs):
+    """Root of records named 'photos', of `photographs`."""
+    from data_prep.build import build
+
+    data_dir = tmp_path_factory.mktemp("data")
+    build(str(photographs), str(data_dir), "photos", processes=1)
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def builder(data_dir):
+    from cqr_jax.data import records
+
+    return records.open_builder(str(data_dir), "photos")
+
+
+@pytest.fixture
+def image():
+    """A uint8 photograph of 96x80 pixels."""
+    from cqr_jax.data import jpeg
+    from data_prep import sources
+
+    return np.ascontiguousarray(jpeg.load_luma(sources.embedded("test")[0])[:96, :80])
+
+
+def start(*args, **kwargs) -> subprocess.Popen:
+    """Starts `python -m ARGS` in the repository; its output is text."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, args)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
+
+
+def run(*args, **kwargs) -> tuple[int, str, str]:
+    """Runs `python -m ARGS`; returns exit code, standard output, standard error."""
+    process = start(*args, **kwargs)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err

@@ -1,0 +1,162 @@
+"""The builder: cutting, splitting, bad images, atomicity, and its command line."""
+
+import io
+import signal
+import time
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from cqr_jax.data import jpeg, records
+from cqr_jax.errors import UserError
+from data_prep import ladder, sources
+from data_prep.build import build
+from tests.conftest import run, start
+
+
+@pytest.mark.parametrize("size", [(128, 128), (264, 200), (481, 321), (513, 1000)])
+def test_sub_images_tile_the_whole_blocks(size):
+    covered = np.zeros(size, int)
+    for top, left, height, width in ladder.sub_images(*size, 256):
+        assert top % 8 == left % 8 == height % 8 == width % 8 == 0
+        assert 128 <= height <= 256
+        assert 128 <= width <= 256
+        covered[top : top + height, left : left + width] += 1
+    whole = tuple(side // 8 * 8 for side in size)
+    assert (covered[: whole[0], : whole[1]] == 1).all()
+    assert covered.sum() == whole[0] * whole[1]
+
+
+def test_records_hold_the_image_and_its_jpegs(builder, photographs):
+    seen = {}
+    for split in ("train", "validation"):
+        for record in tfds.as_numpy(builder.as_dataset(split=split)):
+            name = record["name"].decode()
+            y = jpeg.load_luma(photographs / name)
+            top, left = record["top"], record["left"]
+            part = y[top : top + record["height"], left : left + record["width"]]
+            np.testing.assert_array_equal(jpeg.decode(record["clean"]), part)
+            assert len(record["jpegs"]) == 30
+            for quality in (1, 17, 30):
+                found = jpeg.decode(record["jpegs"][quality - 1])
+                whole = jpeg.compress(y, quality)
+                np.testing.assert_array_equal(
+                    found, whole[top : top + part.shape[0], left : left + part.shape[1]]
+                )
+            seen.setdefault(split, set()).add(name)
+    assert len(seen["validation"]) == 1
+    assert len(seen["train"]) == 3
+    assert not seen["train"] & seen["validation"]
+
+
+def test_bad_images_are_skipped_with_their_reasons(tmp_path, photographs, capfd):
+    good = next(photographs.iterdir())
+    folder = tmp_path / "mixed"
+    (folder / "deeper").mkdir(parents=True)
+    for i in range(2):
+        (folder / "deeper" / f"good{i}.png").write_bytes(good.read_bytes())
+    (folder / "cut.png").write_bytes(good.read_bytes()[:5000])
+    (folder / "text.jpg").write_text("no image")
+    Image.open(good).resize((100, 300)).save(folder / "small.png")
+    Image.open(good).convert("RGBA").save(folder / "opaque.png")
+    clear = Image.open(good).convert("RGBA")
+    clear.putalpha(100)
+    clear.save(folder / "clear.png")
+    build(str(folder), str(tmp_path / "data"), processes=1, validation_fraction=0.5)
+    metadata = records.open_builder(str(tmp_path / "data"), "mixed").info.metadata
+    assert sum(metadata["used"].values()) == 3
+    assert metadata["skipped"].keys() == {
+        "cut.png",
+        "text.jpg",
+        "small.png",
+        "clear.png",
+    }
+    out, err = capfd.readouterr()
+    assert "4 images skipped" in out
+    assert "skipped small.png: too small: 100x300, sides of at least 128" in err
+    assert "skipped clear.png: has transparent pixels" in err
+
+
+def test_no_usable_image_is_an_error_that_leaves_nothing(tmp_path):
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).write_text("no image")
+    code, _, err = run(
+        "data_prep.build", f"--source={folder}", f"--data_dir={tmp_path}"
+    )
+    assert code == 1
+    assert err.count("error:") == 1
+    assert "no usable image" in err
+    assert "Traceback" not in err
+    assert not records.exists(str(tmp_path), "bad")
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    code, out, err = run("data_prep.build", f"--source={tmp_path}")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: {tmp_path}: holds no image")
+    assert len(err.splitlines()) == 1
+
+
+def test_records_of_another_source_are_not_taken(tmp_path, data_dir, photographs):
+    build(str(photographs), str(data_dir), "photos")  # the same: nothing to do
+    with pytest.raises(UserError, match="choose another --name"):
+        build("embedded", str(data_dir), "photos")
+    with pytest.raises(UserError, match="min_side 128, not 120"):
+        build(str(photographs), str(data_dir), "photos", min_side=120)
+
+
+def test_bad_numbers_and_names(photographs, tmp_path):
+    with pytest.raises(UserError, match="multiples of 8"):
+        build(str(photographs), str(tmp_path), side=250)
+    with pytest.raises(UserError, match="can't name a data set"):
+        build(str(photographs), str(tmp_path), "a/b")
+
+
+def test_a_killed_build_looks_incomplete_and_starts_again(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "noise"
+    folder.mkdir()
+    for i in range(60):
+        y = rng.integers(0, 256, (512, 512), dtype=np.uint8)
+        (folder / f"{i}.png").write_bytes(jpeg.encode_png(y))
+    data_dir = tmp_path / "data"
+    arguments = ("data_prep.build", f"--source={folder}", f"--data_dir={data_dir}")
+    process = start(*arguments, start_new_session=True)
+    directory = records.directory(str(data_dir), "noise")
+    deadline = time.time() + 60
+    while not list(directory.parent.glob("incomplete.*")) and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert list(directory.parent.glob("incomplete.*"))
+    assert not records.exists(str(data_dir), "noise")
+    for path in sorted(folder.iterdir())[4:]:
+        path.unlink()
+    assert run(*arguments)[0] == 0
+    assert records.exists(str(data_dir), "noise")
+    assert not list(directory.parent.glob("incomplete.*"))
+
+
+def test_embedded_photographs_are_there_and_apart():
+    splits = [set(sources.embedded(split)) for split in sources.EMBEDDED]
+    assert all(path.is_file() for split in splits for path in split)
+    assert len(set.union(*splits)) == sum(map(len, splits))
+
+
+def test_div2k_without_a_network_says_what_to_run(tmp_path, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
+    source = sources.find("div2k")
+    with pytest.raises(UserError, match=r"configs/deblock\.py:quickstart"):
+        next(source.images("train"))
+
+
+def test_the_png_of_a_record_is_lossless(image):
+    assert Image.open(io.BytesIO(jpeg.encode_png(image))).format == "PNG"
+    np.testing.assert_array_equal(jpeg.decode(jpeg.encode_png(image)), image)

@@ -1,0 +1,309 @@
+"""The command line as a process: bad configs, both stages, resuming, stopping."""
+
+import json
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from configs import deblock, ranker
+from cqr_jax import config as config_lib
+from cqr_jax.errors import UserError
+from tests.conftest import run, start
+
+# A ranker and a deblocker that train in seconds.
+RANKER = (
+    "--config.model.width=2",
+    "--config.batch_size=4",
+    "--config.validation.examples=16",
+    "--config.validation.batch_size=8",
+    "--config.log_every=5",
+)
+DEBLOCKER = (
+    "--config.ranker.model.width=2",
+    "--config.ranker.steps=4",
+    "--config.ranker.validate_every=4",
+    "--config.ranker.optimizer.warmup_steps=0",
+    "--config.ranker.validation.examples=8",
+    "--config.model.width=6",
+    "--config.model.local_blocks=0",
+    "--config.batch_size=2",
+    "--config.steps=6",
+    "--config.optimizer.warmup_steps=0",
+    "--config.validation.examples=4",
+    "--config.validation.batch_size=4",
+    "--config.validate_every=3",
+    "--config.log_every=2",
+)
+
+
+def _train_ranker(data_dir, workdir, steps, validate_every, *more):
+    return (
+        "cqr_jax.main",
+        "--config=configs/ranker.py:quickstart",
+        f"--config.workdir={workdir}",
+        f"--config.data.data_dir={data_dir}",
+        "--config.data.name=photos",
+        f"--config.steps={steps}",
+        f"--config.validate_every={validate_every}",
+        *RANKER,
+        *more,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--config=FILE.py is needed"),
+        (["--config=configs/none.py"], "does not exist"),
+        (["--config=configs/deblock.py:fast"], "'fast' is no preset; choose paper"),
+        (["--config=configs/deblock.py:compact,without=x"], "'x' is no without"),
+        (["--config=configs/deblock.py", "--config.typo=1"], "no such config field"),
+        (["--config=configs/deblock.py", "--config.steps=x"], "--config.steps=x"),
+        (["--config=configs/deblock.py", "stray"], "'stray' is not a flag"),
+    ],
+)
+def test_bad_command_lines_get_one_line(arguments, words):
+    code, out, err = run("cqr_jax.main", *arguments)
+    assert code != 0
+    assert out == ""
+    assert len(err.splitlines()) == 1, err
+    assert err.startswith("error: ")
+    assert words in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config.data.name=nothing"], "no records of 'nothing'"),
+        (["--config.ranker_weights=none.safetensors"], "no such weights file"),
+    ],
+)
+def test_bad_paths_get_one_line(arguments, words, tmp_path):
+    code, _, err = run(
+        "cqr_jax.main",
+        "--config=configs/deblock.py:quickstart",
+        f"--config.workdir={tmp_path}",
+        f"--config.ranker.workdir={tmp_path}/ranker",
+        *arguments,
+    )
+    assert code == 1
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("error: ")
+    assert words in err
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("levels", 4, "30 quality factors from 1 to 30 don't divide into 4"),
+        ("max_quality", 40, "the records hold 1 to 30"),
+        ("margin", 0.0, "must be positive"),
+        ("patch", 50, "multiple of 8"),
+        ("parallel", "mpi", "choose jit or pmap"),
+        ("steps", 0, "at least 1"),
+        ("ema_decay", 1.0, r"must be in \[0, 1\)"),
+    ],
+)
+def test_ranges_of_the_ranker(field, value, words):
+    config = ranker.get_config()
+    config[field] = value
+    with pytest.raises(UserError, match=words):
+        config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("qualities", (10, 40), "the records hold 1 to 30, not 40"),
+        ("qualities", (10, 10), "given twice"),
+        ("loss.beta", -1.0, "is negative"),
+        ("model.dilations", (), "needs one or more dilations"),
+        ("ranker.levels", 7, r"config\.ranker\.levels=7"),
+    ],
+)
+def test_ranges_of_the_deblocker(field, value, words):
+    config = deblock.get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=words):
+        config_lib.check(config)
+
+
+def test_the_paper_is_the_default():
+    config = deblock.get_config()
+    config_lib.check(config)
+    assert (config.loss.alpha, config.loss.beta) == (0.01, 0.9)
+    assert config.ranker.margin == 0.5
+    assert config_lib.level_ranges(config.ranker) == ((1, 10), (11, 20), (21, 30))
+    assert config.qualities == (10, 20, 30)
+    assert config.data.name == config.ranker.data.name == "div2k"
+    for optimizer in (config.optimizer, config.ranker.optimizer):
+        assert optimizer.learning_rate == 1e-4
+        assert (optimizer.schedule, optimizer.halve_every) == ("halving", 100_000)
+
+
+@pytest.mark.parametrize("preset", deblock.PRESETS)
+def test_ablations_of_table_1(preset):
+    full = deblock.get_config(preset)
+    changed = {}
+    for without in deblock.ABLATIONS[1:]:
+        config = deblock.get_config(f"{preset},without={without}")
+        config_lib.check(config)
+        changed[without] = {
+            "alpha": config.loss.alpha != full.loss.alpha,
+            "beta": config.loss.beta != full.loss.beta,
+            "dilations": config.model.dilations != full.model.dilations,
+        }
+        assert config.workdir == f"{full.workdir}-without-{without}"
+    assert [name for name, on in changed["cqr"].items() if on] == ["alpha", "beta"]
+    assert [name for name, on in changed["dc"].items() if on] == ["dilations"]
+    assert [name for name, on in changed["lq"].items() if on] == ["alpha"]
+    assert [name for name, on in changed["lf"].items() if on] == ["beta"]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_unbroken(data_dir, tmp_path):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    code, _, err = run(*_train_ranker(data_dir, unbroken, 60, 10))
+    assert code == 0, err
+    process = start(*_train_ranker(data_dir, broken, 60, 10))
+    deadline = time.time() + 120
+    while not (broken / "checkpoints" / "20").is_dir() and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (broken / "ranker.safetensors").exists()
+    code, _, err = run(*_train_ranker(data_dir, broken, 60, 10))
+    assert code == 0, err
+    assert "resuming at step" in err
+    first, second = (
+        safetensors.numpy.load_file(workdir / "ranker.safetensors")
+        for workdir in (unbroken, broken)
+    )
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], name)
+    steps = sorted(int(path.name) for path in (broken / "checkpoints").glob("[0-9]*"))
+    assert {50, 60} <= set(steps)  # the latest two, and the best
+    assert len(steps) <= 3
+
+    # Another config in the same workdir is refused; a finished run is not repeated.
+    code, _, err = run(*_train_ranker(data_dir, broken, 60, 10, "--config.margin=0.4"))
+    assert code == 1
+    assert "was begun with margin=0.5, now 0.4" in err
+    code, _, err = run(*_train_ranker(data_dir, broken, 60, 10))
+    assert code == 0
+    assert "ranker 60/60" not in err
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_stops(data_dir, tmp_path):
+    process = start(*_train_ranker(data_dir, tmp_path, 100_000, 100_000))
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "ranker 5/" in line:
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM, lines
+    process.stdout.close()
+    process.stderr.close()
+    assert "saved" in lines[-1]
+    (step,) = [path.name for path in (tmp_path / "checkpoints").glob("[0-9]*")]
+    assert f"stopped at step {step}," in lines[-1]
+    assert not (tmp_path / "ranker.safetensors").exists()
+
+
+def test_a_non_finite_loss_stops_with_its_step(data_dir, tmp_path):
+    code, _, err = run(
+        *_train_ranker(data_dir, tmp_path, 40, 40),
+        "--config.optimizer.learning_rate=1e38",
+        "--config.optimizer.warmup_steps=0",
+    )
+    assert code == 1
+    assert "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path}: the loss became ")
+    assert "at step " in last
+    assert not (tmp_path / "checkpoints" / "40").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_both_stages_and_the_evaluation(data_dir, tmp_path, photographs, parallel):
+    workdir = tmp_path / "deblock"
+    code, out, err = run(
+        "cqr_jax.main",
+        "--config=configs/deblock.py:quickstart",
+        f"--config.workdir={workdir}",
+        f"--config.ranker.workdir={tmp_path}/ranker",
+        f"--config.data.data_dir={data_dir}",
+        "--config.data.name=photos",
+        f"--config.evaluation.sets={photographs}",
+        f"--config.parallel={parallel}",
+        *DEBLOCKER,
+    )
+    assert code == 0, err
+    rows = json.loads((workdir / "rows.json").read_text())
+    assert len(rows) == 2 * 3
+    for row in rows:
+        assert row["images"] == 4
+        assert row["method"] in ("jpeg", "ours")
+        assert 20 < row["psnr_b"] <= row["psnr"] < 60
+        assert 0.3 < row["ssim"] < 1
+    assert out.splitlines()[0].split() == ["dataset", "QF", "images", "jpeg", "ours"]
+    assert len(list((workdir / "panels").glob("*.png"))) == 4 * 3
+    assert list((workdir / "logs").glob("events.*"))
+
+    # The weights alone give the same rows; those of another width are refused.
+    weights = workdir / "deblocker.safetensors"
+    code, _, err = run(
+        "cqr_jax.main",
+        "--config=configs/eval.py",
+        f"--config.workdir={tmp_path}/eval",
+        f"--config.sets={photographs}",
+        f"--config.weights={weights}",
+    )
+    assert code == 0, err
+    assert json.loads((tmp_path / "eval" / "rows.json").read_text()) == rows
+    code, _, err = run(
+        "cqr_jax.main",
+        "--config=configs/deblock.py:quickstart",
+        f"--config.workdir={tmp_path}/other",
+        f"--config.ranker_weights={tmp_path}/ranker/ranker.safetensors",
+    )
+    assert code == 1
+    assert "holds a ranker with width 2, but the config asks for 8" in err
+
+
+def test_weights_report_every_misfit(tmp_path):
+    from cqr_jax import state, weights
+    from cqr_jax.models.ranker import Ranker
+
+    variables = state.init(Ranker(width=2), 48, 0)
+    path = tmp_path / "ranker.safetensors"
+    weights.save(path, "ranker", {"width": 2, "hidden": 100}, variables, {"step": 3})
+    loaded = weights.load(path, "ranker", {"width": 2})
+    assert loaded.provenance == {"step": 3}
+    assert loaded.model == Ranker(width=2)
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+    with pytest.raises(UserError, match="holds a ranker, not a deblocker"):
+        weights.load(path, "deblocker")
+
+    del variables["params"]["conv0"]["bias"]
+    variables["params"]["dense1"]["bias"] = np.zeros(2)
+    variables["params"]["more"] = {"bias": np.zeros(1)}
+    weights.save(path, "ranker", {"width": 2, "hidden": 100}, variables, {})
+    with pytest.raises(UserError) as error:
+        weights.load(path, "ranker")
+    for words in (
+        "missing params/conv0/bias",
+        "extra params/more",
+        "(2,) instead of (1,)",
+    ):
+        assert words in str(error.value)
+    path.write_bytes(b"{}")
+    with pytest.raises(UserError, match="not a weights file"):
+        weights.load(path, "ranker")

@@ -1,0 +1,137 @@
+"""Both models: sizes, shapes, and layers against plain formulations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cqr_jax import state
+from cqr_jax.models import layers
+from cqr_jax.models.deblocker import Deblocker
+from cqr_jax.models.ranker import Ranker
+
+SMALL = {"width": 6, "local_blocks": 1, "residual_blocks": 1, "scale": 2, "key_pool": 2}
+
+
+def _count(model) -> int:
+    image = jax.ShapeDtypeStruct((1, 48, 48, 1), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+def _noisy(variables, seed=0):
+    """Variables moved off their initial values, zeros included."""
+    keys = iter(jax.random.split(jax.random.key(seed), 500))
+    return jax.tree.map(
+        lambda x: x + 0.1 * jax.random.normal(next(keys), x.shape), variables
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [
+        (Ranker(), 13_733_129),
+        (Ranker(width=16), 869_849),
+        (Deblocker(), 8_959_169),
+        (Deblocker(dilations=(1, 1, 1)), 8_959_169),  # dilation costs no parameters
+    ],
+)
+def test_parameter_counts(model, count):
+    assert _count(model) == count
+
+
+def test_multi_dilation_has_the_parameters_of_one_convolution():
+    x = jnp.zeros((1, 8, 8, 64))
+    sizes = []
+    for module in (layers.MultiDilation(), layers.conv3x3(64)):
+        shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+        sizes.append(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
+    assert sizes[0] == sizes[1] == 64 * 64 * 9 + 64
+
+
+def test_multi_dilation_reaches_as_far_as_its_dilations():
+    x = jnp.ones((1, 17, 17, 3))
+    module = layers.MultiDilation((1, 2, 4))
+    variables = _noisy(module.init(jax.random.key(0), x))
+
+    def centre(x, channel):
+        return module.apply(variables, x)[0, 8, 8, channel]
+
+    for channel, reach in enumerate((1, 2, 4)):
+        seen = np.abs(jax.grad(centre)(x, channel)[0]).sum(-1)
+        rows, columns = np.nonzero(seen)
+        expected = {8 - reach, 8, 8 + reach}
+        assert set(rows.tolist()) == set(columns.tolist()) == expected
+
+
+def test_space_to_depth_round_trip():
+    x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
+    y = layers.space_to_depth(x, 2)
+    assert y.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(y[0, 0, 0, :6], x[0, 0, :2].ravel())
+    np.testing.assert_array_equal(layers.depth_to_space(y, 2), x)
+
+
+def test_attention_in_blocks_equals_plain_attention(monkeypatch):
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 21, 4))
+
+    def plain(q, k, v):
+        scores = np.einsum("bqd,bkd->bqk", q, k)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        return np.einsum("bqk,bkd->bqd", weights, v)
+
+    def gradients():
+        return jax.grad(lambda *x: jnp.sum(layers.attend(*x) ** 2), (0, 1, 2))(q, k, v)
+
+    whole, whole_gradients = layers.attend(q, k, v), gradients()
+    np.testing.assert_allclose(whole, plain(q, k, v), atol=1e-5)
+    monkeypatch.setattr(layers, "_MAX_SCORES", 21 * 4)  # blocks of 4, one padded
+    np.testing.assert_allclose(layers.attend(q, k, v), whole, atol=1e-6)
+    for block, expected in zip(gradients(), whole_gradients, strict=True):
+        np.testing.assert_allclose(block, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (33, 47), (5, 3)])
+def test_deblocker_takes_any_size_and_begins_as_the_identity(shape):
+    model = Deblocker(**SMALL)
+    image = jax.random.uniform(jax.random.key(1), (2, *shape, 1))
+    variables = state.init(model, 48, 0)
+    np.testing.assert_array_equal(model.apply(variables, image), image)
+    assert not np.allclose(model.apply(_noisy(variables), image), image)
+
+
+def test_ranker_scores_and_feature_maps():
+    model = Ranker(width=4)
+    variables = state.init(model, 48, 0)
+    scores, features = model.apply(variables, jnp.ones((3, 48, 40, 1)))
+    assert scores.shape == (3,)
+    assert list(features) == [f"conv{i}" for i in range(10)]
+    assert features["conv0"].shape == (3, 48, 40, 4)
+    assert features["conv9"].shape == (3, 1, 1, 32)
+    with pytest.raises(ValueError, match="at least 32"):
+        model.apply(variables, jnp.ones((1, 31, 64, 1)))
+
+
+def test_ranker_siblings_share_weights():
+    model = Ranker(width=4)
+    variables = state.init(model, 48, 0)
+    image = jax.random.uniform(jax.random.key(0), (2, 48, 48, 1))
+    together, _ = model.apply(variables, jnp.concatenate([image, image]))
+    np.testing.assert_allclose(together[:2], together[2:], atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [Ranker(width=4), Deblocker(6, 0, 0)])
+def test_quick_init_draws_as_the_modules_do(model):
+    ours = state.init(model, 48, 0)
+    theirs = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 48, 48, 1)))
+
+    def check(mine, reference):
+        assert mine.shape == reference.shape
+        spread = np.std(reference)
+        np.testing.assert_allclose(np.std(mine), spread, rtol=8 / mine.size**0.5)
+        if spread == 0:
+            np.testing.assert_array_equal(mine, reference)
+
+    jax.tree.map(check, ours, theirs)

@@ -1,0 +1,124 @@
+"""The pipeline: what batches hold, and that any step of the stream can be entered."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from cqr_jax.data import jpeg, pipeline
+from cqr_jax.errors import UserError
+
+LEVELS = ((1, 10), (11, 20), (21, 30))
+
+
+def _take(stream, count):
+    return list(itertools.islice(stream, count))
+
+
+def _assert_equal(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name])
+
+
+def _stream(builder, **kwargs):
+    example = pipeline.pairs(48, LEVELS, augment=True)
+    return pipeline.training_batches(builder, example, batch_size=4, seed=3, **kwargs)
+
+
+def test_pairs_have_different_levels_and_qualities_within_them(builder):
+    seen = set()
+    for batch in _take(_stream(builder), 50):
+        assert batch["image_i"].shape == (4, 48, 48, 1)
+        assert batch["image_i"].dtype == np.uint8
+        assert (batch["label_i"] != batch["label_j"]).all()
+        for side in "ij":
+            labels, qualities = batch[f"label_{side}"], batch[f"quality_{side}"]
+            np.testing.assert_array_equal(labels, (qualities - 1) // 10 + 1)
+            seen |= set(qualities.tolist())
+    assert seen == set(range(1, 31))  # 400 draws of 30
+
+
+def test_pairs_show_the_same_content(builder):
+    batch = _take(_stream(builder), 1)[0]
+    for i, j in zip(batch["image_i"], batch["image_j"], strict=True):
+        i, j = i.astype(float), j.astype(float)
+        others = batch["image_i"].astype(float)
+        assert (
+            np.abs(i - j).mean()
+            < min(np.abs(j - other).mean() for other in others if other is not i) + 30
+        )
+
+
+def test_ladders_are_pillow_jpegs_of_crops_on_the_grid(builder):
+    example = pipeline.ladders(64, (10, 30), augment=False)
+    (batch,) = pipeline.validation_batches(
+        builder, example, examples=3, batch_size=4, seed=0
+    )
+    np.testing.assert_array_equal(batch["mask"], [1, 1, 1, 0])
+    assert batch["compressed"].shape == (4, 2, 64, 64, 1)
+    for clean, compressed in zip(batch["clean"], batch["compressed"], strict=True):
+        # Blocks are independent: the crop's own JPEG is the crop of the JPEG.
+        for image, quality in zip(compressed, (10, 30), strict=True):
+            own = jpeg.compress(np.ascontiguousarray(clean[..., 0]), quality)
+            np.testing.assert_array_equal(image[..., 0], own)
+
+
+def test_augmentation_turns_all_images_of_an_example_alike(builder):
+    example = pipeline.ladders(48, (30,), augment=True)
+    stream = pipeline.training_batches(builder, example, batch_size=8, seed=0)
+    for batch in _take(stream, 3):
+        error = batch["clean"].astype(float) - batch["compressed"][:, 0]
+        assert np.abs(error).mean(axis=(1, 2, 3)).max() < 16
+
+
+def test_any_step_can_be_entered(builder):
+    unbroken = _take(_stream(builder), 12)  # over several epochs of the few records
+    for first in (1, 5, 11):
+        resumed = _take(_stream(builder, first_step=first), 12 - first)
+        for left, right in zip(unbroken[first:], resumed, strict=True):
+            _assert_equal(left, right)
+
+
+def test_every_epoch_has_each_record_once_in_a_new_order(builder):
+    count = builder.info.splits["train"].num_examples
+
+    def name(record, seed):
+        return {"key": record["name"] + "-" + str_of(record["left"])}
+
+    import tensorflow as tf
+
+    str_of = tf.strings.as_string
+    stream = pipeline.training_batches(builder, name, batch_size=count, seed=0)
+    epochs = [batch["key"].tolist() for batch in _take(stream, 4)]
+    assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
+    assert len(set(epochs[0])) == count
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_processes_share_the_global_batch(builder):
+    whole = _take(_stream(builder), 3)
+    parts = [
+        _take(_stream(builder, process_index=i, process_count=2), 3) for i in (0, 1)
+    ]
+    for step, batch in enumerate(whole):
+        joined = {
+            name: np.concatenate([part[step][name] for part in parts]) for name in batch
+        }
+        _assert_equal(batch, joined)
+
+
+def test_seeds_differ(builder):
+    example = pipeline.pairs(48, LEVELS, augment=True)
+    first, second = (
+        _take(pipeline.training_batches(builder, example, batch_size=4, seed=s), 1)[0]
+        for s in (0, 1)
+    )
+    assert (first["image_i"] != second["image_i"]).any()
+
+
+def test_missing_records_and_large_crops(data_dir, tmp_path):
+    with pytest.raises(UserError, match=r"make them with: python -m data_prep\.build"):
+        pipeline.open_records(str(tmp_path), "photos", 48)
+    with pytest.raises(UserError, match="sides of 128"):
+        pipeline.open_records(str(data_dir), "photos", 48, 136)
