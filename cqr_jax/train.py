@@ -216,13 +216,13 @@ def _run(
     """
     parallel.check_batch(config.batch_size, "batch_size")
     parallel.check_batch(config.validation.batch_size, "validation.batch_size")
-    _check_same_run(config)
     stage = make_stage(config)
     manager = checkpoint.open_manager(config.workdir, config.keep, *stage.best)
     with manager:
         optimizer = state.create_optimizer(config.optimizer, config.steps)
         train_state = state.create(stage.model, config.patch, optimizer, config.seed)
         latest = manager.latest_step()
+        _keep_config(config, resuming=latest is not None)
         if latest is not None:
             _log.info("%s: resuming at step %d", stage.name, latest)
             train_state = checkpoint.restore(manager, train_state, latest)
@@ -246,11 +246,11 @@ def _run(
     return path
 
 
-def _check_same_run(config: ml_collections.ConfigDict) -> None:
-    """Keeps the config in the workdir; refuses to go on with another one."""
+def _keep_config(config: ml_collections.ConfigDict, resuming: bool) -> None:
+    """Writes the config to the workdir; refuses to resume under another one."""
     path = pathlib.Path(config.workdir) / "config.json"
     text = config.to_json(indent=2) + "\n"
-    if path.is_file():
+    if resuming and path.is_file():
         ours, theirs = (_learned(json.loads(x)) for x in (text, path.read_text()))
         for field in sorted(ours.keys() | theirs.keys()):
             if ours.get(field) != theirs.get(field):
@@ -258,7 +258,6 @@ def _check_same_run(config: ml_collections.ConfigDict) -> None:
                     f"{config.workdir}: was begun with {field}={theirs.get(field)}, "
                     f"now {ours.get(field)}; choose another config.workdir"
                 )
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
 

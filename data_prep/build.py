@@ -77,6 +77,7 @@ def build(
         print(f"{directory}: already there")
         return found.name
 
+    found.fetch()
     for leftover in directory.parent.glob("incomplete.*"):
         shutil.rmtree(leftover)
     tfds.disable_progress_bar()  # the builder shows its own, with an ETA

@@ -5,8 +5,12 @@ import hashlib
 import pathlib
 from collections.abc import Callable, Iterator
 
+import requests
+
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
+
+_DIV2K_HOST = "https://data.vision.ee.ethz.ch"
 
 # Photographs that scikit-image ships in its wheel, by their part in the quickstart.
 EMBEDDED = {
@@ -35,12 +39,14 @@ class Source:
       origin: what the records say of where they come from.
       counts: images in each split.
       images: split -> (name, path or file bytes) of each image.
+      fetch: downloads what has to be, before the first use of `images`.
     """
 
     name: str
     origin: str
     counts: dict[str, int]
     images: Callable[[str], Iterator[tuple[str, str | bytes]]]
+    fetch: Callable[[], None] = lambda: None
 
 
 def find(source: str, name: str = "", validation_fraction: float = 0.05) -> Source:
@@ -119,22 +125,28 @@ def _div2k(name: str) -> Source:
     """The high-resolution images of TFDS's div2k: 800 to train, 100 to validate."""
     import tensorflow_datasets as tfds
 
-    def images(split):
-        builder = tfds.builder("div2k/bicubic_x4")  # the smallest that holds the HR
+    builder = tfds.builder("div2k/bicubic_x4")  # the smallest that holds the HR
+
+    def fetch():
+        if builder.is_prepared():
+            return
         try:
+            # TFDS would try for minutes before it gives up.
+            requests.head(_DIV2K_HOST, timeout=10)
             builder.download_and_prepare()
-        except Exception as error:  # whatever the download meets, it is told in a line
+        except (OSError, tfds.download.DownloadError) as error:
             raise UserError(
-                f"DIV2K could not be fetched through TFDS ({type(error).__name__}); "
-                "without a network run --config=configs/deblock.py:quickstart, or make "
+                f"DIV2K could not be fetched from {_DIV2K_HOST} "
+                f"({type(error).__name__}); without a network run --config=configs/deblock.py:quickstart, or make "
                 "records of your own images: python -m data_prep.build --source=FOLDER "
                 "--name=NAME, then train with --config.data.name=NAME"
             ) from error
+
+    def images(split):
         skip = {"hr": tfds.decode.SkipDecoding()}
         records = builder.as_dataset(split=split, decoders=skip)
         for i, record in enumerate(tfds.as_numpy(records)):
             yield f"{split}{i:04d}", record["hr"]
 
-    return Source(
-        name, "tfds div2k/bicubic_x4 hr", {"train": 800, "validation": 100}, images
-    )
+    counts = {"train": 800, "validation": 100}
+    return Source(name, "tfds div2k/bicubic_x4 hr", counts, images, fetch)

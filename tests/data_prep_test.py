@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import requests
 import tensorflow_datasets as tfds
 from PIL import Image
 
@@ -149,12 +150,13 @@ def test_embedded_photographs_are_there_and_apart():
 
 def test_div2k_without_a_network_says_what_to_run(tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
-        raise ConnectionError("no route to host")
+        raise requests.ConnectionError("no route to host")
 
-    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
-    source = sources.find("div2k")
+    monkeypatch.setattr(requests, "head", no_network)
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "is_prepared", lambda self: False)
     with pytest.raises(UserError, match=r"configs/deblock\.py:quickstart"):
-        next(source.images("train"))
+        build("div2k", str(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_png_of_a_record_is_lossless(image):
