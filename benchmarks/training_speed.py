@@ -15,12 +15,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from configs import deblock
 from cqr_jax import config as config_lib
 from cqr_jax import state, train, weights
 from cqr_jax.data import records
 from cqr_jax.errors import one_line_errors
 from cqr_jax.models.ranker import Ranker
-from configs import deblock
 from data_prep.build import build
 
 

@@ -137,7 +137,8 @@ def _div2k(name: str) -> Source:
         except (OSError, tfds.download.DownloadError) as error:
             raise UserError(
                 f"DIV2K could not be fetched from {_DIV2K_HOST} "
-                f"({type(error).__name__}); without a network run --config=configs/deblock.py:quickstart, or make "
+                f"({type(error).__name__}); without a network run "
+                "--config=configs/deblock.py:quickstart, or make "
                 "records of your own images: python -m data_prep.build --source=FOLDER "
                 "--name=NAME, then train with --config.data.name=NAME"
             ) from error
