@@ -5,6 +5,7 @@ command lines print that line and exit with a non-zero code; nothing else is cau
 """
 
 import contextlib
+import signal
 import sys
 
 
@@ -14,10 +15,16 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Prints a `UserError` as one line on standard error and exits with code 1."""
+    """Prints a `UserError` as one line on standard error and exits with code 1.
+
+    Ctrl-C likewise, with the shell's code for it.
+    """
     try:
         yield
     except UserError as error:
         line = " ".join(str(error).split())
         print(f"error: {line}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None

@@ -144,9 +144,14 @@ def table(rows: list[dict]) -> str:
 
 def _load(path: pathlib.Path) -> np.ndarray:
     try:
-        return jpeg.load_luma(path)
+        y = jpeg.load_luma(path)
     except jpeg.ImageError as error:
         raise UserError(f"{path}: {error}") from None
+    if min(y.shape) < metrics.MIN_SIDE:
+        raise UserError(
+            f"{path}: too small for SSIM: its sides must be {metrics.MIN_SIDE} or more"
+        )
+    return y
 
 
 def _panel(clean, restored, quality, path) -> None:

@@ -12,6 +12,7 @@ from scipy import ndimage
 from cqr_jax.data.jpeg import BLOCK
 
 PEAK = 255.0
+MIN_SIDE = 11  # of an image in pixels: SSIM's window
 
 
 def to_uint8(image) -> np.ndarray:
@@ -70,9 +71,11 @@ def ssim(reference: np.ndarray, image: np.ndarray) -> float:
       ValueError: shapes differ, or a side is shorter than the window.
     """
     _check_shapes(reference, image)
-    radius = 5
-    if min(image.shape) < 2 * radius + 1:
-        raise ValueError(f"SSIM needs sides of at least 11 pixels, got {image.shape}")
+    if min(image.shape) < MIN_SIDE:
+        raise ValueError(
+            f"SSIM needs sides of at least {MIN_SIDE} pixels, got {image.shape}"
+        )
+    radius = MIN_SIDE // 2
     offsets = np.arange(-radius, radius + 1)
     window = np.exp(-(offsets**2) / (2 * 1.5**2))
     window /= window.sum()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -71,7 +72,8 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
         )
         self.used[split] = 0
         context = multiprocessing.get_context("spawn")
-        with context.Pool(self._processes) as pool:
+        ignore_ctrl_c = (signal.SIGINT, signal.SIG_IGN)  # the parent handles it
+        with context.Pool(self._processes, signal.signal, ignore_ctrl_c) as pool:
             results = pool.imap_unordered(ladder.examples_or_reason, jobs)
             for name, examples, reason in tqdm(
                 results,

@@ -1,5 +1,8 @@
 """The evaluation: its rows against the metrics, and the published JPEG figures."""
 
+import os
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -10,7 +13,8 @@ from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
 from tests.conftest import ROOT
 
-SETS = ROOT.parent / "shared" / "data" / "eval"
+# Folder of the test sets, as in configs/eval.py: not part of the repository.
+SETS = pathlib.Path(os.environ.get("CQR_JAX_TEST_SETS", ROOT / "data" / "eval"))
 
 # Plain JPEG on the whole test sets: PSNR, SSIM, PSNR-B.
 PUBLISHED = {
@@ -60,6 +64,12 @@ def test_a_deblocker_that_does_nothing_equals_jpeg(photographs, tmp_path):
     config = _config((str(photographs),), qualities=(10,))
     plain, ours = evaluate.evaluate(config, str(tmp_path), str(path))
     assert [plain["psnr"], plain["ssim"]] == [ours["psnr"], ours["ssim"]]
+
+
+def test_an_image_too_small_for_ssim_is_named(tmp_path):
+    (tmp_path / "tiny.png").write_bytes(jpeg.encode_png(np.zeros((8, 90), np.uint8)))
+    with pytest.raises(UserError, match=r"tiny\.png: too small for SSIM"):
+        evaluate.evaluate(_config((str(tmp_path),)), str(tmp_path / "out"), "")
 
 
 def test_missing_sets_say_what_to_put_where(tmp_path):
