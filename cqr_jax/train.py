@@ -292,15 +292,16 @@ def _loop(
     clock = _Clock(config.steps, stage.images_per_step)
     pending: list[tuple[int, dict]] = []  # metrics still on the devices
 
+    def check_finite(what, value, step):
+        if not np.isfinite(value):
+            raise UserError(
+                f"{config.workdir}: the {what} became {value} at step {step}; in a new "
+                "workdir, lower optimizer.learning_rate or set optimizer.clip_norm"
+            )
+
     def flush():
         for step, figures in jax.device_get(pending):
-            loss = float(np.ravel(figures["loss"])[0])
-            if not np.isfinite(loss):
-                raise UserError(
-                    f"{config.workdir}: the loss became {loss} at step {step}; in "
-                    "a new workdir, lower optimizer.learning_rate or set "
-                    "optimizer.clip_norm"
-                )
+            check_finite("loss", np.ravel(figures["loss"])[0], step)
         _, figures = jax.device_get(pending[-1])
         pending.clear()
         return {name: float(np.ravel(x)[0]) for name, x in figures.items()}
@@ -337,6 +338,8 @@ def _loop(
                 )
             if validate:
                 figures = _validate(stage, eval_step, train_state, frozen, mode)
+                name, _ = stage.best
+                check_finite(f"validation {name}", figures[name], step)
                 report(step, "validation", figures)
                 _log.info("%s validation  %s", stage.name, _format(figures))
                 checkpoint.save(
