@@ -18,10 +18,8 @@ import numpy as np
 from configs import deblock
 from cqr_jax import config as config_lib
 from cqr_jax import state, train, weights
-from cqr_jax.data import records
 from cqr_jax.errors import one_line_errors
 from cqr_jax.models.ranker import Ranker
-from data_prep.build import build
 
 
 def _repeat(call: Callable[[], None], repetitions: int, images: int) -> str:
@@ -43,8 +41,7 @@ def _measure(stage: train.Stage, config, repetitions: int, steps: int) -> list[s
         for _ in itertools.islice(batches, steps):
             pass
 
-    optimizer = state.create_optimizer(config.optimizer, config.steps)
-    held = [state.create(stage.model, config.patch, optimizer, 0)]
+    held = [state.create(stage.model, config.patch, stage.optimizer, 0)]
     step = jax.jit(stage.train_step, donate_argnums=0)
 
     def learn():
@@ -72,8 +69,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="in a repetition")
     args = parser.parse_args()
     with one_line_errors():
-        if args.name == "embedded" and not records.exists(args.data_dir, args.name):
-            build(args.name, args.data_dir)
         config = deblock.get_config(args.preset)
         config.data.update({"name": args.name, "data_dir": args.data_dir})
         config_lib.check(config)

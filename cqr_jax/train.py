@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
+import optax
 import tensorflow as tf
 from flax import linen as nn
 
@@ -35,6 +36,7 @@ class Stage(NamedTuple):
     Attributes:
       name: 'ranker' or 'deblocker', also of the weights file.
       model: the module that is trained.
+      optimizer: that `train_step` moves it with.
       train_step, eval_step: of `cqr_jax.steps`, all but the arrays bound.
       frozen: variables that both steps are given; see `cqr_jax.steps`.
       batches: first step -> the training batches from there on.
@@ -46,6 +48,7 @@ class Stage(NamedTuple):
 
     name: str
     model: nn.Module
+    optimizer: optax.GradientTransformation
     train_step: Callable
     eval_step: Callable
     frozen: Any
@@ -93,6 +96,7 @@ def ranker_stage(config: ml_collections.ConfigDict) -> Stage:
     """Stage 1 of `config`; opens its records."""
     axis_name = parallel.axis_name(config.parallel)
     model = Ranker(**config.model, axis_name=axis_name)
+    optimizer = state.create_optimizer(config.optimizer, config.steps)
     shared = {"apply": model.apply, "margin": config.margin, "axis_name": axis_name}
     levels = level_ranges(config)
 
@@ -103,9 +107,10 @@ def ranker_stage(config: ml_collections.ConfigDict) -> Stage:
     return Stage(
         name="ranker",
         model=model,
+        optimizer=optimizer,
         train_step=functools.partial(
             steps.ranker_train_step,
-            optimizer=state.create_optimizer(config.optimizer, config.steps),
+            optimizer=optimizer,
             ema_decay=config.ema_decay,
             **shared,
         ),
@@ -128,6 +133,7 @@ def deblock_stage(
     """Stage 2 of `config`, guided by `ranker` (None without alpha and beta)."""
     axis_name = parallel.axis_name(config.parallel)
     model = Deblocker(**config.model)
+    optimizer = state.create_optimizer(config.optimizer, config.steps)
 
     def summarize(sums):
         results = {}
@@ -141,11 +147,12 @@ def deblock_stage(
     return Stage(
         name="deblocker",
         model=model,
+        optimizer=optimizer,
         train_step=functools.partial(
             steps.deblock_train_step,
             apply=model.apply,
             rank=ranker.model.apply if ranker else None,
-            optimizer=state.create_optimizer(config.optimizer, config.steps),
+            optimizer=optimizer,
             alpha=config.loss.alpha,
             beta=config.loss.beta,
             ema_decay=config.ema_decay,
@@ -219,8 +226,9 @@ def _run(
     stage = make_stage(config)
     manager = checkpoint.open_manager(config.workdir, config.keep, *stage.best)
     with manager:
-        optimizer = state.create_optimizer(config.optimizer, config.steps)
-        train_state = state.create(stage.model, config.patch, optimizer, config.seed)
+        train_state = state.create(
+            stage.model, config.patch, stage.optimizer, config.seed
+        )
         latest = manager.latest_step()
         _keep_config(config, resuming=latest is not None)
         if latest is not None:
@@ -302,7 +310,6 @@ def _loop(
     def flush():
         for step, figures in jax.device_get(pending):
             check_finite("loss", np.ravel(figures["loss"])[0], step)
-        _, figures = jax.device_get(pending[-1])
         pending.clear()
         return {name: float(np.ravel(x)[0]) for name, x in figures.items()}
 
