@@ -7,21 +7,19 @@
 
 Presets: paper (default), compact (a CPU trains it in hours), quickstart (minutes, on
 photographs that come with scikit-image). `without` is an ablation of Table 1: cqr (no
-ranker), dc (no dilation), lq (no quality loss), lf (no feature matching loss).
+ranker), dc (no dilation), lq (no quality loss), lf (no feature matching loss);
+configs/ablation.py trains them all.
 """
-
-import importlib.util
-import pathlib
 
 from ml_collections import ConfigDict
 
-from cqr_jax.config import parse
+from cqr_jax.config import ABLATIONS, ablate, beside, parse
 
 
 def get_config(text: str = "") -> ConfigDict:
     """The config of the preset and the ablation named by `text`."""
     file = "configs/deblock.py"
-    options = parse(text, file, preset=PRESETS, without=ABLATIONS)
+    options = parse(text, file, preset=PRESETS, without=("nothing", *ABLATIONS))
     preset, without = options["preset"], options["without"]
 
     c = ConfigDict()
@@ -70,15 +68,17 @@ def get_config(text: str = "") -> ConfigDict:
     c.validate_every = 5000  # steps between validations, each followed by a checkpoint
     c.keep = 2  # latest checkpoints kept beside the best
 
-    c.ranker = _beside("ranker").get_config(preset)  # stage 1, as in configs/ranker.py
+    c.ranker = beside(__file__, "ranker").get_config(
+        preset
+    )  # stage 1, as in configs/ranker.py
     del c.ranker.task
     for field in ("seed", "parallel"):
         c.ranker[field] = c.get_ref(field)
     for field in ("data_dir", "name"):
         c.ranker.data[field] = c.data.get_ref(field)
 
-    c.evaluation = _beside("eval").get_config()  # of the weights, when trained
-    for field in ("task", "workdir", "weights"):  # given by this config
+    c.evaluation = beside(__file__, "eval").get_config()  # of the weights, when trained
+    for field in ("task", "workdir", "weights", "restored"):  # this config gives them
         del c.evaluation[field]
     c.evaluation.sets = ()  # as in configs/eval.py; none: no evaluation
 
@@ -115,23 +115,8 @@ def get_config(text: str = "") -> ConfigDict:
         c.evaluation.sets = ("embedded",)
         c.evaluation.panels = True
 
-    if without in ("cqr", "lq"):
-        c.loss.alpha = 0.0
-    if without in ("cqr", "lf"):
-        c.loss.beta = 0.0
-    if without == "dc":
-        c.model.dilations = (1, 1, 1)
+    ablate(c, without)
     return c
 
 
-def _beside(name: str):
-    """The config module `name` of this folder, wherever the folder is."""
-    path = pathlib.Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"configs_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 PRESETS = ("paper", "compact", "quickstart")
-ABLATIONS = ("nothing", "cqr", "dc", "lq", "lf")

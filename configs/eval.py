@@ -1,11 +1,15 @@
-"""PSNR, SSIM and PSNR-B on test sets, plain JPEG beside the weights given.
+"""Evaluation: Table 2, Table 1 from trained runs, or the ranker's own figures.
 
-    python -m cqr_jax.main --config=configs/eval.py --config.set_dir=FOLDER
-    python -m cqr_jax.main --config=configs/eval.py \
-        --config.sets=live1 --config.weights=runs/deblock-paper/deblocker.safetensors
-    python -m cqr_jax.main --config=configs/eval.py --config.sets=FOLDER_OF_IMAGES
+    python -m cqr_jax.main --config=configs/eval.py
+    python -m cqr_jax.main --config=configs/eval.py --config.sets=live1,bsds500-test \
+        --config.weights=runs/a/deblocker.safetensors,runs/b/deblocker.safetensors
+    python -m cqr_jax.main --config=configs/eval.py:ablation
+    python -m cqr_jax.main --config=configs/eval.py:ranker \
+        --config.weights=runs/ranker-compact/ranker.safetensors
 
-FOLDER holds classic5/, live1/ and bsds500/{train,val,test}/.
+Presets: table2 (default; plain JPEG, weights, and folders of restored images, beside
+the published figures), ablation (Table 1, from the runs of configs/ablation.py), ranker
+(accuracy and rank correlation, and a plot of the score).
 """
 
 from ml_collections import ConfigDict
@@ -14,16 +18,37 @@ from cqr_jax.config import parse
 
 
 def get_config(text: str = "") -> ConfigDict:
-    """The config of the evaluation."""
-    parse(text, "configs/eval.py", preset=("table2",))
+    """The config of the evaluation named by `text`."""
+    preset = parse(text, "configs/eval.py", preset=PRESETS)["preset"]
 
     c = ConfigDict()
-    c.task = "eval"
-    c.workdir = "runs/eval"  # rows.json and panels go here
-    c.set_dir = "data/eval"  # folder that holds the named test sets
-    # classic5, live1, bsds500-test, bsds500, embedded, or folders of images
+    c.task = {"table2": "eval"}.get(preset, f"eval_{preset}")
+    c.workdir = "runs/eval"  # tables, figures of each image, pictures
+    c.set_dir = "data/eval"  # folder of the named sets; what it lacks is downloaded
+    # classic5, live1, bsds500-test (200), bsds500 (500), embedded, folders of images
     c.sets = ("classic5", "live1", "bsds500-test", "bsds500")
+
+    if preset == "ranker":
+        c.workdir = "runs/eval-ranker"  # ranker.json, ranker.png
+        c.sets = ("live1",)
+        c.weights = ""  # the ranker
+        c.min_quality = 1  # JPEG quality factors of the pairs: those of its training
+        c.max_quality = 30
+        c.levels = 3  # equal parts of that range
+        c.side = 256  # of the square cut from each image's middle; 0 for whole images
+        return c
+
     c.qualities = (10, 20, 30)  # JPEG quality factors, 1 to 100
-    c.weights = ""  # deblocker to evaluate; empty for plain JPEG alone
     c.panels = False  # write original, JPEG and restored side by side, a PNG an image
+    c.save_images = False  # write every method's images: images/METHOD/q10/SET/NAME.png
+    if preset == "table2":
+        c.weights = ()  # deblockers, a column each
+        # folders of images restored by other methods: FOLDER/q10/live1/caps.png
+        c.restored = ()
+    else:
+        c.workdir = "runs/ablation-compact"  # holds the runs; gets the tables
+        c.sets = ("bsds500",)
     return c
+
+
+PRESETS = ("table2", "ablation", "ranker")

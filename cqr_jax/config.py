@@ -3,12 +3,19 @@
 The fields themselves, each with its meaning, are in `configs/`.
 """
 
+import importlib.util
+import pathlib
+import types
+
 import ml_collections
 
 from cqr_jax.data.records import QUALITIES
 from cqr_jax.errors import UserError
 
-_TASKS = ("ranker", "deblock", "eval")
+_TASKS = ("ranker", "deblock", "ablation", "eval", "eval_ablation", "eval_ranker")
+
+# What a variant of Table 1 goes without; 'nothing' is the whole method.
+ABLATIONS = ("cqr", "dc", "lq", "lf", "nothing")
 
 
 def parse(text: str, file: str, **choices: tuple[str, ...]) -> dict[str, str]:
@@ -43,6 +50,33 @@ def parse(text: str, file: str, **choices: tuple[str, ...]) -> dict[str, str]:
     return {key: given.get(key, values[0]) for key, values in choices.items()}
 
 
+def beside(file: str, name: str) -> types.ModuleType:
+    """The config module `name` in the folder of the config `file`, wherever that is."""
+    path = pathlib.Path(file).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"configs_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def ablate(config: ml_collections.ConfigDict, without: str) -> None:
+    """Makes a config of the deblocker a variant of Table 1, in place.
+
+    Args:
+      config: as `configs/deblock.py` makes it.
+      without: one of `ABLATIONS`: the ranker, and with it both of its losses (cqr), the
+        dilation (dc), the quality loss (lq) or the feature matching loss (lf).
+    """
+    if without in ("cqr", "lq"):
+        config.loss.alpha = 0.0
+    if without in ("cqr", "lf"):
+        config.loss.beta = 0.0
+    if without == "dc":
+        config.model.dilations = (1,) * len(config.model.dilations)
+
+
 def check(config: ml_collections.ConfigDict) -> None:
     """Checks the ranges of all fields.
 
@@ -51,14 +85,22 @@ def check(config: ml_collections.ConfigDict) -> None:
     """
     if config.task not in _TASKS:
         raise UserError(f"config.task={config.task!r}: choose {_list(_TASKS)}")
-    if config.task == "eval":
+    if config.task in ("eval", "eval_ablation"):
         _check_evaluation(config, "config")
-        return
-    _check_training(config, "config")
-    if config.task == "ranker":
-        _check_ranker(config, "config")
+    elif config.task == "eval_ranker":
+        _check_levels(config, "config", 1, 100)
+        if config.side and (config.side < 32 or config.side % 8):
+            raise UserError(
+                f"config.side={config.side}: must be 0, or a multiple of 8 from 32 on"
+            )
     else:
-        _check_deblock(config)
+        _check_training(config, "config")
+        if config.task == "ranker":
+            _check_ranker(config, "config")
+        else:
+            _check_deblock(config)
+    if config.task == "ablation":
+        _check_runs(config)
 
 
 def level_ranges(config: ml_collections.ConfigDict) -> tuple[tuple[int, int], ...]:
@@ -92,11 +134,19 @@ def _check_training(config, where: str) -> None:
 
 
 def _check_ranker(config, where: str) -> None:
+    _check_levels(config, where, QUALITIES[0], QUALITIES[-1])
+    if config.margin <= 0:
+        raise UserError(f"{where}.margin={config.margin}: must be positive")
+    for field in ("width", "hidden"):
+        _at_least(config.model, f"{where}.model", field, 1)
+
+
+def _check_levels(config, where: str, first: int, last: int) -> None:
     low, high = config.min_quality, config.max_quality
-    if not QUALITIES[0] <= low <= high <= QUALITIES[-1]:
+    if not first <= low <= high <= last:
         raise UserError(
-            f"{where}.min_quality={low}, max_quality={high}: the records hold "
-            f"{QUALITIES[0]} to {QUALITIES[-1]}"
+            f"{where}.min_quality={low}, max_quality={high}: must be within {first} to "
+            f"{last}"
         )
     _at_least(config, where, "levels", 2)
     if (high - low + 1) % config.levels:
@@ -104,10 +154,18 @@ def _check_ranker(config, where: str) -> None:
             f"{where}.levels={config.levels}: the {high - low + 1} quality factors "
             f"from {low} to {high} don't divide into {config.levels} equal levels"
         )
-    if config.margin <= 0:
-        raise UserError(f"{where}.margin={config.margin}: must be positive")
-    for field in ("width", "hidden"):
-        _at_least(config.model, f"{where}.model", field, 1)
+
+
+def _check_runs(config) -> None:
+    for field in ("variants", "seeds"):
+        values = config[field]
+        if not values or len(set(values)) != len(values):
+            raise UserError(f"config.{field}={values}: needs one or more, none twice")
+    for variant in config.variants:
+        if variant not in ABLATIONS:
+            raise UserError(f"config.variants: {variant!r}: choose {_list(ABLATIONS)}")
+    if min(config.seeds) < 0:
+        raise UserError(f"config.seeds={config.seeds}: one is negative")
 
 
 def _check_deblock(config) -> None:

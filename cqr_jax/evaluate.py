@@ -1,145 +1,339 @@
-"""PSNR, SSIM and PSNR-B of plain JPEG and of a deblocker on sets of images."""
+"""PSNR, SSIM and PSNR-B of plain JPEG and of deblockers on sets of images: Table 2."""
 
+import collections
+import concurrent.futures
 import json
 import logging
+import os
 import pathlib
-import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
-from tqdm import tqdm
 
-from cqr_jax import figures, metrics, weights
+from cqr_jax import figures, files, metrics, progress, published, tables, weights
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
-from data_prep import sources
+from data_prep import sources, test_sets
 
 _log = logging.getLogger(__name__)
 
-# Folders of the named test sets under `set_dir`.
-SETS = {
-    "classic5": "classic5",
-    "live1": "live1",
-    "bsds500-test": "bsds500/test",
-    "bsds500": "bsds500",
-}
-JPEG, OURS = "jpeg", "ours"
+JPEG = "jpeg"
 _METRICS = {"psnr": metrics.psnr, "ssim": metrics.ssim, "psnr_b": metrics.psnr_b}
+_AHEAD = 4  # images loaded, and scored, ahead of the network, per core
+
+# Compressed Y to restored Y, both uint8 of shape (images, height, width).
+Restore = Callable[[np.ndarray], np.ndarray]
 
 
-def evaluate(
-    config: ml_collections.ConfigDict, workdir: str, weights_path: str
-) -> list[dict]:
-    """Evaluates on every set and quality; writes `workdir`/rows.json, prints a table.
+class Image(NamedTuple):
+    """An image of one or more of the evaluated sets.
+
+    Attributes:
+      path: of the file.
+      sets: that it is in.
+      expected: what the literature's image is; None if it isn't of a named set.
+    """
+
+    path: pathlib.Path
+    sets: list[str]
+    expected: test_sets.Expected | None
+
+
+def table2(config: ml_collections.ConfigDict, workdir: str, paths: Iterable[str]):
+    """Evaluates as `configs/eval.py` says, prints the table and what was published.
+
+    Writes WORKDIR/rows.json, rows.csv, images.csv (a row for each image) and table.md.
 
     Args:
       config: the fields of `configs/eval.py`, but for workdir and weights.
-      workdir: where rows.json and panels/ go.
-      weights_path: of a deblocker; empty for plain JPEG alone.
-
-    Returns:
-      A row for each set, quality and method: dataset, quality, method ('jpeg' or
-      'ours'), weights (path, for 'ours'), psnr and psnr_b (dB) and ssim, averaged
-      over the images, and images (how many).
+      workdir: where the results go.
+      paths: of the deblockers' weights.
 
     Raises:
-      UserError: a set or the weights are missing, or an image can't be read.
+      UserError: as `measure`; or two methods have one name.
     """
-    methods = {JPEG: lambda y: y}
-    if weights_path:
-        methods[OURS] = restorer(weights.load(weights_path, "deblocker"))
-    paths = {name: set_images(name, config.set_dir) for name in config.sets}
+    restored = by_name(config.restored, [JPEG])
+    methods = by_name(paths, [JPEG, *restored])
+    rows, images = measure(config, workdir, methods, restored)
+    write(workdir, rows, images, tables.by_method(rows), published.table2)
+
+
+def by_name(paths: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
+    """Short names for weights files or folders -> their paths.
+
+    runs/a/deblocker.safetensors and a folder other/a are 'a', runs/b.safetensors is
+    'b'.
+
+    Raises:
+      UserError: two have one name, or one has a name that is taken.
+    """
+    methods: dict[str, str] = {}
+    for path in paths:
+        file = pathlib.Path(path).resolve()
+        name = file.parent.name if file.stem == "deblocker" else file.stem
+        if name in methods or name in taken:
+            raise UserError(
+                f"{path}: another method is called '{name}' too; rename the file or "
+                "folder"
+            )
+        methods[name] = path
+    return methods
+
+
+def measure(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    methods: dict[str, str],
+    restored: dict[str, str],
+) -> tuple[list[dict], list[dict]]:
+    """PSNR, SSIM and PSNR-B of every method on every set and quality.
+
+    Images are read, compressed and scored on all cores beside the network, which
+    gets all qualities of an image at once and is compiled once for each shape. An image
+    in several sets is restored and scored once.
+
+    Args:
+      config: with sets, set_dir, qualities, panels and save_images as in
+        `configs/eval.py`.
+      workdir: where panels and images go, if asked for.
+      methods: name -> path of a deblocker's weights.
+      restored: name -> folder of restored images, FOLDER/q10/KEY.png for QF 10, where
+        KEY is an image's path under `set_dir`, as live1/caps.
+
+    Returns:
+      A row for each set, quality and method: dataset, quality, method, weights (path,
+      where it has some), psnr and psnr_b (dB) and ssim, averaged over the images with
+      finite ones (None if there are none), images (how many), and identical (how many
+      equal their original). And one for each image: dataset, image, quality, method,
+      psnr, ssim, psnr_b.
+
+    Raises:
+      UserError: a set, weights or a restored image is missing, an image can't be read,
+        or a restored one is of another size than its original.
+    """
+    seconds: dict[str, float] = collections.defaultdict(float)
+    networks = {
+        name: restorer(weights.load(path, "deblocker"), seconds)
+        for name, path in methods.items()
+    }
+    images = find_images(config.sets, config.set_dir)
+    others = {name: _restored_paths(x, config, images) for name, x in restored.items()}
     folder = pathlib.Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    total = sum(map(len, paths.values())) * len(config.qualities)
-    with tqdm(
-        total=total,
-        desc="evaluation",
-        unit="image",
-        mininterval=0.2 if sys.stderr.isatty() else 10,
-    ) as progress:
-        for dataset, images in paths.items():
-            for quality in config.qualities:
-                results: dict[str, list] = {method: [] for method in methods}
-                for path in images:
-                    clean = _load(path)
-                    compressed = jpeg.compress(clean, quality)
-                    restored = {name: f(compressed) for name, f in methods.items()}
-                    for name, y in restored.items():
-                        results[name].append([f(clean, y) for f in _METRICS.values()])
-                    if config.panels:
-                        name = (
-                            f"{pathlib.Path(dataset).name}-{path.stem}-q{quality}.png"
-                        )
-                        _panel(clean, restored, quality, folder / "panels" / name)
-                    progress.update()
-                for method, values in results.items():
-                    row = {"dataset": dataset, "quality": quality, "method": method}
-                    if method == OURS:
-                        row["weights"] = weights_path
-                    means = map(float, np.mean(values, axis=0))
-                    row.update(zip(_METRICS, means, strict=True))
-                    rows.append({**row, "images": len(images)})
-    partial = folder / ".rows.json.partial"
-    partial.write_text(json.dumps(rows, indent=2) + "\n")
-    partial.replace(folder / "rows.json")
-    print(table(rows))
-    _log.info("rows in %s", folder / "rows.json")
-    return rows
+    differing: list[str] = []
+
+    def load(key):
+        path, _, expected = images[key]
+        clean = _load(path)
+        if expected and not expected.is_equal(clean):
+            differing.append(str(path))
+        compressed = np.stack([jpeg.compress(clean, q) for q in config.qualities])
+        results = {JPEG: compressed}
+        for name, paths in others.items():
+            results[name] = np.stack([_load_as(clean, x, path) for x in paths[key]])
+        return key, clean, results
+
+    def restore(case):
+        key, clean, results = case
+        for name, network in networks.items():
+            results[name] = network(results[JPEG])
+        return key, clean, results
+
+    def score(case):
+        key, clean, results = case
+        for i, quality in enumerate(config.qualities):
+            shown = {name: stack[i] for name, stack in results.items()}
+            if config.panels:
+                name = f"{key.replace('/', '-')}-q{quality}.png"
+                _panel(clean, shown, quality, folder / "panels" / name)
+            if config.save_images:
+                for name, y in shown.items():
+                    path = folder / "images" / name / f"q{quality}" / f"{key}.png"
+                    files.write(path, jpeg.encode_png(y))
+        return {
+            (key, quality, name): tuple(f(clean, stack[i]) for f in _METRICS.values())
+            for name, stack in results.items()
+            for i, quality in enumerate(config.qualities)
+        }
+
+    begin = time.perf_counter()
+    found: dict[tuple, tuple] = {}
+    depth = _AHEAD * (os.cpu_count() or 1)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        cases = map(restore, _ahead(pool, load, images, depth))
+        scored = _ahead(pool, score, cases, depth)
+        for results in progress.over(scored, len(images), "evaluation", "image"):
+            found.update(results)
+    _report_time(time.perf_counter() - begin, seconds, len(found))
+    if differing:
+        _log.warning(
+            "%d images differ from the literature's, %s the first; `python -m "
+            "data_prep.test_sets` can fetch the set",
+            len(differing),
+            min(differing),
+        )
+    return _rows(config, images, found, methods)
 
 
-def restorer(deblocker: weights.Weights) -> Callable[[np.ndarray], np.ndarray]:
-    """Compressed Y to restored Y, both uint8 of shape (height, width).
+def write(
+    workdir: str,
+    rows: list[dict],
+    images: list[dict],
+    table: tables.Table,
+    reference: Callable[[Iterable[dict]], dict[str, tables.Table]],
+) -> None:
+    """Prints a table with the published ones beneath, and writes all results.
 
-    Compiles once for each shape.
+    Args:
+      workdir: of rows.json, rows.csv, images.csv and table.md.
+      rows, images: as `measure` returns them.
+      table: of the rows.
+      reference: rows -> tables of what was published for their sets, by title.
     """
-    apply = jax.jit(deblocker.model.apply)
+    note = tables.identical_note(rows)
+    parts = [("Measured: PSNR | SSIM | PSNR-B", table, note)]
+    parts += [(title, known, "") for title, known in reference(rows).items()]
+    folder = pathlib.Path(workdir)
+    files.write(
+        folder / "rows.json", json.dumps(rows, indent=2, allow_nan=False) + "\n"
+    )
+    files.write(folder / "rows.csv", tables.to_csv(rows))
+    files.write(folder / "images.csv", tables.to_csv(images))
+    sections = [
+        f"{title}\n\n{tables.markdown(lines)}\n" + (f"\n{below}\n" if below else "")
+        for title, lines, below in parts
+    ]
+    files.write(folder / "table.md", "\n".join(sections))
+    for title, lines, below in parts:
+        print(f"{title}\n{tables.text(lines)}" + (f"\n{below}" if below else ""))
+        print()
+    _log.info("rows, table and figures of each image in %s", folder)
+
+
+def restorer(
+    deblocker: weights.Weights, seconds: dict[str, float] | None = None
+) -> Restore:
+    """The function that restores images of one shape, compiled once for each shape.
+
+    Args:
+      deblocker: its model and variables.
+      seconds: a defaultdict, to which the times spent 'compiling' and 'restoring' are
+        added.
+    """
     params = {"params": deblocker.variables["params"]}
+    compiled: dict[tuple, Any] = {}
+    spent = collections.defaultdict(float) if seconds is None else seconds
 
     def restore(y):
-        image = y[None, :, :, None].astype(np.float32) / 255
-        return metrics.to_uint8(apply(params, image))[0, :, :, 0]
+        start = time.perf_counter()
+        image = y[..., None].astype(np.float32) / 255
+        if y.shape not in compiled:
+            lowered = jax.jit(deblocker.model.apply).lower(params, image)
+            compiled[y.shape] = lowered.compile()
+            spent["compiling"] += time.perf_counter() - start
+            start = time.perf_counter()
+        restored = metrics.to_uint8(compiled[y.shape](params, image))[..., 0]
+        spent["restoring"] += time.perf_counter() - start
+        return restored
 
     return restore
 
 
-def set_images(name: str, set_dir: str) -> list[pathlib.Path]:
-    """Paths of the images of a set: a name of `SETS`, 'embedded', or a folder.
+def find_images(sets: Iterable[str], set_dir: str) -> dict[str, Image]:
+    """Key -> image, of all images of the sets, each once.
+
+    Args:
+      sets: names of `data_prep.test_sets.SETS`, 'embedded', or folders; the key of a
+        folder's image is its path from the folder's parent, without suffix.
+      set_dir: folder of the named sets.
 
     Raises:
-      UserError: it is not there.
+      UserError: a set is not there, or two images would have one key.
     """
-    if name == "embedded":
-        return sources.embedded("test")
-    if name not in SETS:
-        return jpeg.list_images(name)
-    folder = pathlib.Path(set_dir) / SETS[name]
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: {name} is not there; put its images into this folder, name "
-            "another one with config.set_dir, or choose other config.sets"
-        )
-    return jpeg.list_images(folder)
+    found: dict[str, Image] = {}
+    for name in sets:
+        expected: dict[str, test_sets.Expected] = {}
+        if name in test_sets.SETS:
+            expected = test_sets.expected(name)
+            members = test_sets.images(name, set_dir)
+        elif name == "embedded":
+            members = {f"embedded/{x.stem}": x for x in sources.embedded("test")}
+        else:
+            folder = pathlib.Path(name).resolve()
+            members = {
+                f"{folder.name}/{x.relative_to(folder).with_suffix('').as_posix()}": x
+                for x in map(pathlib.Path.resolve, jpeg.list_images(name))
+            }
+            if len(members) < len(jpeg.list_images(name)):
+                raise UserError(f"{name}: two images differ in their suffix alone")
+        for key, path in members.items():
+            image = found.setdefault(key, Image(path, [], expected.get(key)))
+            if image.path != path:
+                raise UserError(f"{path} and {image.path} are both {key}; rename one")
+            image.sets.append(pathlib.Path(name).name)
+    return found
 
 
-def table(rows: list[dict]) -> str:
-    """Rows in the paper's layout: PSNR | SSIM | PSNR-B, a column for each method."""
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    width = 26
-    head = f"{'dataset':<14}{'QF':>3} {'images':>7}"
-    lines = [head + "".join(f"{method:>{width}}" for method in methods)]
-    cases: dict[tuple, dict] = {}
-    for row in rows:
-        key = (row["dataset"], row["quality"], row["images"])
-        cell = f"{row['psnr']:.2f} | {row['ssim']:.4f} | {row['psnr_b']:.2f}"
-        cases.setdefault(key, {})[row["method"]] = cell
-    for (dataset, quality, images), cells in cases.items():
-        line = f"{pathlib.Path(dataset).name:<14}{quality:>3} {images:>7}"
-        lines.append(line + "".join(f"{cells[m]:>{width}}" for m in methods))
-    return "\n".join(lines)
+def _restored_paths(
+    folder: str, config: ml_collections.ConfigDict, images: dict[str, Image]
+) -> dict[str, list[pathlib.Path]]:
+    """Key -> somebody's restored image of each quality."""
+    root = pathlib.Path(folder)
+    found = test_sets.by_key(root)
+    paths: dict[str, list] = {}
+    for key, image in images.items():
+        for quality in config.qualities:
+            path = found.get(f"q{quality}/{key}")
+            if path is None:
+                raise UserError(
+                    f"{root}/q{quality}/{key}.png: is missing; config.restored needs "
+                    f"one for each image, and {image.path} has none at QF {quality}"
+                )
+            paths.setdefault(key, []).append(path)
+    return paths
+
+
+def _ahead(pool, function: Callable, items: Iterable, depth: int) -> Iterator:
+    """Results of `function` in the items' order, computed up to `depth` items ahead."""
+    futures: collections.deque = collections.deque()
+    for item in items:
+        futures.append(pool.submit(function, item))
+        if len(futures) > depth:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
+
+
+def _rows(config, images, found, methods) -> tuple[list[dict], list[dict]]:
+    """The rows of sets and those of images, from (key, quality, method) -> figures."""
+    rows, each = [], []
+    for dataset in (pathlib.Path(name).name for name in config.sets):
+        keys = [key for key, image in images.items() if dataset in image.sets]
+        for quality in config.qualities:
+            for method in dict.fromkeys(method for _, _, method in found):
+                case = {"dataset": dataset, "quality": quality, "method": method}
+                members = [found[key, quality, method] for key in keys]
+                columns = dict(zip(_METRICS, zip(*members, strict=True), strict=True))
+                row = dict(case)
+                if method in methods:
+                    row["weights"] = methods[method]
+                row |= {name: tables.mean(values) for name, values in columns.items()}
+                row["images"] = len(keys)
+                row["identical"] = sum(np.isinf(columns["psnr"]).tolist())
+                rows.append(row)
+                for key, member in zip(keys, members, strict=True):
+                    values = dict(zip(_METRICS, member, strict=True))
+                    each.append({**case, "image": key, **values})
+    return rows, each
+
+
+def _report_time(total: float, seconds: dict[str, float], count: int) -> None:
+    shares = {"all": total, **seconds}
+    words = [f"{name} {x:.1f} s ({x / total:.0%})" for name, x in shares.items()]
+    _log.info("%d cases, on all cores at once: %s", count, ", ".join(words))
 
 
 def _load(path: pathlib.Path) -> np.ndarray:
@@ -154,11 +348,20 @@ def _load(path: pathlib.Path) -> np.ndarray:
     return y
 
 
+def _load_as(clean: np.ndarray, path: pathlib.Path, of: pathlib.Path) -> np.ndarray:
+    """A restored image, of the shape of its original."""
+    y = _load(path)
+    if y.shape != clean.shape:
+        (h, w), (height, width) = y.shape, clean.shape
+        raise UserError(
+            f"{path}: is {w}x{h}, but its original {of} is {width}x{height}"
+        )
+    return y
+
+
 def _panel(clean, restored, quality, path) -> None:
-    path.parent.mkdir(exist_ok=True)
     images = {}
     for method, y in restored.items():
         label = f"JPEG, QF {quality}" if method == JPEG else method
-        psnr, blocking = metrics.psnr(clean, y), metrics.psnr_b(clean, y)
-        images[f"{label}: {psnr:.2f} dB, PSNR-B {blocking:.2f}"] = y
+        images[figures.caption(label, clean, y)] = y
     figures.panel({**images, "original": clean}, path)

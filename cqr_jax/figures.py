@@ -1,28 +1,191 @@
-"""Pictures of results."""
+"""Pictures of results, as in the paper's Figures 3 to 6.
 
-import os
+    python -m cqr_jax.figures panel IMAGE --weights=A.safetensors,B.safetensors \
+        --quality=10 --crop=200,120,96,96 --output=panel.png
+    python -m cqr_jax.figures features IMAGE --weights=ranker.safetensors \
+        --output=features.png
+
+panel: a crop of the original, of its JPEG and of what each deblocker makes of it, with
+PSNR | SSIM | PSNR-B of the whole image beneath. features: how strongly each convolution
+of the ranker responds, clean against QF 10, 20 and 30.
+"""
+
+import argparse
+import io
+import pathlib
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cqr_jax import files, metrics
+from cqr_jax.data import jpeg
+from cqr_jax.errors import UserError, one_line_errors
+
 _GAP = 8  # pixels between images
+_LEAST_WIDTH = 256  # of a shown crop: smaller ones are enlarged by a whole number
 
 
-def panel(images: dict[str, np.ndarray], path: str | os.PathLike) -> None:
+def caption(name: str, reference: np.ndarray, image: np.ndarray) -> str:
+    """Two lines: a method, and PSNR | SSIM | PSNR-B of its (height, width) image."""
+    functions = (metrics.psnr, metrics.ssim, metrics.psnr_b)
+    psnr, ssim, psnr_b = (function(reference, image) for function in functions)
+    return f"{name}\n{psnr:.2f} | {ssim:.4f} | {psnr_b:.2f}"
+
+
+def panel(images: dict[str, np.ndarray], path: pathlib.Path) -> None:
     """Writes images side by side, each above its caption, as a PNG.
 
     Args:
-      images: caption -> uint8 image of shape (height, width), all of one shape.
+      images: caption (of one or two lines) -> uint8 image of shape (height, width), all
+        of one shape. Small ones are enlarged by a whole number, pixel for pixel.
       path: of the PNG.
     """
     height, width = next(iter(images.values())).shape
+    zoom = -(-_LEAST_WIDTH // width)
+    height, width = height * zoom, width * zoom
     font = ImageFont.load_default(size=14)
-    below = 28
+    below = 44
     sheet = Image.new("L", (len(images) * (width + _GAP) - _GAP, height + below), 255)
     draw = ImageDraw.Draw(sheet)
-    for i, (caption, image) in enumerate(images.items()):
+    for i, (words, image) in enumerate(images.items()):
         left = i * (width + _GAP)
-        sheet.paste(Image.fromarray(image), (left, 0))
+        sheet.paste(Image.fromarray(image.repeat(zoom, 0).repeat(zoom, 1)), (left, 0))
         center = (left + width // 2, height + below // 2)
-        draw.text(center, caption, fill=0, font=font, anchor="mm")
-    sheet.save(path, "PNG")
+        draw.multiline_text(
+            center, words, fill=0, font=font, anchor="mm", align="center"
+        )
+    files.write(path, jpeg.encode_png(np.asarray(sheet)))
+
+
+def feature_maps(
+    maps: dict[str, dict[str, np.ndarray]], image: np.ndarray, path: pathlib.Path
+) -> None:
+    """Writes the mean magnitude of feature maps as a grid of heat maps (Figure 4).
+
+    A line for each convolution, a column for each image, every map stretched to the
+    image's size; one colour scale along a line, from zero.
+
+    Args:
+      maps: title of the column -> name of the convolution -> (height', width',
+        channels).
+      image: uint8 (height, width), shown above the first column.
+      path: of the PNG.
+    """
+    from matplotlib.figure import Figure  # slow to import, and only for this
+
+    names = list(next(iter(maps.values())))
+    height, width = image.shape
+    side = 2.2
+    figure = Figure(
+        figsize=(side * len(maps) + 1, (len(names) * side) * height / width + 0.5),
+        layout="constrained",
+    )
+    grid = figure.subplots(len(names), len(maps), squeeze=False)
+    for line, name in zip(grid, names, strict=True):
+        responses = [np.abs(found[name]).mean(axis=-1) for found in maps.values()]
+        top = max(response.max() for response in responses)
+        for axes, title, response in zip(line, maps, responses, strict=True):
+            shown = axes.imshow(
+                response,
+                vmin=0,
+                vmax=top,
+                cmap="magma",
+                extent=(0, width, height, 0),
+                interpolation="nearest",
+            )
+            axes.set(xticks=[], yticks=[])
+            axes.set_xlabel(f"mean {response.mean():.3f}", fontsize=8)
+            if name == names[0]:
+                axes.set_title(title)
+        line[0].set_ylabel(name)
+        figure.colorbar(shown, ax=list(line), shrink=0.8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    files.write(path, buffer.getvalue())
+
+
+def _draw_panel(args: argparse.Namespace) -> None:
+    from cqr_jax import evaluate, weights  # after the flags, so that help comes at once
+
+    clean = _load(args.image)
+    compressed = jpeg.compress(clean, args.quality)
+    methods = evaluate.by_name(filter(None, args.weights.split(",")), [evaluate.JPEG])
+    images = {caption(f"JPEG, QF {args.quality}", clean, compressed): compressed}
+    for name, path in methods.items():
+        restore = evaluate.restorer(weights.load(path, "deblocker"))
+        restored = restore(compressed[None])[0]
+        images[caption(name, clean, restored)] = restored
+    images = {"original": clean, **images}
+    rows, columns = _window(args.crop, clean.shape)
+    panel({k: x[rows, columns] for k, x in images.items()}, pathlib.Path(args.output))
+
+
+def _draw_features(args: argparse.Namespace) -> None:
+    from cqr_jax import weights
+
+    ranker = weights.load(args.weights, "ranker")
+    clean = _load(args.image)
+    rows, columns = _window(args.crop, clean.shape)
+    shown = {"clean": clean}
+    for quality in (10, 20, 30):
+        shown[f"QF {quality}"] = jpeg.compress(clean, quality)
+    maps = {}
+    for title, y in shown.items():
+        image = y[rows, columns].astype(np.float32)[None, :, :, None] / 255
+        score, features = ranker.model.apply(ranker.variables, image)
+        features = {name: np.asarray(x[0]) for name, x in features.items()}
+        maps[f"{title}\nscore {float(score[0]):.2f}"] = features
+    feature_maps(maps, clean[rows, columns], pathlib.Path(args.output))
+
+
+def _load(path: str) -> np.ndarray:
+    try:
+        return jpeg.load_luma(path)
+    except jpeg.ImageError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _window(crop: str, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns of 'left,top,width,height'; of everything if it is empty."""
+    height, width = shape
+    if not crop:
+        return slice(0, height), slice(0, width)
+    try:
+        left, top, wide, high = map(int, crop.split(","))
+    except ValueError:
+        raise UserError(f"--crop={crop}: is LEFT,TOP,WIDTH,HEIGHT in pixels") from None
+    if min(left, top) < 0 or min(wide, high) < 1:
+        raise UserError(f"--crop={crop}: is LEFT,TOP,WIDTH,HEIGHT in pixels")
+    if left + wide > width or top + high > height:
+        raise UserError(f"--crop={crop}: goes beyond the image of {width}x{height}")
+    return slice(top, top + high), slice(left, left + wide)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m cqr_jax.figures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True)
+    for name, draw, what in (
+        ("panel", _draw_panel, "deblockers, comma between them; may be empty"),
+        ("features", _draw_features, "the ranker"),
+    ):
+        command = commands.add_parser(name)
+        command.set_defaults(draw=draw)
+        command.add_argument("image", metavar="IMAGE", help="an original")
+        command.add_argument("--weights", required=True, help=what)
+        command.add_argument("--crop", default="", help="LEFT,TOP,WIDTH,HEIGHT")
+        command.add_argument("--output", required=True, help="PNG to write")
+        if name == "panel":
+            command.add_argument(
+                "--quality", type=int, default=10, help="JPEG's, 1 to 100 (%(default)s)"
+            )
+    args = parser.parse_args()
+    with one_line_errors():
+        args.draw(args)
+
+
+if __name__ == "__main__":
+    main()

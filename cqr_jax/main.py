@@ -56,8 +56,8 @@ def main(argv: list[str]) -> None:
         import jax
         import tensorflow as tf
 
+        from cqr_jax import ablation, evaluate, evaluate_ranker, train
         from cqr_jax import config as config_lib
-        from cqr_jax import evaluate, train
 
         tf.config.set_visible_devices([], "GPU")  # TensorFlow only feeds
         config_lib.check(config)
@@ -68,8 +68,14 @@ def main(argv: list[str]) -> None:
             train.train_ranker(config)
         elif task == "deblock":
             train.train_deblocker(config)
+        elif task == "ablation":
+            ablation.train_variants(config)
+        elif task == "eval_ablation":
+            ablation.table1(config, config.workdir)
+        elif task == "eval_ranker":
+            evaluate_ranker.evaluate_ranker(config)
         else:
-            evaluate.evaluate(config, config.workdir, config.weights)
+            evaluate.table2(config, config.workdir, config.weights)
 
 
 def _start_log() -> None:

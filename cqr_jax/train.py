@@ -88,7 +88,7 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
     path = pathlib.Path(config.workdir) / "deblocker.safetensors"
     path = _run(config, path, functools.partial(deblock_stage, ranker=ranker))
     if config.evaluation.sets:
-        evaluate.evaluate(config.evaluation, config.workdir, str(path))
+        evaluate.table2(config.evaluation, config.workdir, [str(path)])
     return path
 
 

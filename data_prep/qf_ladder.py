@@ -3,12 +3,11 @@
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
+from cqr_jax import progress
 from cqr_jax.data import records
 from cqr_jax.errors import UserError
 from data_prep import ladder
@@ -75,12 +74,8 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
         ignore_ctrl_c = (signal.SIGINT, signal.SIG_IGN)  # the parent handles it
         with context.Pool(self._processes, signal.signal, ignore_ctrl_c) as pool:
             results = pool.imap_unordered(ladder.examples_or_reason, jobs)
-            for name, examples, reason in tqdm(
-                results,
-                f"{split} images",
-                self._source.counts[split],
-                unit="image",
-                mininterval=0.2 if sys.stderr.isatty() else 10,
+            for name, examples, reason in progress.over(
+                results, self._source.counts[split], f"{split} images", "image"
             ):
                 if reason:
                     self.skipped[name] = reason

@@ -16,6 +16,7 @@ import safetensors
 import safetensors.numpy
 from flax import linen as nn
 
+from cqr_jax import files
 from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
@@ -51,16 +52,13 @@ def save(
       variables: Flax variables.
       provenance: JSON values that tell how the weights were made.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {
         "kind": kind,
         "fields": json.dumps(fields),
         "provenance": json.dumps(provenance),
     }
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(safetensors.numpy.save(_flatten(variables), header))
-    partial.replace(path)
+    data = safetensors.numpy.save(_flatten(variables), header)
+    files.write(pathlib.Path(path), data)
 
 
 def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weights:

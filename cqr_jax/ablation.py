@@ -1,0 +1,80 @@
+"""The ablation study: trains the variants of Table 1 with several seeds; the table."""
+
+import logging
+import pathlib
+
+import ml_collections
+
+from cqr_jax import evaluate, published, tables, train
+from cqr_jax.config import ABLATIONS, ablate
+from cqr_jax.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+_WEIGHTS = "deblocker.safetensors"
+
+# Columns of Table 1.
+_TITLES = {
+    "cqr": "w/o CQR",
+    "dc": "w/o DC",
+    "lq": "w/o L_Q",
+    "lf": "w/o L_F",
+    "nothing": "ours",
+}
+
+
+def train_variants(config: ml_collections.ConfigDict) -> None:
+    """Trains what is missing of `config.variants` x `config.seeds`; prints Table 1.
+
+    All runs share one ranker, so that the spread over the seeds is the deblocker's. The
+    first seed of every variant comes first: a table can be had from the start.
+
+    Args:
+      config: as `configs/ablation.py` makes it.
+    """
+    resolved = config.copy_and_resolve_references()
+    guided = resolved.loss.alpha or resolved.loss.beta
+    if guided and not resolved.ranker_weights:
+        resolved.ranker_weights = str(train.train_ranker(resolved.ranker))
+    runs = [(v, seed) for seed in config.seeds for v in config.variants]
+    for i, (variant, seed) in enumerate(runs, 1):
+        run = ml_collections.ConfigDict(resolved.to_dict())
+        del run["variants"], run["seeds"]
+        run.task = "deblock"
+        run.seed = seed
+        run.workdir = str(pathlib.Path(config.workdir, variant, f"seed{seed}"))
+        run.evaluation.sets = ()
+        ablate(run, variant)
+        _log.info("run %d of %d: without %s, seed %d", i, len(runs), variant, seed)
+        train.train_deblocker(run)
+    if config.evaluation.sets:
+        table1(config.evaluation, config.workdir)
+
+
+def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Evaluates all finished runs of an ablation; prints and writes Table 1.
+
+    Args:
+      config: as the preset ablation of `configs/eval.py`, but for workdir.
+      workdir: of the runs; gets the tables.
+
+    Raises:
+      UserError: no finished run is there, or as `evaluate.measure`.
+    """
+    methods = {
+        f"{variant}/{path.parent.name}": str(path)
+        for variant in ABLATIONS
+        for path in sorted(pathlib.Path(workdir, variant).glob(f"seed*/{_WEIGHTS}"))
+    }
+    if not methods:
+        raise UserError(
+            f"{workdir}: holds no finished run; train them with "
+            "--config=configs/ablation.py, or name their folder with config.workdir"
+        )
+    rows, images = evaluate.measure(config, workdir, methods, {})
+    titled = [
+        {**row, "method": _TITLES.get(row["method"].split("/")[0], row["method"])}
+        for row in rows
+    ]
+    table = tables.by_method(titled)
+    evaluate.write(workdir, rows, images, table, published.table1)

@@ -1,0 +1,15 @@
+"""Progress with the time left: a bar when someone watches, a line now and then else."""
+
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def over(items: Iterable[T], total: int, what: str, unit: str) -> Iterable[T]:
+    """Iterates over `items`, telling on standard error how many of `total` are done."""
+    interval = 0.2 if sys.stderr.isatty() else 10
+    return tqdm(items, what, total, unit=unit, mininterval=interval)

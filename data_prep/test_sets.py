@@ -1,0 +1,181 @@
+"""The test sets of Table 2: which images they are, and where they come from.
+
+    python -m data_prep.test_sets --set_dir=data/eval
+
+fetches what SET_DIR lacks of Classic5, LIVE1 and BSDS500 (534 images, about 60 MB) and
+checks every image. They are for research use; never train on them.
+"""
+
+import argparse
+import concurrent.futures
+import csv
+import hashlib
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import requests
+
+from cqr_jax import files, progress
+from cqr_jax.data import jpeg
+from cqr_jax.errors import UserError, one_line_errors
+
+# Named sets -> the folder of their images under the folder of all.
+SETS = {
+    "classic5": "classic5",
+    "live1": "live1",
+    "bsds500-test": "bsds500/test",
+    "bsds500": "bsds500",
+}
+
+HOST = "https://raw.githubusercontent.com"
+# Folder -> where each of its images is, under HOST, {} being the rest of its name.
+_ADDRESSES = {
+    "classic5": "JingyunLiang/SwinIR/33f616625268d08ba600f8db89388eec0328edb1/"
+    "testsets/classic5/{}.bmp",
+    "live1": "cszn/DnCNN/badb6530935b23b2f2fcb40885898a2bab80eb73/"
+    "testsets/LIVE1/{}.bmp",
+    "bsds500": "BIDS/BSDS500/master/BSDS500/data/images/{}.jpg",
+}
+_CONNECTIONS = 8
+
+
+class Expected(NamedTuple):
+    """What test_sets.tsv says of an image: its shape, and the SHA-256 of its Y."""
+
+    shape: tuple[int, int]
+    sha256: str
+
+    def is_equal(self, y: np.ndarray) -> bool:
+        """Whether `y`, uint8 (height, width), is this image to the last bit."""
+        same_shape = y.shape == self.shape
+        return same_shape and hashlib.sha256(y.tobytes()).hexdigest() == self.sha256
+
+
+def expected(name: str) -> dict[str, Expected]:
+    """Key -> what is expected, of each image of a set; name: of `SETS`.
+
+    A key is the image's path under the folder of all sets, without its suffix.
+    """
+    table = pathlib.Path(__file__).with_name("test_sets.tsv")
+    with table.open(newline="") as file:
+        return {
+            row["image"]: Expected(
+                (int(row["height"]), int(row["width"])), row["sha256"]
+            )
+            for row in csv.DictReader(file, delimiter="\t")
+            if row["image"].startswith(SETS[name] + "/")
+        }
+
+
+def images(name: str, set_dir: str) -> dict[str, pathlib.Path]:
+    """Key -> path of each image of a named set, sorted; fetched if its folder is not.
+
+    The suffix of a file may be any that Pillow reads.
+
+    Raises:
+      UserError: the set is not there whole and can't be fetched.
+    """
+    folder = pathlib.Path(set_dir) / SETS[name]
+    if not folder.is_dir():
+        fetch(name, set_dir)
+    found, missing = _find(name, set_dir)
+    if missing:
+        raise UserError(
+            f"{folder}: lacks {len(missing)} of the {len(found) + len(missing)} images "
+            f"of {name}, {missing[0]} the first; `python -m data_prep.test_sets "
+            f"--set_dir={set_dir}` fetches them; for another set of images give its "
+            "folder in config.sets"
+        )
+    return found
+
+
+def fetch(name: str, set_dir: str) -> None:
+    """Downloads the images that a set lacks; each is checked before it is written.
+
+    Raises:
+      UserError: no network, or an image is not what it should be.
+    """
+    _, missing = _find(name, set_dir)
+    if not missing:
+        return
+    wanted = expected(name)
+
+    def fetch_one(key):
+        folder, rest = key.split("/", 1)
+        address = f"{HOST}/{_ADDRESSES[folder].format(rest)}"
+        try:
+            answer = session.get(address, timeout=20)
+            answer.raise_for_status()
+        except requests.RequestException as error:
+            raise UserError(
+                f"{name} is not in {set_dir} and could not be fetched from {address} "
+                f"({type(error).__name__}); put its {len(wanted)} images into "
+                f"{set_dir}/{SETS[name]}, or name the folder that holds the sets with "
+                "config.set_dir"
+            ) from error
+        if not wanted[key].is_equal(jpeg.load_luma(answer.content)):
+            raise UserError(f"{address}: is not the image that it was (SHA-256 of Y)")
+        path = pathlib.Path(set_dir) / f"{key}{pathlib.Path(address).suffix}"
+        files.write(path, answer.content)
+
+    with (
+        requests.Session() as session,
+        concurrent.futures.ThreadPoolExecutor(_CONNECTIONS) as pool,
+    ):
+        fetch_one(missing[0])  # fails before the others are tried
+        fetched = pool.map(fetch_one, missing[1:])
+        try:
+            for _ in progress.over(
+                fetched, len(missing) - 1, f"fetching {name}", "image"
+            ):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _find(name: str, set_dir: str) -> tuple[dict[str, pathlib.Path], list[str]]:
+    """The images of a set that are there, and the keys of those that are not."""
+    present = by_key(pathlib.Path(set_dir), SETS[name])
+    keys = sorted(expected(name))
+    found = {key: present[key] for key in keys if key in present}
+    return found, [key for key in keys if key not in present]
+
+
+def by_key(root: pathlib.Path, folder: str = "") -> dict[str, pathlib.Path]:
+    """Path under `root` without suffix -> path, of the images in a folder of it."""
+    return {
+        path.relative_to(root).with_suffix("").as_posix(): path
+        for path in sorted((root / folder).rglob("*"))
+        if path.suffix.lower() in jpeg.IMAGE_SUFFIXES
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.test_sets",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--set_dir", default="data/eval", help="folder of all sets")
+    set_dir = parser.parse_args().set_dir
+    with one_line_errors():
+        for name in SETS:
+            fetch(name, set_dir)
+            _check(name, images(name, set_dir))
+
+
+def _check(name: str, found: dict[str, pathlib.Path]) -> None:
+    wanted = expected(name)
+    other = [k for k, p in found.items() if not wanted[k].is_equal(jpeg.load_luma(p))]
+    if other:
+        raise UserError(
+            f"{name}: {len(other)} of {len(found)} images are not the literature's, "
+            f"{found[other[0]]} the first; remove them to have them fetched"
+        )
+    print(f"{name}: {len(found)} images, each as expected")
+
+
+if __name__ == "__main__":
+    main()
