@@ -57,8 +57,9 @@ def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
         return np.concatenate(jax.device_get(found))[: len(_QUALITIES) + 1]
 
     paths = {key: image.path for key, image in images.items()}
-    done = progress.over(paths.values(), len(paths), "scoring", "image")
-    table = np.stack([scores(path) for path in done]).astype(np.float64)
+    scored = map(scores, paths.values())
+    done = progress.over(scored, len(paths), "scoring", "image")
+    table = np.stack(list(done)).astype(np.float64)
     result = {
         "weights": config.weights,
         "sets": list(config.sets),

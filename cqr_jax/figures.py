@@ -58,33 +58,40 @@ def panel(images: dict[str, np.ndarray], path: pathlib.Path) -> None:
 
 
 def feature_maps(
-    maps: dict[str, dict[str, np.ndarray]], image: np.ndarray, path: pathlib.Path
+    images: dict[str, np.ndarray],
+    maps: dict[str, dict[str, np.ndarray]],
+    path: pathlib.Path,
 ) -> None:
     """Writes the mean magnitude of feature maps as a grid of heat maps (Figure 4).
 
-    A line for each convolution, a column for each image, every map stretched to the
-    image's size; one colour scale along a line, from zero.
+    A column for each image; beneath it a line for each convolution, every map stretched
+    to the image's size; one colour scale along a line, from zero.
 
     Args:
-      maps: title of the column -> name of the convolution -> (height', width',
-        channels).
-      image: uint8 (height, width), shown above the first column.
+      images: title of the column -> uint8 (height, width), all of one shape.
+      maps: title -> name of the convolution -> (height', width', channels).
       path: of the PNG.
     """
     from matplotlib.figure import Figure  # slow to import, and only for this
 
     names = list(next(iter(maps.values())))
-    height, width = image.shape
+    height, width = next(iter(images.values())).shape
     side = 2.2
     figure = Figure(
-        figsize=(side * len(maps) + 1, (len(names) * side) * height / width + 0.5),
+        figsize=(
+            side * len(maps) + 1,
+            (len(names) + 1) * (side * height / width + 0.2),
+        ),
         layout="constrained",
     )
-    grid = figure.subplots(len(names), len(maps), squeeze=False)
-    for line, name in zip(grid, names, strict=True):
+    grid = figure.subplots(len(names) + 1, len(maps), squeeze=False)
+    for axes, (title, image) in zip(grid[0], images.items(), strict=True):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set(xticks=[], yticks=[], title=title)
+    for line, name in zip(grid[1:], names, strict=True):
         responses = [np.abs(found[name]).mean(axis=-1) for found in maps.values()]
         top = max(response.max() for response in responses)
-        for axes, title, response in zip(line, maps, responses, strict=True):
+        for axes, response in zip(line, responses, strict=True):
             shown = axes.imshow(
                 response,
                 vmin=0,
@@ -95,8 +102,6 @@ def feature_maps(
             )
             axes.set(xticks=[], yticks=[])
             axes.set_xlabel(f"mean {response.mean():.3f}", fontsize=8)
-            if name == names[0]:
-                axes.set_title(title)
         line[0].set_ylabel(name)
         figure.colorbar(shown, ax=list(line), shrink=0.8)
     buffer = io.BytesIO()
@@ -121,21 +126,31 @@ def _draw_panel(args: argparse.Namespace) -> None:
 
 
 def _draw_features(args: argparse.Namespace) -> None:
+    import jax
+
     from cqr_jax import weights
+    from cqr_jax.models.ranker import MIN_SIDE
+    from cqr_jax.steps import to_float
 
     ranker = weights.load(args.weights, "ranker")
     clean = _load(args.image)
     rows, columns = _window(args.crop, clean.shape)
-    shown = {"clean": clean}
+    whole = {"clean": clean}
     for quality in (10, 20, 30):
-        shown[f"QF {quality}"] = jpeg.compress(clean, quality)
-    maps = {}
-    for title, y in shown.items():
-        image = y[rows, columns].astype(np.float32)[None, :, :, None] / 255
-        score, features = ranker.model.apply(ranker.variables, image)
-        features = {name: np.asarray(x[0]) for name, x in features.items()}
-        maps[f"{title}\nscore {float(score[0]):.2f}"] = features
-    feature_maps(maps, clean[rows, columns], pathlib.Path(args.output))
+        whole[f"QF {quality}"] = jpeg.compress(clean, quality)
+    apply = jax.jit(ranker.model.apply)
+    images, maps = {}, {}
+    for name, y in whole.items():
+        cut = y[rows, columns]
+        if min(cut.shape) < MIN_SIDE:
+            raise UserError(
+                f"the ranker needs {MIN_SIDE} pixels a side, not {cut.shape}"
+            )
+        score, features = apply(ranker.variables, to_float(cut[None, :, :, None]))
+        title = f"{name}\nscore {float(score[0]):.2f}"
+        images[title] = cut
+        maps[title] = {conv: np.asarray(x[0]) for conv, x in features.items()}
+    feature_maps(images, maps, pathlib.Path(args.output))
 
 
 def _load(path: str) -> np.ndarray:

@@ -42,7 +42,11 @@ def psnr_b(reference: np.ndarray, image: np.ndarray) -> float:
 
 
 def blocking_effect(image: np.ndarray) -> float:
-    """The blocking effect factor BEF of `image` (Yim & Bovik 2011)."""
+    """The blocking effect factor BEF of `image` (Yim & Bovik 2011).
+
+    Raises:
+      ValueError: blocks show in an image whose shorter side is 1: BEF is undefined.
+    """
     image = image.astype(np.float64)
     sums, counts = np.zeros(2), np.zeros(2)  # elsewhere, at block boundaries
     for axis in (0, 1):
@@ -57,6 +61,8 @@ def blocking_effect(image: np.ndarray) -> float:
     elsewhere, boundary = sums / counts
     if boundary <= elsewhere:
         return 0.0
+    if min(image.shape) < 2:
+        raise ValueError(f"PSNR-B needs sides of at least 2 pixels, got {image.shape}")
     eta = math.log2(BLOCK) / math.log2(min(image.shape))
     return eta * (boundary - elsewhere)
 

@@ -64,9 +64,8 @@ def identical_note(rows: Iterable[dict]) -> str:
     )
     if not cases:
         return ""
-    return "* images equal to their original (PSNR inf), not in means: " + "; ".join(
-        cases
-    )
+    what = "* images equal to their original, whose infinite PSNR no mean includes: "
+    return what + "; ".join(cases)
 
 
 def text(table: Table) -> str:

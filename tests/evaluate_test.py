@@ -1,7 +1,14 @@
 """The evaluation: its rows against the metrics, and the published JPEG figures."""
 
+import csv
+import functools
+import http.server
+import json
+import math
 import os
 import pathlib
+import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +18,7 @@ from cqr_jax import evaluate, metrics, state, weights
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
+from data_prep import test_sets
 from tests.conftest import ROOT
 
 # Folder of the test sets, as in configs/eval.py: not part of the repository.
@@ -24,6 +32,9 @@ PUBLISHED = {
     ("live1", 10): ("27.77", "0.7730", "25.34"),
     ("live1", 20): ("30.07", "0.8512", "27.57"),
     ("live1", 30): ("31.41", "0.8851", "28.93"),
+    ("bsds500-test", 10): ("27.80", "0.7684", "25.15"),
+    ("bsds500-test", 20): ("30.05", "0.8488", "27.30"),
+    ("bsds500-test", 30): ("31.37", "0.8836", "28.63"),
 }
 
 
@@ -33,19 +44,34 @@ def _config(sets, **fields):
     return config
 
 
+def _measure(config, workdir, methods=(), restored=()):
+    return evaluate.measure(config, str(workdir), dict(methods), dict(restored))
+
+
+def _identity(path):
+    """Weights of a deblocker that changes nothing, as any fresh one."""
+    fields = {"width": 6, "local_blocks": 0, "residual_blocks": 0, "key_pool": 8}
+    variables = state.init(Deblocker(**fields), 48, 0)
+    weights.save(path, "deblocker", fields, variables, {})
+    return str(path)
+
+
 @pytest.mark.skipif(not SETS.is_dir(), reason="the test sets are not here")
-def test_plain_jpeg_equals_the_literature(tmp_path):
-    config = _config(("classic5", "live1"), set_dir=str(SETS))
+def test_plain_jpeg_equals_the_literature(tmp_path, caplog):
+    config = _config(("classic5", "live1", "bsds500-test"), set_dir=str(SETS))
+    rows, images = _measure(config, tmp_path)
     found = {}
-    for row in evaluate.evaluate(config, str(tmp_path), ""):
-        figures = (f"{row['psnr']:.2f}", f"{row['ssim']:.4f}", f"{row['psnr_b']:.2f}")
-        found[row["dataset"], row["quality"]] = figures
+    for row in rows:
+        shown = (f"{row['psnr']:.2f}", f"{row['ssim']:.4f}", f"{row['psnr_b']:.2f}")
+        found[row["dataset"], row["quality"]] = shown
     assert found == PUBLISHED
+    assert len(images) == 3 * (5 + 29 + 200)
+    assert "differ" not in caplog.text
 
 
 def test_rows_are_means_over_the_images(photographs, tmp_path):
     config = _config((str(photographs),), qualities=(15,))
-    (row,) = evaluate.evaluate(config, str(tmp_path), "")
+    (row,), images = _measure(config, tmp_path)
     expected = []
     for path in sorted(photographs.iterdir()):
         y = jpeg.load_luma(path)
@@ -54,27 +80,181 @@ def test_rows_are_means_over_the_images(photographs, tmp_path):
     mean = np.mean(expected, axis=0)
     assert [row["psnr"], row["ssim"], row["psnr_b"]] == pytest.approx(mean.tolist())
     assert (row["images"], row["method"], row["quality"]) == (4, "jpeg", 15)
+    assert [[x["psnr"], x["ssim"], x["psnr_b"]] for x in images] == expected
+    assert images[0]["image"] == f"{photographs.name}/{min(photographs.iterdir()).stem}"
 
 
 def test_a_deblocker_that_does_nothing_equals_jpeg(photographs, tmp_path):
-    fields = {"width": 6, "local_blocks": 0, "residual_blocks": 0, "key_pool": 8}
-    model = Deblocker(**fields)
-    path = tmp_path / "identity.safetensors"
-    weights.save(path, "deblocker", fields, state.init(model, 48, 0), {})
+    path = _identity(tmp_path / "identity.safetensors")
+    config = _config((str(photographs),), qualities=(10, 20))
+    rows, _ = _measure(config, tmp_path, {"ours": path})
+    figures = ("quality", "psnr", "ssim", "psnr_b")
+    plain, ours = (
+        [[row[figure] for figure in figures] for row in rows if row["method"] == method]
+        for method in ("jpeg", "ours")
+    )
+    assert len(plain) == 2
+    assert plain == ours
+    assert {row.get("weights") for row in rows} == {None, path}
+
+
+def test_folders_of_restored_images(photographs, tmp_path):
+    """What the evaluation saves it can read: the same figures come back."""
+    first = tmp_path / "first"
+    config = _config((str(photographs),), qualities=(10, 20), save_images=True)
+    plain, _ = _measure(config, first)
+    other = shutil.copytree(first / "images" / "jpeg", tmp_path / "other")
+    config.save_images = False
+    config.restored = (str(other),)
+    evaluate.table2(config, str(tmp_path / "second"), [])
+    rows = json.loads((tmp_path / "second" / "rows.json").read_text())
+    assert [row["method"] for row in rows] == ["jpeg", "other"] * 2
+    for row, (a, b) in zip(plain, zip(rows[::2], rows[1::2], strict=True), strict=True):
+        assert a == row
+        assert b == {**row, "method": "other"}
+
+    wrong = min((other / "q20" / photographs.name).iterdir())
+    wrong.write_bytes(jpeg.encode_png(np.zeros((20, 30), np.uint8)))
+    with pytest.raises(UserError, match=rf"q20.*{wrong.name}: is 30x20, but its orig"):
+        evaluate.table2(config, str(tmp_path / "third"), [])
+    wrong.unlink()
+    with pytest.raises(UserError, match=rf"q20/.*/{wrong.stem}.png: is missing"):
+        evaluate.table2(config, str(tmp_path / "third"), [])
+    assert not (tmp_path / "third").exists()
+
+
+def test_an_infinite_psnr_does_not_poison_the_mean(photographs, tmp_path, capsys):
+    """One restored image equals its original; then all do."""
+    keys = sorted(path.stem for path in photographs.iterdir())
+    perfect = tmp_path / "perfect" / "q10" / photographs.name
+    perfect.mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    for key in keys:
+        y = jpeg.load_luma(photographs / f"{key}.png")
+        z = y if key == keys[0] else y ^ noise.integers(0, 2, y.shape, dtype=np.uint8)
+        (perfect / f"{key}.png").write_bytes(jpeg.encode_png(z))
     config = _config((str(photographs),), qualities=(10,))
-    plain, ours = evaluate.evaluate(config, str(tmp_path), str(path))
-    assert [plain["psnr"], plain["ssim"]] == [ours["psnr"], ours["ssim"]]
+    config.restored = (str(tmp_path / "perfect"),)
+
+    evaluate.table2(config, str(tmp_path / "out"), [])
+    _, row = json.loads((tmp_path / "out" / "rows.json").read_text())
+    with (tmp_path / "out" / "images.csv").open() as file:
+        each = [line for line in csv.DictReader(file) if line["method"] == "perfect"]
+    assert [float(line["psnr"]) == math.inf for line in each] == [True] + [False] * 3
+    rest = np.mean([float(line["psnr"]) for line in each[1:]])
+    assert (row["psnr"], row["identical"]) == (pytest.approx(rest), 1)
+    assert row["ssim"] == pytest.approx(np.mean([float(x["ssim"]) for x in each]))
+    out = capsys.readouterr().out
+    assert (
+        "* images equal to their original, whose infinite PSNR no mean includes: perf"
+        in out
+    )
+    assert f"{row['psnr_b']:.2f}*" in out
+
+    for key in keys:
+        shutil.copy(photographs / f"{key}.png", perfect / f"{key}.png")
+    evaluate.table2(config, str(tmp_path / "out"), [])
+    _, row = json.loads((tmp_path / "out" / "rows.json").read_text())
+    assert (row["psnr"], row["ssim"], row["identical"]) == (None, pytest.approx(1), 4)
+    assert " inf | 1.0000 | " in capsys.readouterr().out
+
+
+def test_names_of_methods():
+    paths = ["runs/a/deblocker.safetensors", "runs/b.safetensors", "other/c"]
+    assert list(evaluate.by_name(paths, ["jpeg"])) == ["a", "b", "c"]
+    with pytest.raises(UserError, match="another method is called 'b' too"):
+        evaluate.by_name(["runs/b.safetensors", "b"], [])
+    with pytest.raises(UserError, match="'jpeg' too"):
+        evaluate.by_name(["x/jpeg"], ["jpeg"])
 
 
 def test_an_image_too_small_for_ssim_is_named(tmp_path):
     (tmp_path / "tiny.png").write_bytes(jpeg.encode_png(np.zeros((8, 90), np.uint8)))
     with pytest.raises(UserError, match=r"tiny\.png: too small for SSIM"):
-        evaluate.evaluate(_config((str(tmp_path),)), str(tmp_path / "out"), "")
+        _measure(_config((str(tmp_path),)), tmp_path / "out")
 
 
-def test_missing_sets_say_what_to_put_where(tmp_path):
-    config = _config(("live1",), set_dir=str(tmp_path))
-    with pytest.raises(UserError, match="live1 is not there; put its images into"):
-        evaluate.evaluate(config, str(tmp_path), "")
+def test_folders_must_not_be_mixed_up(photographs, tmp_path):
+    twin = shutil.copytree(photographs, tmp_path / photographs.name)
+    with pytest.raises(UserError, match="are both"):
+        _measure(_config((str(photographs), str(twin))), tmp_path / "out")
+    shutil.copy(min(twin.iterdir()), min(twin.iterdir()).with_suffix(".bmp"))
+    with pytest.raises(UserError, match="differ in their suffix alone"):
+        _measure(_config((str(twin),)), tmp_path / "out")
     with pytest.raises(UserError, match="no such folder of images"):
-        evaluate.evaluate(_config(("nowhere",)), str(tmp_path), "")
+        _measure(_config(("nowhere",)), tmp_path / "out")
+
+
+def test_the_lists_of_the_sets():
+    counts = {name: len(test_sets.expected(name)) for name in test_sets.SETS}
+    assert counts == {
+        "classic5": 5,
+        "live1": 29,
+        "bsds500-test": 200,
+        "bsds500": 500,
+    }
+    shapes = {image.shape for image in test_sets.expected("bsds500").values()}
+    assert shapes == {(321, 481), (481, 321)}
+
+
+@pytest.fixture
+def host(tmp_path, photographs, monkeypatch):
+    """A web server with a set 'classic5' of two photographs, expected by test_sets."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+    expected = {}
+    for path in sorted(photographs.iterdir())[:2]:
+        shutil.copy(path, folder)
+        y = jpeg.load_luma(path)
+        digest = test_sets.hashlib.sha256(y.tobytes()).hexdigest()
+        expected[f"classic5/{path.stem}"] = test_sets.Expected(y.shape, digest)
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=str(folder)
+    )
+    handler.log_message = lambda *args: None
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setattr(test_sets, "expected", lambda name: expected)
+    monkeypatch.setattr(test_sets, "HOST", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setitem(test_sets._ADDRESSES, "classic5", "{}.png")
+    yield folder
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_set_is_fetched_and_checked(host, tmp_path, caplog):
+    set_dir = tmp_path / "eval"
+    found = test_sets.images("classic5", str(set_dir))
+    assert sorted(path.name for path in found.values()) == sorted(os.listdir(host))
+    rows, _ = _measure(_config(("classic5",), set_dir=str(set_dir)), tmp_path)
+    assert [row["images"] for row in rows] == [2, 2, 2]
+    assert "differ from the literature's" not in caplog.text
+
+    # Another picture under the name is told of; a missing one names the way out.
+    first, second = found.values()
+    shutil.copy(first, second)
+    _measure(_config(("classic5",), set_dir=str(set_dir)), tmp_path)
+    assert f"1 images differ from the literature's, {second}" in caplog.text
+    second.unlink()
+    with pytest.raises(UserError, match="lacks 1 of the 2 images of classic5"):
+        test_sets.images("classic5", str(set_dir))
+    test_sets.fetch("classic5", str(set_dir))
+    assert list(test_sets.images("classic5", str(set_dir)).values()) == [first, second]
+
+
+def test_what_can_not_be_fetched_leaves_nothing(host, tmp_path, monkeypatch):
+    damaged = min(host.iterdir())
+    damaged.write_bytes(jpeg.encode_png(np.zeros((16, 16), np.uint8)))
+    with pytest.raises(UserError, match="is not the image that it was"):
+        test_sets.images("classic5", str(tmp_path / "eval"))
+    damaged.unlink()
+    with pytest.raises(UserError, match=r"could not be fetched from .*HTTPError"):
+        test_sets.images("classic5", str(tmp_path / "eval"))
+    monkeypatch.setattr(test_sets, "HOST", "http://127.0.0.1:9")
+    with pytest.raises(
+        UserError, match=r"put its 2 images into .*/classic5, or name the folder"
+    ):
+        test_sets.images("classic5", str(tmp_path / "eval"))
+    assert not (tmp_path / "eval").exists()

@@ -60,24 +60,6 @@ def test_blocking_effect_is_zero_without_blocks():
     assert metrics.blocking_effect(rng.integers(0, 9, (5, 7), dtype=np.uint8)) == 0
 
 
-def test_blocking_effect_by_loops():
-    image = np.random.default_rng(2).integers(0, 256, (21, 26), dtype=np.uint8)
-    image[:, 8:16] //= 2
-    at, off = [], []
-    for y in range(21):
-        for x in range(26):
-            value = int(image[y, x])
-            if x + 1 < 26:
-                square = (value - int(image[y, x + 1])) ** 2
-                (at if (x + 1) % 8 == 0 else off).append(square)
-            if y + 1 < 21:
-                square = (value - int(image[y + 1, x])) ** 2
-                (at if (y + 1) % 8 == 0 else off).append(square)
-    difference = np.mean(at) - np.mean(off)
-    expected = max(0, math.log2(8) / math.log2(21) * difference)
-    assert metrics.blocking_effect(image) == pytest.approx(expected)
-
-
 def test_psnr_b_punishes_blocks(image):
     compressed = jpeg.compress(image, 10)
     assert metrics.psnr_b(image, compressed) < metrics.psnr(image, compressed) - 1
@@ -95,3 +77,65 @@ def test_bad_input_is_refused(image):
 def test_to_uint8_rounds_and_clips():
     values = np.array([-0.1, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 2.0])
     np.testing.assert_array_equal(metrics.to_uint8(values), [0, 0, 0, 1, 255, 255])
+
+
+def _blocking_effect_by_loops(image):
+    """Yim and Bovik's factor, pair of pixels by pair of pixels."""
+    height, width = image.shape
+    at, off = [], []
+    for y in range(height):
+        for x in range(width):
+            for dy, dx, position in ((0, 1, x + 1), (1, 0, y + 1)):
+                if y + dy < height and x + dx < width:
+                    square = (int(image[y, x]) - int(image[y + dy, x + dx])) ** 2
+                    (at if position % 8 == 0 else off).append(square)
+    if not at or not off:
+        return 0
+    difference = sum(at) / len(at) - sum(off) / len(off)
+    return max(0, math.log(8) / math.log(min(height, width)) * difference)
+
+
+SHAPES = ((2, 9), (3, 40), (7, 7), (8, 8), (9, 10), (16, 16), (21, 26), (33, 12))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["noise", "constant", "blocks", "identical"])
+def test_psnr_b_by_loops(shape, kind):
+    rng = np.random.default_rng(sum(shape))
+    reference = rng.integers(0, 256, shape, dtype=np.uint8)
+    blocks = rng.integers(0, 256, (6, 6), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    image = {
+        "noise": rng.integers(0, 256, shape, dtype=np.uint8),
+        "constant": np.full(shape, 200, np.uint8),
+        "blocks": blocks[: shape[0], : shape[1]],
+        "identical": reference,
+    }[kind]
+    effect = _blocking_effect_by_loops(image)
+    assert metrics.blocking_effect(image) == pytest.approx(effect)
+    pairs = zip(reference.ravel().tolist(), image.ravel().tolist(), strict=True)
+    error = sum((a - b) ** 2 for a, b in pairs) / image.size
+    expected = (
+        10 * math.log10(255**2 / (error + effect)) if error + effect else math.inf
+    )
+    assert metrics.psnr_b(reference, image) == pytest.approx(expected)
+    if kind == "constant":
+        assert effect == 0
+    if kind == "identical":
+        assert metrics.psnr(reference, image) == math.inf
+
+
+def test_constant_images_equal_scikit_image():
+    """No structure at all: SSIM is its luminance term."""
+    black, white = np.zeros((13, 30), np.uint8), np.full((13, 30), 255, np.uint8)
+    assert metrics.psnr(black, white) == 0
+    c1 = (0.01 * 255) ** 2
+    assert metrics.ssim(black, white) == pytest.approx(c1 / (255**2 + c1))
+    assert metrics.ssim(black, black) == 1
+
+
+def test_one_row_has_no_blocking_effect_unless_blocks_show():
+    row = np.arange(20, dtype=np.uint8)[None]
+    assert metrics.blocking_effect(row) == 0
+    blocks = np.repeat(np.array([0, 90, 0], np.uint8), 8)[None]
+    with pytest.raises(ValueError, match="sides of at least 2"):
+        metrics.psnr_b(blocks, blocks)
