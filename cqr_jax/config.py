@@ -77,6 +77,15 @@ def ablate(config: ml_collections.ConfigDict, without: str) -> None:
         config.model.dilations = (1,) * len(config.model.dilations)
 
 
+def split_words(config: ml_collections.ConfigDict) -> None:
+    """Splits what the command line gives for a tuple of words, 'a,b', in place."""
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            split_words(value)
+        elif isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], str):
+            config[name] = tuple(filter(None, value[0].split(",")))
+
+
 def check(config: ml_collections.ConfigDict) -> None:
     """Checks the ranges of all fields.
 

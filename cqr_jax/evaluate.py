@@ -43,20 +43,26 @@ class Image(NamedTuple):
     expected: test_sets.Expected | None
 
 
-def table2(config: ml_collections.ConfigDict, workdir: str, paths: Iterable[str]):
+def table2(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    paths: Iterable[str],
+    folders: Iterable[str] = (),
+) -> None:
     """Evaluates as `configs/eval.py` says, prints the table and what was published.
 
     Writes WORKDIR/rows.json, rows.csv, images.csv (a row for each image) and table.md.
 
     Args:
-      config: the fields of `configs/eval.py`, but for workdir and weights.
+      config: the fields of `configs/eval.py`, but for workdir, weights and restored.
       workdir: where the results go.
       paths: of the deblockers' weights.
+      folders: of images restored by other methods.
 
     Raises:
       UserError: as `measure`; or two methods have one name.
     """
-    restored = by_name(config.restored, [JPEG])
+    restored = by_name(folders, [JPEG])
     methods = by_name(paths, [JPEG, *restored])
     rows, images = measure(config, workdir, methods, restored)
     write(workdir, rows, images, tables.by_method(rows), published.table2)

@@ -207,9 +207,9 @@ def deblock_eval_step(
     return _sum(sums, axis_name)
 
 
-def to_float(image: jax.Array) -> jax.Array:
+def to_float(image: jax.typing.ArrayLike) -> jax.Array:
     """uint8 to float32 in [0, 1]."""
-    return image.astype(jnp.float32) / 255
+    return jnp.asarray(image, jnp.float32) / 255
 
 
 def _clean_and_compressed(batch: Batch) -> tuple[jax.Array, jax.Array]:

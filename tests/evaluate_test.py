@@ -105,8 +105,7 @@ def test_folders_of_restored_images(photographs, tmp_path):
     plain, _ = _measure(config, first)
     other = shutil.copytree(first / "images" / "jpeg", tmp_path / "other")
     config.save_images = False
-    config.restored = (str(other),)
-    evaluate.table2(config, str(tmp_path / "second"), [])
+    evaluate.table2(config, str(tmp_path / "second"), [], [str(other)])
     rows = json.loads((tmp_path / "second" / "rows.json").read_text())
     assert [row["method"] for row in rows] == ["jpeg", "other"] * 2
     for row, (a, b) in zip(plain, zip(rows[::2], rows[1::2], strict=True), strict=True):
@@ -116,10 +115,10 @@ def test_folders_of_restored_images(photographs, tmp_path):
     wrong = min((other / "q20" / photographs.name).iterdir())
     wrong.write_bytes(jpeg.encode_png(np.zeros((20, 30), np.uint8)))
     with pytest.raises(UserError, match=rf"q20.*{wrong.name}: is 30x20, but its orig"):
-        evaluate.table2(config, str(tmp_path / "third"), [])
+        evaluate.table2(config, str(tmp_path / "third"), [], [str(other)])
     wrong.unlink()
     with pytest.raises(UserError, match=rf"q20/.*/{wrong.stem}.png: is missing"):
-        evaluate.table2(config, str(tmp_path / "third"), [])
+        evaluate.table2(config, str(tmp_path / "third"), [], [str(other)])
     assert not (tmp_path / "third").exists()
 
 
@@ -134,9 +133,8 @@ def test_an_infinite_psnr_does_not_poison_the_mean(photographs, tmp_path, capsys
         z = y if key == keys[0] else y ^ noise.integers(0, 2, y.shape, dtype=np.uint8)
         (perfect / f"{key}.png").write_bytes(jpeg.encode_png(z))
     config = _config((str(photographs),), qualities=(10,))
-    config.restored = (str(tmp_path / "perfect"),)
-
-    evaluate.table2(config, str(tmp_path / "out"), [])
+    folders = [str(tmp_path / "perfect")]
+    evaluate.table2(config, str(tmp_path / "out"), [], folders)
     _, row = json.loads((tmp_path / "out" / "rows.json").read_text())
     with (tmp_path / "out" / "images.csv").open() as file:
         each = [line for line in csv.DictReader(file) if line["method"] == "perfect"]
@@ -153,7 +151,7 @@ def test_an_infinite_psnr_does_not_poison_the_mean(photographs, tmp_path, capsys
 
     for key in keys:
         shutil.copy(photographs / f"{key}.png", perfect / f"{key}.png")
-    evaluate.table2(config, str(tmp_path / "out"), [])
+    evaluate.table2(config, str(tmp_path / "out"), [], folders)
     _, row = json.loads((tmp_path / "out" / "rows.json").read_text())
     assert (row["psnr"], row["ssim"], row["identical"]) == (None, pytest.approx(1), 4)
     assert " inf | 1.0000 | " in capsys.readouterr().out

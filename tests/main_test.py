@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from configs import deblock, ranker
+from configs import ablation, deblock, ranker
+from configs import eval as evaluation
 from cqr_jax import config as config_lib
 from cqr_jax.errors import UserError
 from tests.conftest import run, start
@@ -100,7 +101,7 @@ def test_bad_paths_get_one_line(arguments, words, tmp_path):
     ("field", "value", "words"),
     [
         ("levels", 4, "30 quality factors from 1 to 30 don't divide into 4"),
-        ("max_quality", 40, "the records hold 1 to 30"),
+        ("max_quality", 40, "must be within 1 to 30"),
         ("margin", 0.0, "must be positive"),
         ("patch", 50, "multiple of 8"),
         ("parallel", "mpi", "choose jit or pmap"),
@@ -132,6 +133,41 @@ def test_ranges_of_the_deblocker(field, value, words):
         config_lib.check(config)
 
 
+@pytest.mark.parametrize(
+    ("preset", "field", "value", "words"),
+    [
+        ("table2", "qualities", (0,), "1 to 100"),
+        ("ranker", "levels", 7, "don't divide into 7"),
+        ("ranker", "max_quality", 101, "must be within 1 to 100"),
+        ("ranker", "side", 36, "multiple of 8"),
+    ],
+)
+def test_ranges_of_the_evaluation(preset, field, value, words):
+    config = evaluation.get_config(preset)
+    config_lib.check(config)
+    config[field] = value
+    with pytest.raises(UserError, match=words):
+        config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("variants", ("cqr", "x"), "'x': choose cqr, dc, lq, lf or nothing"),
+        ("seeds", (), "one or more"),
+        ("seeds", (1, 1), "none twice"),
+        ("seeds", (-1,), "negative"),
+        ("steps", 0, "at least 1"),
+    ],
+)
+def test_ranges_of_the_ablation(field, value, words):
+    config = ablation.get_config("compact")
+    config_lib.check(config)
+    config[field] = value
+    with pytest.raises(UserError, match=words):
+        config_lib.check(config)
+
+
 def test_the_paper_is_the_default():
     config = deblock.get_config()
     config_lib.check(config)
@@ -149,7 +185,7 @@ def test_the_paper_is_the_default():
 def test_ablations_of_table_1(preset):
     full = deblock.get_config(preset)
     changed = {}
-    for without in deblock.ABLATIONS[1:]:
+    for without in config_lib.ABLATIONS[:-1]:
         config = deblock.get_config(f"{preset},without={without}")
         config_lib.check(config)
         changed[without] = {
@@ -250,10 +286,11 @@ def test_both_stages_and_the_evaluation(data_dir, tmp_path, photographs, paralle
     assert len(rows) == 2 * 3
     for row in rows:
         assert row["images"] == 4
-        assert row["method"] in ("jpeg", "ours")
+        assert row["method"] in ("jpeg", "deblock")
         assert 20 < row["psnr_b"] <= row["psnr"] < 60
         assert 0.3 < row["ssim"] < 1
-    assert out.splitlines()[0].split() == ["dataset", "QF", "images", "jpeg", "ours"]
+    head = ["dataset", "QF", "images", "jpeg", "deblock"]
+    assert out.splitlines()[1].split() == head
     assert len(list((workdir / "panels").glob("*.png"))) == 4 * 3
     assert list((workdir / "logs").glob("events.*"))
 
@@ -276,6 +313,69 @@ def test_both_stages_and_the_evaluation(data_dir, tmp_path, photographs, paralle
     )
     assert code == 1
     assert "holds a ranker with width 2, but the config asks for 8" in err
+
+
+@pytest.mark.slow
+def test_the_ablation_and_its_table(data_dir, tmp_path, photographs):
+    workdir = tmp_path / "ablation"
+    arguments = (
+        "cqr_jax.main",
+        "--config=configs/ablation.py:quickstart",
+        f"--config.workdir={workdir}",
+        f"--config.ranker.workdir={tmp_path}/ranker",
+        f"--config.data.data_dir={data_dir}",
+        "--config.data.name=photos",
+        f"--config.evaluation.sets={photographs}",
+        "--config.evaluation.qualities=10,20",
+        "--config.variants=cqr,nothing",
+        "--config.seeds=3,4",
+        *DEBLOCKER,
+    )
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    assert err.count("ranker 4/4") == 1  # one for all runs
+    assert err.count("deblocker 6/6") == 4
+    runs = {
+        (variant, seed): json.loads(
+            (workdir / variant / f"seed{seed}" / "config.json").read_text()
+        )
+        for variant in ("cqr", "nothing")
+        for seed in (3, 4)
+    }
+    for (variant, seed), fields in runs.items():
+        assert fields["seed"] == seed
+        assert fields["ranker"]["seed"] == 0
+        assert fields["steps"] == 6
+        assert (fields["loss"]["alpha"] == 0) == (variant == "cqr")
+    lines = out.splitlines()
+    assert lines[1].split()[3:] == ["jpeg", "w/o", "CQR", "ours"]
+    assert lines[2].count("±") == 2 * 3
+    rows = json.loads((workdir / "rows.json").read_text())
+    assert len(rows) == 2 * (1 + 4)
+    assert {row["method"] for row in rows} == {
+        "jpeg",
+        *(f"{variant}/seed{seed}" for variant, seed in runs),
+    }
+
+    # What is there is not trained again; the table can be had by itself.
+    code, again, err = run(*arguments)
+    assert (code, again) == (0, out), err
+    assert "deblocker 6/6" not in err
+    code, again, err = run(
+        "cqr_jax.main",
+        "--config=configs/eval.py:ablation",
+        f"--config.workdir={workdir}",
+        f"--config.sets={photographs}",
+        "--config.qualities=10,20",
+    )
+    assert (code, again) == (0, out), err
+
+
+def test_no_finished_runs_for_table_1(tmp_path):
+    arguments = ("--config=configs/eval.py:ablation", f"--config.workdir={tmp_path}")
+    code, _, err = run("cqr_jax.main", *arguments)
+    assert code == 1
+    assert err.splitlines()[-1].startswith(f"error: {tmp_path}: holds no finished run")
 
 
 def test_weights_report_every_misfit(tmp_path):
