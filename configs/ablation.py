@@ -20,11 +20,11 @@ def get_config(text: str = "") -> ConfigDict:
     c = deblock.get_config(preset)  # of every run, and of the ranker they share
     c.task = "ablation"
     c.workdir = f"runs/ablation-{preset}"  # VARIANT/seedN of every run, and the tables
-    c.variants = ABLATIONS  # what the runs go without: cqr, dc, lq, lf, nothing
+    c.variants = ",".join(ABLATIONS)  # what the runs go without
     c.seeds = (0, 1)  # of each variant; config.seed is the ranker's alone
     c.evaluation = beside(__file__, "eval").get_config("ablation")
     for field in ("task", "workdir"):  # this config gives them
         del c.evaluation[field]
     if preset == "quickstart":
-        c.evaluation.sets = ("embedded",)
+        c.evaluation.sets = "embedded"
     return c

@@ -80,7 +80,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.evaluation = beside(__file__, "eval").get_config()  # of the weights, when trained
     for field in ("task", "workdir", "weights", "restored"):  # this config gives them
         del c.evaluation[field]
-    c.evaluation.sets = ()  # as in configs/eval.py; none: no evaluation
+    c.evaluation.sets = ""  # as in configs/eval.py; none: no evaluation
 
     if preset == "compact":
         c.model.width = 24
@@ -112,7 +112,7 @@ def get_config(text: str = "") -> ConfigDict:
         c.optimizer.warmup_steps = 20
         c.validation.examples = 32
         c.validate_every = 400
-        c.evaluation.sets = ("embedded",)
+        c.evaluation.sets = "embedded"
         c.evaluation.panels = True
 
     ablate(c, without)

@@ -26,11 +26,11 @@ def get_config(text: str = "") -> ConfigDict:
     c.workdir = "runs/eval"  # tables, figures of each image, pictures
     c.set_dir = "data/eval"  # folder of the named sets; what it lacks is downloaded
     # classic5, live1, bsds500-test (200), bsds500 (500), embedded, folders of images
-    c.sets = ("classic5", "live1", "bsds500-test", "bsds500")
+    c.sets = "classic5,live1,bsds500-test,bsds500"
 
     if preset == "ranker":
         c.workdir = "runs/eval-ranker"  # ranker.json, ranker.png
-        c.sets = ("live1",)
+        c.sets = "live1"
         c.weights = ""  # the ranker
         c.min_quality = 1  # JPEG quality factors of the pairs: those of its training
         c.max_quality = 30
@@ -42,12 +42,12 @@ def get_config(text: str = "") -> ConfigDict:
     c.panels = False  # write original, JPEG and restored side by side, a PNG an image
     c.save_images = False  # write every method's images: images/METHOD/q10/SET/NAME.png
     if preset == "table2":
-        c.weights = ()  # deblockers, a column each
+        c.weights = ""  # deblockers, a column each
         # folders of images restored by other methods: FOLDER/q10/live1/caps.png
-        c.restored = ()
+        c.restored = ""
     else:
         c.workdir = "runs/ablation-compact"  # holds the runs; gets the tables
-        c.sets = ("bsds500",)
+        c.sets = "bsds500"
     return c
 
 

@@ -6,7 +6,7 @@ import pathlib
 import ml_collections
 
 from cqr_jax import evaluate, published, tables, train
-from cqr_jax.config import ABLATIONS, ablate
+from cqr_jax.config import ABLATIONS, ablate, words
 from cqr_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -36,14 +36,14 @@ def train_variants(config: ml_collections.ConfigDict) -> None:
     guided = resolved.loss.alpha or resolved.loss.beta
     if guided and not resolved.ranker_weights:
         resolved.ranker_weights = str(train.train_ranker(resolved.ranker))
-    runs = [(v, seed) for seed in config.seeds for v in config.variants]
+    runs = [(v, seed) for seed in config.seeds for v in words(config.variants)]
     for i, (variant, seed) in enumerate(runs, 1):
         run = ml_collections.ConfigDict(resolved.to_dict())
         del run["variants"], run["seeds"]
         run.task = "deblock"
         run.seed = seed
         run.workdir = str(pathlib.Path(config.workdir, variant, f"seed{seed}"))
-        run.evaluation.sets = ()
+        run.evaluation.sets = ""
         ablate(run, variant)
         _log.info("run %d of %d: without %s, seed %d", i, len(runs), variant, seed)
         train.train_deblocker(run)

@@ -77,13 +77,9 @@ def ablate(config: ml_collections.ConfigDict, without: str) -> None:
         config.model.dilations = (1,) * len(config.model.dilations)
 
 
-def split_words(config: ml_collections.ConfigDict) -> None:
-    """Splits what the command line gives for a tuple of words, 'a,b', in place."""
-    for name, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            split_words(value)
-        elif isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], str):
-            config[name] = tuple(filter(None, value[0].split(",")))
+def words(text: str) -> tuple[str, ...]:
+    """The words of a field that takes several with commas between them."""
+    return tuple(filter(None, (word.strip() for word in text.split(","))))
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -166,11 +162,11 @@ def _check_levels(config, where: str, first: int, last: int) -> None:
 
 
 def _check_runs(config) -> None:
-    for field in ("variants", "seeds"):
-        values = config[field]
+    given = {"variants": words(config.variants), "seeds": config.seeds}
+    for field, values in given.items():
         if not values or len(set(values)) != len(values):
             raise UserError(f"config.{field}={values}: needs one or more, none twice")
-    for variant in config.variants:
+    for variant in given["variants"]:
         if variant not in ABLATIONS:
             raise UserError(f"config.variants: {variant!r}: choose {_list(ABLATIONS)}")
     if min(config.seeds) < 0:

@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 
 from cqr_jax import figures, files, metrics, progress, published, tables, weights
+from cqr_jax.config import words
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
 from data_prep import sources, test_sets
@@ -126,7 +127,7 @@ def measure(
         name: restorer(weights.load(path, "deblocker"), seconds)
         for name, path in methods.items()
     }
-    images = find_images(config.sets, config.set_dir)
+    images = find_images(words(config.sets), config.set_dir)
     others = {name: _restored_paths(x, config, images) for name, x in restored.items()}
     folder = pathlib.Path(workdir)
     differing: list[str] = []
@@ -307,7 +308,7 @@ def _ahead(pool, function: Callable, items: Iterable, depth: int) -> Iterator:
     futures: collections.deque = collections.deque()
     for item in items:
         futures.append(pool.submit(function, item))
-        if len(futures) > depth:
+        if len(futures) > depth or futures[0].done():
             yield futures.popleft().result()
     while futures:
         yield futures.popleft().result()
@@ -316,7 +317,7 @@ def _ahead(pool, function: Callable, items: Iterable, depth: int) -> Iterator:
 def _rows(config, images, found, methods) -> tuple[list[dict], list[dict]]:
     """The rows of sets and those of images, from (key, quality, method) -> figures."""
     rows, each = [], []
-    for dataset in (pathlib.Path(name).name for name in config.sets):
+    for dataset in (pathlib.Path(name).name for name in words(config.sets)):
         keys = [key for key, image in images.items() if dataset in image.sets]
         for quality in config.qualities:
             for method in dict.fromkeys(method for _, _, method in found):

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from cqr_jax import evaluate, files, progress, tables, weights
-from cqr_jax.config import level_ranges
+from cqr_jax.config import level_ranges, words
 from cqr_jax.data import jpeg
 from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.errors import UserError
@@ -44,7 +44,7 @@ def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
             "config.weights: name the ranker's weights, a .safetensors file"
         )
     ranker = weights.load(config.weights, "ranker")
-    images = evaluate.find_images(config.sets, config.set_dir)
+    images = evaluate.find_images(words(config.sets), config.set_dir)
     score = jax.jit(
         lambda batch: ranker.model.apply(ranker.variables, to_float(batch))[0]
     )
@@ -62,7 +62,7 @@ def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
     table = np.stack(list(done)).astype(np.float64)
     result = {
         "weights": config.weights,
-        "sets": list(config.sets),
+        "sets": list(words(config.sets)),
         "images": len(paths),
         "side": config.side,
         **summary(table[:, :-1], table[:, -1], level_ranges(config)),

@@ -60,7 +60,6 @@ def main(argv: list[str]) -> None:
         from cqr_jax import config as config_lib
 
         tf.config.set_visible_devices([], "GPU")  # TensorFlow only feeds
-        config_lib.split_words(config)
         config_lib.check(config)
         log = logging.getLogger("cqr_jax")
         log.info("jax %s on %s", jax.__version__, jax.devices())
@@ -76,7 +75,8 @@ def main(argv: list[str]) -> None:
         elif task == "eval_ranker":
             evaluate_ranker.evaluate_ranker(config)
         else:
-            evaluate.table2(config, config.workdir, config.weights, config.restored)
+            given = (config_lib.words(config[name]) for name in ("weights", "restored"))
+            evaluate.table2(config, config.workdir, *given)
 
 
 def _start_log() -> None:

@@ -58,7 +58,7 @@ def _identity(path):
 
 @pytest.mark.skipif(not SETS.is_dir(), reason="the test sets are not here")
 def test_plain_jpeg_equals_the_literature(tmp_path, caplog):
-    config = _config(("classic5", "live1", "bsds500-test"), set_dir=str(SETS))
+    config = _config("classic5,live1,bsds500-test", set_dir=str(SETS))
     rows, images = _measure(config, tmp_path)
     found = {}
     for row in rows:
@@ -70,7 +70,7 @@ def test_plain_jpeg_equals_the_literature(tmp_path, caplog):
 
 
 def test_rows_are_means_over_the_images(photographs, tmp_path):
-    config = _config((str(photographs),), qualities=(15,))
+    config = _config(str(photographs), qualities=(15,))
     (row,), images = _measure(config, tmp_path)
     expected = []
     for path in sorted(photographs.iterdir()):
@@ -86,7 +86,7 @@ def test_rows_are_means_over_the_images(photographs, tmp_path):
 
 def test_a_deblocker_that_does_nothing_equals_jpeg(photographs, tmp_path):
     path = _identity(tmp_path / "identity.safetensors")
-    config = _config((str(photographs),), qualities=(10, 20))
+    config = _config(str(photographs), qualities=(10, 20))
     rows, _ = _measure(config, tmp_path, {"ours": path})
     figures = ("quality", "psnr", "ssim", "psnr_b")
     plain, ours = (
@@ -101,7 +101,7 @@ def test_a_deblocker_that_does_nothing_equals_jpeg(photographs, tmp_path):
 def test_folders_of_restored_images(photographs, tmp_path):
     """What the evaluation saves it can read: the same figures come back."""
     first = tmp_path / "first"
-    config = _config((str(photographs),), qualities=(10, 20), save_images=True)
+    config = _config(str(photographs), qualities=(10, 20), save_images=True)
     plain, _ = _measure(config, first)
     other = shutil.copytree(first / "images" / "jpeg", tmp_path / "other")
     config.save_images = False
@@ -132,7 +132,7 @@ def test_an_infinite_psnr_does_not_poison_the_mean(photographs, tmp_path, capsys
         y = jpeg.load_luma(photographs / f"{key}.png")
         z = y if key == keys[0] else y ^ noise.integers(0, 2, y.shape, dtype=np.uint8)
         (perfect / f"{key}.png").write_bytes(jpeg.encode_png(z))
-    config = _config((str(photographs),), qualities=(10,))
+    config = _config(str(photographs), qualities=(10,))
     folders = [str(tmp_path / "perfect")]
     evaluate.table2(config, str(tmp_path / "out"), [], folders)
     _, row = json.loads((tmp_path / "out" / "rows.json").read_text())
@@ -169,18 +169,18 @@ def test_names_of_methods():
 def test_an_image_too_small_for_ssim_is_named(tmp_path):
     (tmp_path / "tiny.png").write_bytes(jpeg.encode_png(np.zeros((8, 90), np.uint8)))
     with pytest.raises(UserError, match=r"tiny\.png: too small for SSIM"):
-        _measure(_config((str(tmp_path),)), tmp_path / "out")
+        _measure(_config(str(tmp_path)), tmp_path / "out")
 
 
 def test_folders_must_not_be_mixed_up(photographs, tmp_path):
     twin = shutil.copytree(photographs, tmp_path / photographs.name)
     with pytest.raises(UserError, match="are both"):
-        _measure(_config((str(photographs), str(twin))), tmp_path / "out")
+        _measure(_config(f"{photographs},{twin}"), tmp_path / "out")
     shutil.copy(min(twin.iterdir()), min(twin.iterdir()).with_suffix(".bmp"))
     with pytest.raises(UserError, match="differ in their suffix alone"):
-        _measure(_config((str(twin),)), tmp_path / "out")
+        _measure(_config(str(twin)), tmp_path / "out")
     with pytest.raises(UserError, match="no such folder of images"):
-        _measure(_config(("nowhere",)), tmp_path / "out")
+        _measure(_config("nowhere"), tmp_path / "out")
 
 
 def test_the_lists_of_the_sets():
@@ -226,14 +226,14 @@ def test_a_set_is_fetched_and_checked(host, tmp_path, caplog):
     set_dir = tmp_path / "eval"
     found = test_sets.images("classic5", str(set_dir))
     assert sorted(path.name for path in found.values()) == sorted(os.listdir(host))
-    rows, _ = _measure(_config(("classic5",), set_dir=str(set_dir)), tmp_path)
+    rows, _ = _measure(_config("classic5", set_dir=str(set_dir)), tmp_path)
     assert [row["images"] for row in rows] == [2, 2, 2]
     assert "differ from the literature's" not in caplog.text
 
     # Another picture under the name is told of; a missing one names the way out.
     first, second = found.values()
     shutil.copy(first, second)
-    _measure(_config(("classic5",), set_dir=str(set_dir)), tmp_path)
+    _measure(_config("classic5", set_dir=str(set_dir)), tmp_path)
     assert f"1 images differ from the literature's, {second}" in caplog.text
     second.unlink()
     with pytest.raises(UserError, match="lacks 1 of the 2 images of classic5"):

@@ -153,8 +153,9 @@ def test_ranges_of_the_evaluation(preset, field, value, words):
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("variants", ("cqr", "x"), "'x': choose cqr, dc, lq, lf or nothing"),
+        ("variants", "cqr,x", "'x': choose cqr, dc, lq, lf or nothing"),
         ("seeds", (), "one or more"),
+        ("variants", "", "one or more"),
         ("seeds", (1, 1), "none twice"),
         ("seeds", (-1,), "negative"),
         ("steps", 0, "at least 1"),
