@@ -76,7 +76,7 @@ def feature_maps(
 
     names = list(next(iter(maps.values())))
     height, width = next(iter(images.values())).shape
-    side = 2.2
+    side = 2.0  # inches
     figure = Figure(
         figsize=(
             side * len(maps) + 1,
@@ -105,7 +105,7 @@ def feature_maps(
         line[0].set_ylabel(name)
         figure.colorbar(shown, ax=list(line), shrink=0.8)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
+    figure.savefig(buffer, format="png", dpi=80)
     files.write(path, buffer.getvalue())
 
 
