@@ -68,9 +68,8 @@ def get_config(text: str = "") -> ConfigDict:
     c.validate_every = 5000  # steps between validations, each followed by a checkpoint
     c.keep = 2  # latest checkpoints kept beside the best
 
-    c.ranker = beside(__file__, "ranker").get_config(
-        preset
-    )  # stage 1, as in configs/ranker.py
+    # stage 1, as in configs/ranker.py
+    c.ranker = beside(__file__, "ranker").get_config(preset)
     del c.ranker.task
     for field in ("seed", "parallel"):
         c.ranker[field] = c.get_ref(field)

@@ -22,7 +22,7 @@ def get_config(text: str = "") -> ConfigDict:
     preset = parse(text, "configs/eval.py", preset=PRESETS)["preset"]
 
     c = ConfigDict()
-    c.task = {"table2": "eval"}.get(preset, f"eval_{preset}")
+    c.task = "eval" if preset == "table2" else f"eval_{preset}"
     c.workdir = "runs/eval"  # tables, figures of each image, pictures
     c.set_dir = "data/eval"  # folder of the named sets; what it lacks is downloaded
     # classic5, live1, bsds500-test (200), bsds500 (500), embedded, folders of images

@@ -344,10 +344,7 @@ def _report_time(total: float, seconds: dict[str, float], count: int) -> None:
 
 
 def _load(path: pathlib.Path) -> np.ndarray:
-    try:
-        y = jpeg.load_luma(path)
-    except jpeg.ImageError as error:
-        raise UserError(f"{path}: {error}") from None
+    y = jpeg.load_named(path)
     if min(y.shape) < metrics.MIN_SIDE:
         raise UserError(
             f"{path}: too small for SSIM: its sides must be {metrics.MIN_SIDE} or more"

@@ -197,10 +197,7 @@ def plot(scores: np.ndarray, clean: np.ndarray) -> bytes:
 
 def _middle(path: pathlib.Path, side: int) -> np.ndarray:
     """Y of an image, or of the square of `side` in its middle, on the 8-grid."""
-    try:
-        y = jpeg.load_luma(path)
-    except jpeg.ImageError as error:
-        raise UserError(f"{path}: {error}") from None
+    y = jpeg.load_named(path)
     if min(y.shape) < max(side, MIN_SIDE):
         raise UserError(
             f"{path}: smaller than {max(side, MIN_SIDE)} pixels; lower config.side"

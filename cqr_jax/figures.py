@@ -112,7 +112,9 @@ def feature_maps(
 def _draw_panel(args: argparse.Namespace) -> None:
     from cqr_jax import evaluate, weights  # after the flags, so that help comes at once
 
-    clean = _load(args.image)
+    if not 1 <= args.quality <= 100:
+        raise UserError(f"--quality={args.quality}: is 1 to 100")
+    clean = jpeg.load_named(args.image)
     compressed = jpeg.compress(clean, args.quality)
     methods = evaluate.by_name(filter(None, args.weights.split(",")), [evaluate.JPEG])
     images = {caption(f"JPEG, QF {args.quality}", clean, compressed): compressed}
@@ -133,7 +135,7 @@ def _draw_features(args: argparse.Namespace) -> None:
     from cqr_jax.steps import to_float
 
     ranker = weights.load(args.weights, "ranker")
-    clean = _load(args.image)
+    clean = jpeg.load_named(args.image)
     rows, columns = _window(args.crop, clean.shape)
     whole = {"clean": clean}
     for quality in (10, 20, 30):
@@ -151,13 +153,6 @@ def _draw_features(args: argparse.Namespace) -> None:
         images[title] = cut
         maps[title] = {conv: np.asarray(x[0]) for conv, x in features.items()}
     feature_maps(images, maps, pathlib.Path(args.output))
-
-
-def _load(path: str) -> np.ndarray:
-    try:
-        return jpeg.load_luma(path)
-    except jpeg.ImageError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def _window(crop: str, shape: tuple[int, ...]) -> tuple[slice, slice]:

@@ -172,6 +172,14 @@ def test_an_image_too_small_for_ssim_is_named(tmp_path):
         _measure(_config(str(tmp_path)), tmp_path / "out")
 
 
+def test_a_damaged_image_is_named(photographs, tmp_path):
+    folder = shutil.copytree(photographs, tmp_path / "images")
+    damaged = max(folder.iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:2000])
+    with pytest.raises(UserError, match=rf"{damaged.name}: damaged or truncated"):
+        _measure(_config(str(folder)), tmp_path / "out")
+
+
 def test_folders_must_not_be_mixed_up(photographs, tmp_path):
     twin = shutil.copytree(photographs, tmp_path / photographs.name)
     with pytest.raises(UserError, match="are both"):

@@ -74,6 +74,19 @@ def test_feature_maps(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("image", "quality", "words"),
+    [
+        ("none.png", 10, "none.png: can't be read: No such file or directory"),
+        (IMAGE, 0, "--quality=0: is 1 to 100"),
+    ],
+)
+def test_bad_arguments_get_one_line(image, quality, words, tmp_path):
+    arguments = ("panel", image, "--weights=", f"--quality={quality}")
+    code, out, err = run("cqr_jax.figures", *arguments, f"--output={tmp_path}/x.png")
+    assert (code, out, err) == (1, "", f"error: {words}\n")
+
+
+@pytest.mark.parametrize(
     ("crop", "words"),
     [
         ("1,2,3", "is LEFT,TOP,WIDTH,HEIGHT"),

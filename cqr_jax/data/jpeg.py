@@ -75,8 +75,9 @@ def load_luma(source: str | os.PathLike | bytes) -> np.ndarray:
       uint8, (height, width).
 
     Raises:
-      ImageError: unreadable, truncated, too large to be meant, floating point, or
-        with transparent pixels (what lies under them is not part of the picture).
+      ImageError: missing, unreadable, truncated, too large to be meant, floating
+        point, or with transparent pixels (what lies under them is not part of the
+        picture).
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
@@ -89,7 +90,17 @@ def load_luma(source: str | os.PathLike | bytes) -> np.ndarray:
     except Image.DecompressionBombError:
         raise ImageError("too many pixels (a decompression bomb?)") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise ImageError(f"can't be read: {error.strerror}") from None
         raise ImageError(f"damaged or truncated: {error}") from None
+
+
+def load_named(path: str | os.PathLike) -> np.ndarray:
+    """As `load_luma`, with the file named in the error."""
+    try:
+        return load_luma(path)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
 
 
 def _to_luma(image: Image.Image) -> np.ndarray:
