@@ -38,6 +38,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.loss.alpha = 0.01  # weight of the quality loss L_Q
     c.loss.beta = 0.9  # weight of the feature matching loss L_F
     c.qualities = (10, 20, 30)  # JPEG quality factors of the training images
+    c.qualities_per_crop = 0  # how many of them each crop gets, drawn anew; 0: all
 
     c.model = ConfigDict()
     c.model.width = 64  # channels
@@ -48,7 +49,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.model.key_pool = 1  # attention averages its keys over squares of this side
 
     c.patch = 48  # side of a training crop in pixels, a multiple of 8
-    c.batch_size = 16  # clean crops a step, over all devices, each at every quality
+    c.batch_size = 16  # clean crops a step, over all devices
     c.steps = 400_000  # training steps
     c.ema_decay = 0.0  # of the exponential moving average of the weights; 0 for none
 
@@ -86,9 +87,10 @@ def get_config(text: str = "") -> ConfigDict:
         c.model.local_blocks = 2
         c.model.residual_blocks = 0
         c.model.scale = 2
-        c.model.key_pool = 4
-        c.batch_size = 8
-        c.steps = 40_000
+        c.model.key_pool = 8
+        c.batch_size = 18
+        c.qualities_per_crop = 1
+        c.steps = 80_000
         c.ema_decay = 0.999
         c.optimizer.learning_rate = 2e-3
         c.optimizer.schedule = "cosine"

@@ -183,6 +183,7 @@ def _check_deblock(config) -> None:
             f"config.qualities: the records hold {QUALITIES[0]} to {QUALITIES[-1]}, "
             f"not {_list(map(str, sorted(outside)))}"
         )
+    _in_range(config, "config", "qualities_per_crop", 0, len(config.qualities))
     for field in ("alpha", "beta"):
         if config.loss[field] < 0:
             raise UserError(f"config.loss.{field}={config.loss[field]}: is negative")

@@ -133,6 +133,7 @@ def deblock_stage(
     """Stage 2 of `config`, guided by `ranker` (None without alpha and beta)."""
     axis_name = parallel.axis_name(config.parallel)
     model = Deblocker(**config.model)
+    draws = config.qualities_per_crop
     optimizer = state.create_optimizer(config.optimizer, config.steps)
 
     def summarize(sums):
@@ -164,12 +165,12 @@ def deblock_stage(
         frozen=ranker.variables if ranker else {},
         **_data(
             config,
-            pipeline.ladders(config.patch, config.qualities, augment=True),
+            pipeline.ladders(config.patch, config.qualities, True, draws),
             pipeline.ladders(config.validation.patch, config.qualities, augment=False),
         ),
         summarize=summarize,
         best=("psnr", "max"),
-        images_per_step=config.batch_size * len(config.qualities),
+        images_per_step=config.batch_size * (draws or len(config.qualities)),
     )
 
 

@@ -121,6 +121,7 @@ def test_ranges_of_the_ranker(field, value, words):
     [
         ("qualities", (10, 40), "the records hold 1 to 30, not 40"),
         ("qualities", (10, 10), "given twice"),
+        ("qualities_per_crop", 4, r"must be in \[0, 3\]"),
         ("loss.beta", -1.0, "is negative"),
         ("model.dilations", (), "needs one or more dilations"),
         ("ranker.levels", 7, r"config\.ranker\.levels=7"),

@@ -64,6 +64,25 @@ def test_ladders_are_pillow_jpegs_of_crops_on_the_grid(builder):
             np.testing.assert_array_equal(image[..., 0], own)
 
 
+def test_ladders_of_drawn_qualities(builder):
+    qualities = (10, 20, 30)
+    example = pipeline.ladders(48, qualities, augment=False, draws=2)
+    stream = pipeline.training_batches(builder, example, batch_size=8, seed=0)
+    drawn = set()
+    for batch in _take(stream, 4):
+        assert batch["compressed"].shape == (8, 2, 48, 48, 1)
+        for clean, pair in zip(batch["clean"], batch["compressed"], strict=True):
+            y = np.ascontiguousarray(clean[..., 0])
+            own = {quality: jpeg.compress(y, quality) for quality in qualities}
+            found = [
+                {q for q in qualities if np.array_equal(image[..., 0], own[q])}
+                for image in pair
+            ]
+            assert not found[0] & found[1] or len(found[0]) > 1  # a flat crop
+            drawn.add(tuple(min(quality) for quality in found))
+    assert len(drawn) >= 6  # each ordered pair of two of the three
+
+
 def test_augmentation_turns_all_images_of_an_example_alike(builder):
     example = pipeline.ladders(48, (30,), augment=True)
     stream = pipeline.training_batches(builder, example, batch_size=8, seed=0)

@@ -57,20 +57,29 @@ def pairs(patch: int, levels: tuple[tuple[int, int], ...], augment: bool) -> Exa
     return example
 
 
-def ladders(patch: int, qualities: tuple[int, ...], augment: bool) -> Example:
-    """Examples of the deblocker's stage: a clean crop and its JPEG at every quality.
+def ladders(
+    patch: int, qualities: tuple[int, ...], augment: bool, draws: int = 0
+) -> Example:
+    """Examples of the deblocker's stage: a clean crop and its JPEGs.
 
-    Fields: clean (patch, patch, 1); compressed (qualities, patch, patch, 1).
+    Fields: clean (patch, patch, 1); compressed (draws or qualities, patch, patch, 1).
 
     Args:
       patch: side of the crop in pixels, a multiple of 8.
       qualities: JPEG quality factors.
       augment: random flips and quarter turns.
+      draws: how many of the qualities each crop gets, drawn without repetition; 0 for
+        all, in their order.
     """
     rungs = [quality - records.QUALITIES[0] for quality in qualities]
 
     def example(record, seed):
-        images = [record["jpegs"][rung] for rung in rungs]
+        chosen = rungs
+        if draws:
+            key = tf.random.fold_in(seed, 2)
+            order = tf.random.experimental.stateless_shuffle(tf.constant(rungs), key)
+            chosen = tf.unstack(order[:draws])
+        images = [record["jpegs"][rung] for rung in chosen]
         clean, *compressed = _crops(
             record, images, [record["clean"]], patch, augment, seed
         )
