@@ -81,7 +81,8 @@ def by_name(paths: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
     methods: dict[str, str] = {}
     for path in paths:
         file = pathlib.Path(path).resolve()
-        name = file.parent.name if file.stem == "deblocker" else file.stem
+        name = file.name.removesuffix(".safetensors")
+        name = file.parent.name if name == "deblocker" else name
         if name in methods or name in taken:
             raise UserError(
                 f"{path}: another method is called '{name}' too; rename the file or "

@@ -158,8 +158,8 @@ def test_an_infinite_psnr_does_not_poison_the_mean(photographs, tmp_path, capsys
 
 
 def test_names_of_methods():
-    paths = ["runs/a/deblocker.safetensors", "runs/b.safetensors", "other/c"]
-    assert list(evaluate.by_name(paths, ["jpeg"])) == ["a", "b", "c"]
+    paths = ["runs/a/deblocker.safetensors", "runs/b.safetensors", "other/c-1.0"]
+    assert list(evaluate.by_name(paths, ["jpeg"])) == ["a", "b", "c-1.0"]
     with pytest.raises(UserError, match="another method is called 'b' too"):
         evaluate.by_name(["runs/b.safetensors", "b"], [])
     with pytest.raises(UserError, match="'jpeg' too"):
