@@ -11,8 +11,6 @@ from cqr_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-_WEIGHTS = "deblocker.safetensors"
-
 # Columns of Table 1.
 _TITLES = {
     "cqr": "w/o CQR",
@@ -64,7 +62,9 @@ def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
     methods = {
         f"{variant}/{path.parent.name}": str(path)
         for variant in ABLATIONS
-        for path in sorted(pathlib.Path(workdir, variant).glob(f"seed*/{_WEIGHTS}"))
+        for path in sorted(
+            pathlib.Path(workdir, variant).glob(f"seed*/{train.DEBLOCKER_FILE}")
+        )
     }
     if not methods:
         raise UserError(

@@ -18,12 +18,12 @@ from cqr_jax import figures, files, metrics, progress, published, tables, weight
 from cqr_jax.config import words
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
+from cqr_jax.metrics import METRICS
 from data_prep import sources, test_sets
 
 _log = logging.getLogger(__name__)
 
 JPEG = "jpeg"
-_METRICS = {"psnr": metrics.psnr, "ssim": metrics.ssim, "psnr_b": metrics.psnr_b}
 _AHEAD = 4  # images loaded, and scored, ahead of the network, per core
 
 # Compressed Y to restored Y, both uint8 of shape (images, height, width).
@@ -162,7 +162,7 @@ def measure(
                     path = folder / "images" / name / f"q{quality}" / f"{key}.png"
                     files.write(path, jpeg.encode_png(y))
         return {
-            (key, quality, name): tuple(f(clean, stack[i]) for f in _METRICS.values())
+            (key, quality, name): tuple(f(clean, stack[i]) for f in METRICS.values())
             for name, stack in results.items()
             for i, quality in enumerate(config.qualities)
         }
@@ -271,11 +271,11 @@ def find_images(sets: Iterable[str], set_dir: str) -> dict[str, Image]:
             members = {f"embedded/{x.stem}": x for x in sources.embedded("test")}
         else:
             folder = pathlib.Path(name).resolve()
+            paths = jpeg.list_images(name)
             members = {
-                f"{folder.name}/{x.relative_to(folder).with_suffix('').as_posix()}": x
-                for x in map(pathlib.Path.resolve, jpeg.list_images(name))
+                f"{folder.name}/{test_sets.key(x, name)}": x.resolve() for x in paths
             }
-            if len(members) < len(jpeg.list_images(name)):
+            if len(members) < len(paths):
                 raise UserError(f"{name}: two images differ in their suffix alone")
         for key, path in members.items():
             image = found.setdefault(key, Image(path, [], expected.get(key)))
@@ -318,13 +318,14 @@ def _ahead(pool, function: Callable, items: Iterable, depth: int) -> Iterator:
 def _rows(config, images, found, methods) -> tuple[list[dict], list[dict]]:
     """The rows of sets and those of images, from (key, quality, method) -> figures."""
     rows, each = [], []
+    names = list(dict.fromkeys(method for _, _, method in found))
     for dataset in (pathlib.Path(name).name for name in words(config.sets)):
         keys = [key for key, image in images.items() if dataset in image.sets]
         for quality in config.qualities:
-            for method in dict.fromkeys(method for _, _, method in found):
+            for method in names:
                 case = {"dataset": dataset, "quality": quality, "method": method}
                 members = [found[key, quality, method] for key in keys]
-                columns = dict(zip(_METRICS, zip(*members, strict=True), strict=True))
+                columns = dict(zip(METRICS, zip(*members, strict=True), strict=True))
                 row = dict(case)
                 if method in methods:
                     row["weights"] = methods[method]
@@ -333,7 +334,7 @@ def _rows(config, images, found, methods) -> tuple[list[dict], list[dict]]:
                 row["identical"] = sum(np.isinf(columns["psnr"]).tolist())
                 rows.append(row)
                 for key, member in zip(keys, members, strict=True):
-                    values = dict(zip(_METRICS, member, strict=True))
+                    values = dict(zip(METRICS, member, strict=True))
                     each.append({**case, "image": key, **values})
     return rows, each
 

@@ -1,6 +1,5 @@
 """How well the ranker ranks: pairwise accuracy, rank correlation, score against QF."""
 
-import io
 import json
 import logging
 import pathlib
@@ -10,7 +9,7 @@ import ml_collections
 import numpy as np
 from scipy import stats
 
-from cqr_jax import evaluate, files, progress, tables, weights
+from cqr_jax import evaluate, figures, files, progress, tables, weights
 from cqr_jax.config import level_ranges, words
 from cqr_jax.data import jpeg
 from cqr_jax.data.jpeg import BLOCK
@@ -190,9 +189,7 @@ def plot(scores: np.ndarray, clean: np.ndarray) -> bytes:
     axes.set_title(f"Ranker's score, {len(scores)} images")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return figures.png(figure, dpi=120)
 
 
 def _middle(path: pathlib.Path, side: int) -> np.ndarray:

@@ -17,7 +17,7 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cqr_jax import files, metrics
+from cqr_jax import files, metrics, tables
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError, one_line_errors
 
@@ -27,9 +27,11 @@ _LEAST_WIDTH = 256  # of a shown crop: smaller ones are enlarged by a whole numb
 
 def caption(name: str, reference: np.ndarray, image: np.ndarray) -> str:
     """Two lines: a method, and PSNR | SSIM | PSNR-B of its (height, width) image."""
-    functions = (metrics.psnr, metrics.ssim, metrics.psnr_b)
-    psnr, ssim, psnr_b = (function(reference, image) for function in functions)
-    return f"{name}\n{psnr:.2f} | {ssim:.4f} | {psnr_b:.2f}"
+    values = (
+        tables.shown(figure, function(reference, image))
+        for figure, function in metrics.METRICS.items()
+    )
+    return f"{name}\n{' | '.join(values)}"
 
 
 def panel(images: dict[str, np.ndarray], path: pathlib.Path) -> None:
@@ -104,19 +106,25 @@ def feature_maps(
             axes.set_xlabel(f"mean {response.mean():.3f}", fontsize=8)
         line[0].set_ylabel(name)
         figure.colorbar(shown, ax=list(line), shrink=0.8)
+    files.write(path, png(figure, dpi=80))
+
+
+def png(figure, dpi: int) -> bytes:
+    """A Matplotlib figure as a PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80)
-    files.write(path, buffer.getvalue())
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
 
 
 def _draw_panel(args: argparse.Namespace) -> None:
     from cqr_jax import evaluate, weights  # after the flags, so that help comes at once
+    from cqr_jax.config import words
 
     if not 1 <= args.quality <= 100:
         raise UserError(f"--quality={args.quality}: is 1 to 100")
     clean = jpeg.load_named(args.image)
     compressed = jpeg.compress(clean, args.quality)
-    methods = evaluate.by_name(filter(None, args.weights.split(",")), [evaluate.JPEG])
+    methods = evaluate.by_name(words(args.weights), [evaluate.JPEG])
     images = {caption(f"JPEG, QF {args.quality}", clean, compressed): compressed}
     for name, path in methods.items():
         restore = evaluate.restorer(weights.load(path, "deblocker"))

@@ -101,6 +101,10 @@ def ssim(reference: np.ndarray, image: np.ndarray) -> float:
     return float(np.mean(numerator / denominator))
 
 
+# Of (reference, image), in the order in which the literature reports them.
+METRICS = {"psnr": psnr, "ssim": ssim, "psnr_b": psnr_b}
+
+
 def _mse(reference: np.ndarray, image: np.ndarray) -> float:
     _check_shapes(reference, image)
     return float(np.mean(np.square(reference.astype(np.float64) - image)))

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 
 Table = list[list[str]]
 
-FIGURES = ("psnr", "ssim", "psnr_b")
 _DIGITS = {"psnr": 2, "ssim": 4, "psnr_b": 2}
+FIGURES = tuple(_DIGITS)
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -50,6 +50,11 @@ def pivot(head: Sequence[str], cells: Iterable[tuple[tuple, str, str]]) -> Table
     columns = list(dict.fromkeys(name for line in lines.values() for name in line))
     body = [[*k, *(v.get(name, "") for name in columns)] for k, v in lines.items()]
     return [[*head, *columns], *body]
+
+
+def shown(figure: str, value: float) -> str:
+    """The value of one of `FIGURES`, with the digits in which it is reported."""
+    return f"{value:.{_DIGITS[figure]}f}"
 
 
 def identical_note(rows: Iterable[dict]) -> str:
@@ -105,9 +110,10 @@ def _cell(rows: list[dict]) -> str:
 
 
 def _mean_and_spread(rows: list[dict], figure: str) -> str:
-    digits = _DIGITS[figure]
     values = [row[figure] for row in rows if row[figure] is not None]
     if not values:
         return "inf"
-    spread = f" ±{statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{spread}"
+    middle = shown(figure, statistics.fmean(values))
+    if len(values) == 1:
+        return middle
+    return f"{middle} ±{shown(figure, statistics.stdev(values))}"

@@ -16,7 +16,16 @@ import optax
 import tensorflow as tf
 from flax import linen as nn
 
-from cqr_jax import checkpoint, evaluate, metrics, parallel, state, steps, weights
+from cqr_jax import (
+    checkpoint,
+    evaluate,
+    files,
+    metrics,
+    parallel,
+    state,
+    steps,
+    weights,
+)
 from cqr_jax.config import level_ranges
 from cqr_jax.data import pipeline, records
 from cqr_jax.errors import UserError
@@ -25,6 +34,8 @@ from cqr_jax.models.ranker import Ranker
 from data_prep.build import build
 
 _log = logging.getLogger(__name__)
+
+DEBLOCKER_FILE = "deblocker.safetensors"  # in the workdir of a finished stage 2
 
 # Fields that a resumed run may change: they don't touch what is learned.
 _FREE_FIELDS = ("log_every", "keep", "parallel", "evaluation", "workdir", "data_dir")
@@ -85,7 +96,7 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
         path = config.ranker_weights or train_ranker(config.ranker)
         fields = config.ranker.model.to_dict()
         ranker = weights.load(path, "ranker", fields)
-    path = pathlib.Path(config.workdir) / "deblocker.safetensors"
+    path = pathlib.Path(config.workdir) / DEBLOCKER_FILE
     path = _run(config, path, functools.partial(deblock_stage, ranker=ranker))
     if config.evaluation.sets:
         evaluate.table2(config.evaluation, config.workdir, [str(path)])
@@ -165,7 +176,7 @@ def deblock_stage(
         frozen=ranker.variables if ranker else {},
         **_data(
             config,
-            pipeline.ladders(config.patch, config.qualities, True, draws),
+            pipeline.ladders(config.patch, config.qualities, augment=True, draws=draws),
             pipeline.ladders(config.validation.patch, config.qualities, augment=False),
         ),
         summarize=summarize,
@@ -267,7 +278,7 @@ def _keep_config(config: ml_collections.ConfigDict, resuming: bool) -> None:
                     f"{config.workdir}: was begun with {field}={theirs.get(field)}, "
                     f"now {ours.get(field)}; choose another config.workdir"
                 )
-    path.write_text(text)
+    files.write(path, text)
 
 
 def _learned(fields: dict, prefix: str = "") -> dict:

@@ -9,7 +9,9 @@ checks every image. They are for research use; never train on them.
 import argparse
 import concurrent.futures
 import csv
+import functools
 import hashlib
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -52,6 +54,7 @@ class Expected(NamedTuple):
         return same_shape and hashlib.sha256(y.tobytes()).hexdigest() == self.sha256
 
 
+@functools.cache
 def expected(name: str) -> dict[str, Expected]:
     """Key -> what is expected, of each image of a set; name: of `SETS`.
 
@@ -101,8 +104,8 @@ def fetch(name: str, set_dir: str) -> None:
         return
     wanted = expected(name)
 
-    def fetch_one(key):
-        folder, rest = key.split("/", 1)
+    def fetch_one(image):
+        folder, rest = image.split("/", 1)
         address = f"{HOST}/{_ADDRESSES[folder].format(rest)}"
         try:
             answer = session.get(address, timeout=20)
@@ -115,12 +118,12 @@ def fetch(name: str, set_dir: str) -> None:
                 "config.set_dir"
             ) from error
         try:
-            whole = wanted[key].is_equal(jpeg.load_luma(answer.content))
+            whole = wanted[image].is_equal(jpeg.load_luma(answer.content))
         except jpeg.ImageError:
             whole = False
         if not whole:
             raise UserError(f"{address}: is not the image that it was (SHA-256 of Y)")
-        path = pathlib.Path(set_dir) / f"{key}{pathlib.Path(address).suffix}"
+        path = pathlib.Path(set_dir) / f"{image}{pathlib.Path(address).suffix}"
         files.write(path, answer.content)
 
     with (
@@ -143,14 +146,19 @@ def _find(name: str, set_dir: str) -> tuple[dict[str, pathlib.Path], list[str]]:
     """The images of a set that are there, and the keys of those that are not."""
     present = by_key(pathlib.Path(set_dir), SETS[name])
     keys = sorted(expected(name))
-    found = {key: present[key] for key in keys if key in present}
-    return found, [key for key in keys if key not in present]
+    found = {k: present[k] for k in keys if k in present}
+    return found, [k for k in keys if k not in present]
+
+
+def key(path: pathlib.Path, root: str | os.PathLike) -> str:
+    """The path of an image under `root`, without suffix."""
+    return path.relative_to(root).with_suffix("").as_posix()
 
 
 def by_key(root: pathlib.Path, folder: str = "") -> dict[str, pathlib.Path]:
-    """Path under `root` without suffix -> path, of the images in a folder of it."""
+    """Key under `root` -> path, of the images in a folder of it."""
     return {
-        path.relative_to(root).with_suffix("").as_posix(): path
+        key(path, root): path
         for path in sorted((root / folder).rglob("*"))
         if path.suffix.lower() in jpeg.IMAGE_SUFFIXES
     }

@@ -53,6 +53,24 @@ def image():
     return np.ascontiguousarray(jpeg.load_luma(sources.embedded("test")[0])[:96, :80])
 
 
+FRESH = {
+    "ranker": {"width": 2, "hidden": 8},
+    "deblocker": {"width": 6, "local_blocks": 0, "residual_blocks": 0, "key_pool": 8},
+}
+
+
+def save_fresh(folder, kind) -> pathlib.Path:
+    """Weights of a small untrained model; a deblocker's change nothing."""
+    from cqr_jax import state, weights
+    from cqr_jax.models.deblocker import Deblocker
+    from cqr_jax.models.ranker import Ranker
+
+    model = {"ranker": Ranker, "deblocker": Deblocker}[kind](**FRESH[kind])
+    path = folder / f"{kind}.safetensors"
+    weights.save(path, kind, FRESH[kind], state.init(model, 48, 0), {})
+    return path
+
+
 def start(*args, **kwargs) -> subprocess.Popen:
     """Starts `python -m ARGS` in the repository; its output is text."""
     return subprocess.Popen(

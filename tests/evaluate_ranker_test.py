@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cqr_jax import evaluate_ranker, state, weights
-from cqr_jax.models.ranker import Ranker
-from tests.conftest import run
+from cqr_jax import evaluate_ranker
+from tests.conftest import run, save_fresh
 
 LEVELS = ((1, 10), (11, 20), (21, 30))
 
@@ -57,10 +56,7 @@ def test_the_plot_is_a_picture():
 
 
 def test_the_command(photographs, tmp_path):
-    fields = {"width": 2, "hidden": 8}
-    path = tmp_path / "ranker.safetensors"
-    variables = state.init(Ranker(**fields), 48, 0)
-    weights.save(path, "ranker", fields, variables, {})
+    path = save_fresh(tmp_path, "ranker")
     arguments = (
         "cqr_jax.main",
         "--config=configs/eval.py:ranker",

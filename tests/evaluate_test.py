@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 
 from configs import eval as eval_config
-from cqr_jax import evaluate, metrics, state, weights
+from cqr_jax import evaluate, metrics
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
-from cqr_jax.models.deblocker import Deblocker
 from data_prep import test_sets
-from tests.conftest import ROOT
+from tests.conftest import ROOT, save_fresh
 
 # Folder of the test sets, as in configs/eval.py: not part of the repository.
 SETS = pathlib.Path(os.environ.get("CQR_JAX_TEST_SETS", ROOT / "data" / "eval"))
@@ -46,14 +45,6 @@ def _config(sets, **fields):
 
 def _measure(config, workdir, methods=(), restored=()):
     return evaluate.measure(config, str(workdir), dict(methods), dict(restored))
-
-
-def _identity(path):
-    """Weights of a deblocker that changes nothing, as any fresh one."""
-    fields = {"width": 6, "local_blocks": 0, "residual_blocks": 0, "key_pool": 8}
-    variables = state.init(Deblocker(**fields), 48, 0)
-    weights.save(path, "deblocker", fields, variables, {})
-    return str(path)
 
 
 @pytest.mark.skipif(not SETS.is_dir(), reason="the test sets are not here")
@@ -85,7 +76,7 @@ def test_rows_are_means_over_the_images(photographs, tmp_path):
 
 
 def test_a_deblocker_that_does_nothing_equals_jpeg(photographs, tmp_path):
-    path = _identity(tmp_path / "identity.safetensors")
+    path = str(save_fresh(tmp_path, "deblocker"))
     config = _config(str(photographs), qualities=(10, 20))
     rows, _ = _measure(config, tmp_path, {"ours": path})
     figures = ("quality", "psnr", "ssim", "psnr_b")

@@ -4,23 +4,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cqr_jax import figures, metrics, state, weights
+from cqr_jax import figures, metrics
 from cqr_jax.data import jpeg
-from cqr_jax.models.deblocker import Deblocker
-from cqr_jax.models.ranker import Ranker
 from data_prep import sources
-from tests.conftest import run
+from tests.conftest import run, save_fresh
 
 IMAGE = sources.embedded("test")[1]
 
 
-def _save(tmp_path, kind, model):
-    fields = {"width": 2, "hidden": 8}
-    if kind == "deblocker":
-        fields = {"width": 6, "local_blocks": 0, "residual_blocks": 0, "key_pool": 8}
-    path = tmp_path / f"{kind}.safetensors"
-    weights.save(path, kind, fields, state.init(model(**fields), 48, 0), {})
-    return path
+def _draw(tmp_path, *arguments):
+    """The picture that a command draws, which says nothing, as it is in the file."""
+    path = tmp_path / "picture.png"
+    code, out, err = run("cqr_jax.figures", *arguments, f"--output={path}")
+    assert (code, out, err) == (0, "", "")
+    with Image.open(path) as sheet:
+        sheet.load()
+        return sheet
 
 
 def test_caption(image):
@@ -33,12 +32,8 @@ def test_caption(image):
 
 
 def test_panel_shows_the_crop_enlarged(tmp_path):
-    path = tmp_path / "panel.png"
     arguments = ("panel", IMAGE, "--weights=", "--crop=200,120,64,48", "--quality=20")
-    code, out, err = run("cqr_jax.figures", *arguments, f"--output={path}")
-    assert (code, out, err) == (0, "", "")
-    with Image.open(path) as sheet:
-        sheet = np.asarray(sheet)
+    sheet = np.asarray(_draw(tmp_path, *arguments))
     assert sheet.shape == (48 * 4 + 44, 2 * 64 * 4 + 8)
     clean = jpeg.load_luma(IMAGE)
     shown = (clean, jpeg.compress(clean, 20))
@@ -51,26 +46,19 @@ def test_panel_shows_the_crop_enlarged(tmp_path):
 
 def test_panel_of_a_deblocker(tmp_path):
     """A fresh deblocker changes nothing: the third picture is the JPEG."""
-    path = _save(tmp_path, "deblocker", Deblocker)
-    output = tmp_path / "panel.png"
+    path = save_fresh(tmp_path, "deblocker")
     arguments = ("panel", IMAGE, f"--weights={path}", "--crop=0,0,256,64")
-    code, _, err = run("cqr_jax.figures", *arguments, f"--output={output}")
-    assert code == 0, err
-    with Image.open(output) as sheet:
-        sheet = np.asarray(sheet)[:64]
+    sheet = np.asarray(_draw(tmp_path, *arguments))[:64]
     assert sheet.shape == (64, 3 * 256 + 2 * 8)
     np.testing.assert_array_equal(sheet[:, 264:520], sheet[:, 528:])
 
 
 def test_feature_maps(tmp_path):
-    path = _save(tmp_path, "ranker", Ranker)
-    output = tmp_path / "features.png"
+    path = save_fresh(tmp_path, "ranker")
     arguments = ("features", IMAGE, f"--weights={path}", "--crop=0,0,96,64")
-    code, _, err = run("cqr_jax.figures", *arguments, f"--output={output}")
-    assert code == 0, err
-    with Image.open(output) as sheet:
-        assert sheet.height > 10 * 100  # a line for each of the ten convolutions
-        assert len(sheet.convert("RGB").getcolors(2**24)) > 100
+    sheet = _draw(tmp_path, *arguments)
+    assert sheet.height > 10 * 100  # a line for each of the ten convolutions
+    assert len(sheet.convert("RGB").getcolors(2**24)) > 100
 
 
 @pytest.mark.parametrize(
