@@ -17,7 +17,7 @@ import numpy as np
 
 from configs import deblock
 from cqr_jax import config as config_lib
-from cqr_jax import state, train, weights
+from cqr_jax import stages, state, weights
 from cqr_jax.errors import one_line_errors
 from cqr_jax.models.ranker import Ranker
 
@@ -32,7 +32,7 @@ def _repeat(call: Callable[[], None], repetitions: int, images: int) -> str:
     return f"{np.median(speeds):.0f} | {min(speeds):.0f} to {max(speeds):.0f}"
 
 
-def _measure(stage: train.Stage, config, repetitions: int, steps: int) -> list[str]:
+def _measure(stage: stages.Stage, config, repetitions: int, steps: int) -> list[str]:
     batches = stage.batches(0)
     batch = next(batches)
     images = steps * stage.images_per_step
@@ -41,8 +41,8 @@ def _measure(stage: train.Stage, config, repetitions: int, steps: int) -> list[s
         for _ in itertools.islice(batches, steps):
             pass
 
-    held = [state.create(stage.model, config.patch, stage.optimizer, 0)]
-    step = jax.jit(stage.train_step, donate_argnums=0)
+    held = [state.create(stage.steps.model, config.patch, stage.steps.optimizer, 0)]
+    step = jax.jit(stage.steps.train_step, donate_argnums=0)
 
     def learn():
         for _ in range(steps):
@@ -72,12 +72,12 @@ def main() -> None:
         config = deblock.get_config(args.preset)
         config.data.update({"name": args.name, "data_dir": args.data_dir})
         config_lib.check(config)
-        stage = train.ranker_stage(config.ranker)
+        stage = stages.ranker_stage(config.ranker)
         lines = _measure(stage, config.ranker, args.repetitions, args.steps)
         ranker = Ranker(**config.ranker.model)
         variables = state.init(ranker, config.patch, 0)
         given = weights.Weights(ranker, variables, {}, {})
-        stage = train.deblock_stage(config, given)
+        stage = stages.deblock_stage(config, given)
         lines += _measure(stage, config, args.repetitions, args.steps)
     print(f"{args.preset} preset, {os.cpu_count()} CPU cores, {jax.devices()[0]}\n")
     print("| | images/s | range |\n|---|---|---|")

@@ -28,6 +28,9 @@ def get_config(text: str = "") -> ConfigDict:
     c.workdir = f"runs/deblock-{preset}{suffix}"  # checkpoints, logs, weights, panels
     c.seed = 0  # of initialisation and data, in both stages
     c.parallel = "jit"  # jit or pmap: how a step runs on several devices
+    c.compute_dtype = "float32"  # or bfloat16; parameters and losses stay float32
+    c.accumulate = 1  # parts that a step's batch is computed in, one after the other
+    c.remat = False  # recompute activations in the backward pass, to save memory
 
     c.data = ConfigDict()
     c.data.data_dir = "data"  # root of the records
@@ -72,7 +75,7 @@ def get_config(text: str = "") -> ConfigDict:
     # stage 1, as in configs/ranker.py
     c.ranker = beside(__file__, "ranker").get_config(preset)
     del c.ranker.task
-    for field in ("seed", "parallel"):
+    for field in ("seed", "parallel", "compute_dtype", "accumulate"):
         c.ranker[field] = c.get_ref(field)
     for field in ("data_dir", "name"):
         c.ranker.data[field] = c.data.get_ref(field)

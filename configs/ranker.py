@@ -20,6 +20,9 @@ def get_config(text: str = "") -> ConfigDict:
     c.workdir = f"runs/ranker-{preset}"  # checkpoints, logs and weights go here
     c.seed = 0  # of initialisation and data
     c.parallel = "jit"  # jit or pmap: how a step runs on several devices
+    c.compute_dtype = "float32"  # or bfloat16; parameters and losses stay float32
+    c.accumulate = 1  # parts that a step's batch is computed in, one after the other
+    c.sync_batch_norm = True  # under pmap; jit always sees the whole batch
 
     c.data = ConfigDict()
     c.data.data_dir = "data"  # root of the records

@@ -3,6 +3,7 @@
 import logging
 import pathlib
 
+import jax
 import ml_collections
 
 from cqr_jax import evaluate, published, tables, train
@@ -45,7 +46,7 @@ def train_variants(config: ml_collections.ConfigDict) -> None:
         ablate(run, variant)
         _log.info("run %d of %d: without %s, seed %d", i, len(runs), variant, seed)
         train.train_deblocker(run)
-    if config.evaluation.sets:
+    if config.evaluation.sets and jax.process_index() == 0:
         table1(config.evaluation, config.workdir)
 
 

@@ -116,10 +116,19 @@ def level_ranges(config: ml_collections.ConfigDict) -> tuple[tuple[int, int], ..
 
 
 def _check_training(config, where: str) -> None:
-    for field in ("steps", "log_every", "validate_every", "batch_size", "keep"):
+    counts = (
+        "steps",
+        "log_every",
+        "validate_every",
+        "batch_size",
+        "keep",
+        "accumulate",
+    )
+    for field in counts:
         _at_least(config, where, field, 1)
     _at_least(config, where, "seed", 0)
     _one_of(config, where, "parallel", ("jit", "pmap"))
+    _one_of(config, where, "compute_dtype", ("float32", "bfloat16"))
     _in_range(config, where, "ema_decay", 0, 1, high_open=True)
     for field in ("examples", "batch_size"):
         _at_least(config.validation, f"{where}.validation", field, 1)
@@ -140,6 +149,11 @@ def _check_training(config, where: str) -> None:
 
 def _check_ranker(config, where: str) -> None:
     _check_levels(config, where, QUALITIES[0], QUALITIES[-1])
+    if config.parallel == "jit" and not config.sync_batch_norm:
+        raise UserError(
+            f"{where}.sync_batch_norm=False: needs {where}.parallel=pmap; under jit "
+            "BatchNorm always sees the whole batch"
+        )
     if config.margin <= 0:
         raise UserError(f"{where}.margin={config.margin}: must be positive")
     for field in ("width", "hidden"):

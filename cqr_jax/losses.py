@@ -2,7 +2,8 @@
 
 Images are float32 in [0, 1] of shape (batch, height, width, 1); scores are (batch,);
 feature maps are dictionaries of (batch, height', width', channels). Every loss is a
-mean over the batch, so that its weight does not depend on the batch size.
+mean over the batch, so that its weight does not depend on the batch size; it is float32
+also where feature maps are bfloat16.
 """
 
 import jax
@@ -33,7 +34,7 @@ def margin_ranking(
 def mean_absolute_error(restored: jax.Array, clean: jax.Array) -> jax.Array:
     """L_MAE (eq. 3), as a mean over pixels."""
     _check_same_shape(restored, clean)
-    return jnp.mean(jnp.abs(restored - clean))
+    return jnp.mean(jnp.abs(restored.astype(jnp.float32) - clean.astype(jnp.float32)))
 
 
 def quality(score: jax.Array) -> jax.Array:

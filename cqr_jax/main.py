@@ -4,6 +4,10 @@
     python -m cqr_jax.main --config=configs/ranker.py:compact --config.data.name=NAME
 
 Any field of the config can be set on the command line: --config.batch_size=8.
+
+Several processes make one run, each with the devices of its own machine: --distributed
+where a TPU pod slice, Slurm, Open MPI or Kubernetes tells each its part, and elsewhere
+--coordinator=HOST:PORT --processes=N --process=I.
 """
 
 import logging
@@ -17,6 +21,14 @@ from cqr_jax.errors import UserError, one_line_errors
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, as FILE.py or FILE.py:PRESET."
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Train together with the other processes of this job."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of the first process; implies --distributed."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many there are.")
+_PROCESS = flags.DEFINE_integer("process", None, "Number of this one, from 0.")
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -56,27 +68,50 @@ def main(argv: list[str]) -> None:
         import jax
         import tensorflow as tf
 
-        from cqr_jax import ablation, evaluate, evaluate_ranker, train
         from cqr_jax import config as config_lib
+        from cqr_jax import parallel
 
         tf.config.set_visible_devices([], "GPU")  # TensorFlow only feeds
         config_lib.check(config)
+        if _joining(task):
+            parallel.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         log = logging.getLogger("cqr_jax")
+        if jax.process_index():
+            log.setLevel(logging.WARNING)
         log.info("jax %s on %s", jax.__version__, jax.devices())
         log.info("config:\n%s", config)
-        if task == "ranker":
-            train.train_ranker(config)
-        elif task == "deblock":
-            train.train_deblocker(config)
-        elif task == "ablation":
-            ablation.train_variants(config)
-        elif task == "eval_ablation":
-            ablation.table1(config, config.workdir)
-        elif task == "eval_ranker":
-            evaluate_ranker.evaluate_ranker(config)
-        else:
-            given = (config_lib.words(config[name]) for name in ("weights", "restored"))
-            evaluate.table2(config, config.workdir, *given)
+        with parallel.failing_alone():
+            _run_task(task, config)
+
+
+def _run_task(task: str, config) -> None:
+    from cqr_jax import ablation, evaluate, evaluate_ranker, train
+    from cqr_jax.config import words
+
+    if task == "ranker":
+        train.train_ranker(config)
+    elif task == "deblock":
+        train.train_deblocker(config)
+    elif task == "ablation":
+        ablation.train_variants(config)
+    elif task == "eval_ablation":
+        ablation.table1(config, config.workdir)
+    elif task == "eval_ranker":
+        evaluate_ranker.evaluate_ranker(config)
+    else:
+        given = (words(config[name]) for name in ("weights", "restored"))
+        evaluate.table2(config, config.workdir, *given)
+
+
+def _joining(task: str) -> bool:
+    """Whether this is one of several processes, as the flags say."""
+    if not _DISTRIBUTED.value and _COORDINATOR.value is None:
+        if _PROCESSES.value is not None or _PROCESS.value is not None:
+            raise UserError("--processes and --process need --coordinator=HOST:PORT")
+        return False
+    if task.startswith("eval"):
+        raise UserError(f"config.task={task}: evaluation runs in one process")
+    return True
 
 
 def _start_log() -> None:

@@ -34,11 +34,13 @@ def ranker_train_step(
     optimizer: optax.GradientTransformation,
     margin: float,
     ema_decay: float,
+    parts: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One step of stage 1: margin ranking loss (eq. 2) on pairs.
 
-    The two branches run as one batch, so that BatchNorm sees both.
+    The two branches run as one batch, so that BatchNorm sees both; where the batch is
+    computed in parts, BatchNorm sees them one after the other.
 
     Args:
       state: of the ranker.
@@ -46,6 +48,7 @@ def ranker_train_step(
       batch: as `pipeline.pairs` makes it.
       apply: the ranker's.
       optimizer, margin, ema_decay: of the config.
+      parts: that the batch is computed in, one after the other.
       axis_name: of the devices to average over under pmap.
 
     Returns:
@@ -53,8 +56,8 @@ def ranker_train_step(
     """
     del frozen
 
-    def loss_fn(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
+    def loss_fn(params, batch_stats, batch):
+        variables = {"params": params, "batch_stats": batch_stats}
         images = jnp.concatenate([batch["image_i"], batch["image_j"]])
         (scores, _), new = apply(
             variables, to_float(images), train=True, mutable=["batch_stats"]
@@ -66,8 +69,8 @@ def ranker_train_step(
         metrics = {"loss": loss, "accuracy": _ordered(score_i, score_j, batch).mean()}
         return loss, (metrics, new["batch_stats"])
 
-    grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    grads, metrics, batch_stats = _mean((grads, metrics, batch_stats), axis_name)
+    found = _accumulate(loss_fn, state, batch, parts)
+    grads, metrics, batch_stats = _mean(found, axis_name)
     return train_state.update(state, grads, batch_stats, optimizer, ema_decay), metrics
 
 
@@ -107,6 +110,7 @@ def deblock_train_step(
     alpha: float,
     beta: float,
     ema_decay: float,
+    parts: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One step of stage 2: the deblocker under the overall loss (eq. 6).
@@ -119,24 +123,26 @@ def deblock_train_step(
       apply: the deblocker's.
       rank: the ranker's; not called where alpha and beta are 0.
       optimizer, alpha, beta, ema_decay: of the config.
+      parts: that the batch is computed in, one after the other.
       axis_name: of the devices to average over under pmap.
 
     Returns:
       The next state, and `loss` with its terms by name.
     """
     frozen = jax.lax.stop_gradient(frozen)
-    clean, compressed = _clean_and_compressed(batch)
 
     def frozen_rank(image):
         assert rank is not None, "alpha and beta need a ranker"
         return rank(frozen, image)
 
-    def loss_fn(params):
+    def loss_fn(params, batch_stats, batch):
+        clean, compressed = _clean_and_compressed(batch)
         restored = apply({"params": params}, compressed)
-        return guided_loss(restored, clean, frozen_rank, alpha, beta)
+        loss, metrics = guided_loss(restored, clean, frozen_rank, alpha, beta)
+        return loss, (metrics, batch_stats)
 
-    grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
-    grads, metrics = _mean((grads, metrics), axis_name)
+    found = _accumulate(loss_fn, state, batch, parts)
+    grads, metrics, _ = _mean(found, axis_name)
     state = train_state.update(state, grads, state.batch_stats, optimizer, ema_decay)
     return state, metrics
 
@@ -223,6 +229,41 @@ def _ordered(score_i: jax.Array, score_j: jax.Array, batch: Batch) -> jax.Array:
     """1 for each pair whose scores stand in the order of its labels, else 0."""
     better = jnp.sign(batch["label_i"] - batch["label_j"])
     return ((score_i - score_j) * better > 0).astype(jnp.float32)
+
+
+def _accumulate(
+    loss_fn: Callable, state: TrainState, batch: Batch, parts: int
+) -> tuple[Any, Metrics, Any]:
+    """Mean gradients and metrics of equal parts of a batch, and the last statistics.
+
+    Only one part's activations are held at a time.
+
+    Args:
+      loss_fn: (params, batch_stats, part) -> (loss, (metrics, new batch_stats)).
+      state: whose parameters the gradients are taken by.
+      batch: of a size divisible by `parts`.
+      parts: how many.
+    """
+    gradient = jax.grad(loss_fn, has_aux=True)
+    if parts == 1:
+        grads, (metrics, batch_stats) = gradient(state.params, state.batch_stats, batch)
+        return grads, metrics, batch_stats
+
+    def divide(x):
+        # A part takes every parts-th example: the batch stays spread over devices.
+        return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+
+    def add(carry, part):
+        total, batch_stats = carry
+        grads, (metrics, batch_stats) = gradient(state.params, batch_stats, part)
+        return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    (total, batch_stats), metrics = jax.lax.scan(
+        add, (zeros, state.batch_stats), jax.tree.map(divide, batch)
+    )
+    grads = jax.tree.map(lambda x: x / parts, total)
+    return grads, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics), batch_stats
 
 
 def _mean(tree, axis_name: str | None):

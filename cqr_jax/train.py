@@ -1,4 +1,4 @@
-"""One training loop for both stages, and what each stage puts into it."""
+"""One training loop for both stages."""
 
 import functools
 import json
@@ -6,68 +6,34 @@ import logging
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import jax
 import ml_collections
 import numpy as np
-import optax
 import tensorflow as tf
-from flax import linen as nn
 
-from cqr_jax import (
-    checkpoint,
-    evaluate,
-    files,
-    metrics,
-    parallel,
-    state,
-    steps,
-    weights,
-)
-from cqr_jax.config import level_ranges
-from cqr_jax.data import pipeline, records
+from cqr_jax import checkpoint, evaluate, files, parallel, state, weights
 from cqr_jax.errors import UserError
-from cqr_jax.models.deblocker import Deblocker
-from cqr_jax.models.ranker import Ranker
-from data_prep.build import build
+from cqr_jax.stages import Stage, deblock_stage, ranker_stage
 
 _log = logging.getLogger(__name__)
 
 DEBLOCKER_FILE = "deblocker.safetensors"  # in the workdir of a finished stage 2
 
 # Fields that a resumed run may change: they don't touch what is learned.
-_FREE_FIELDS = ("log_every", "keep", "parallel", "evaluation", "workdir", "data_dir")
+_FREE_FIELDS = (
+    "data_dir",
+    "evaluation",
+    "keep",
+    "log_every",
+    "parallel",
+    "remat",
+    "workdir",
+)
 
-
-class Stage(NamedTuple):
-    """What differs between the two stages.
-
-    Attributes:
-      name: 'ranker' or 'deblocker', also of the weights file.
-      model: the module that is trained.
-      optimizer: that `train_step` moves it with.
-      train_step, eval_step: of `cqr_jax.steps`, all but the arrays bound.
-      frozen: variables that both steps are given; see `cqr_jax.steps`.
-      batches: first step -> the training batches from there on.
-      validation: the validation batches.
-      summarize: the summed results of `eval_step` -> named figures.
-      best: name and mode ('max' or 'min') of the figure that tells the best.
-      images_per_step: compressed images that one training step sees.
-    """
-
-    name: str
-    model: nn.Module
-    optimizer: optax.GradientTransformation
-    train_step: Callable
-    eval_step: Callable
-    frozen: Any
-    batches: Callable[[int], Iterator[dict]]
-    validation: list[dict]
-    summarize: Callable[[dict], dict[str, float]]
-    best: tuple[str, str]
-    images_per_step: int
+# Steps between the processes' asking one another whether one was told to stop.
+_AGREE_EVERY = 10
 
 
 def train_ranker(config: ml_collections.ConfigDict) -> pathlib.Path:
@@ -98,129 +64,9 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
         ranker = weights.load(path, "ranker", fields)
     path = pathlib.Path(config.workdir) / DEBLOCKER_FILE
     path = _run(config, path, functools.partial(deblock_stage, ranker=ranker))
-    if config.evaluation.sets:
+    if config.evaluation.sets and jax.process_index() == 0:
         evaluate.table2(config.evaluation, config.workdir, [str(path)])
     return path
-
-
-def ranker_stage(config: ml_collections.ConfigDict) -> Stage:
-    """Stage 1 of `config`; opens its records."""
-    axis_name = parallel.axis_name(config.parallel)
-    model = Ranker(**config.model, axis_name=axis_name)
-    optimizer = state.create_optimizer(config.optimizer, config.steps)
-    shared = {"apply": model.apply, "margin": config.margin, "axis_name": axis_name}
-    levels = level_ranges(config)
-
-    def summarize(sums):
-        count = sums["count"]
-        return {"loss": sums["loss"] / count, "accuracy": sums["correct"] / count}
-
-    return Stage(
-        name="ranker",
-        model=model,
-        optimizer=optimizer,
-        train_step=functools.partial(
-            steps.ranker_train_step,
-            optimizer=optimizer,
-            ema_decay=config.ema_decay,
-            **shared,
-        ),
-        eval_step=functools.partial(steps.ranker_eval_step, **shared),
-        frozen={},
-        **_data(
-            config,
-            pipeline.pairs(config.patch, levels, augment=True),
-            pipeline.pairs(config.validation.patch, levels, augment=False),
-        ),
-        summarize=summarize,
-        best=("loss", "min"),
-        images_per_step=2 * config.batch_size,
-    )
-
-
-def deblock_stage(
-    config: ml_collections.ConfigDict, ranker: weights.Weights | None
-) -> Stage:
-    """Stage 2 of `config`, guided by `ranker` (None without alpha and beta)."""
-    axis_name = parallel.axis_name(config.parallel)
-    model = Deblocker(**config.model)
-    draws = config.qualities_per_crop
-    optimizer = state.create_optimizer(config.optimizer, config.steps)
-
-    def summarize(sums):
-        results = {}
-        for name, kind in (("psnr", "mse"), ("jpeg", "mse_jpeg")):
-            values = [metrics.psnr_of_mse(x / sums["count"]) for x in sums[kind]]
-            for quality, value in zip(config.qualities, values, strict=True):
-                results[f"{name}_q{quality}"] = value
-            results[name] = sum(values) / len(values)
-        return results
-
-    return Stage(
-        name="deblocker",
-        model=model,
-        optimizer=optimizer,
-        train_step=functools.partial(
-            steps.deblock_train_step,
-            apply=model.apply,
-            rank=ranker.model.apply if ranker else None,
-            optimizer=optimizer,
-            alpha=config.loss.alpha,
-            beta=config.loss.beta,
-            ema_decay=config.ema_decay,
-            axis_name=axis_name,
-        ),
-        eval_step=functools.partial(
-            steps.deblock_eval_step, apply=model.apply, axis_name=axis_name
-        ),
-        frozen=ranker.variables if ranker else {},
-        **_data(
-            config,
-            pipeline.ladders(config.patch, config.qualities, augment=True, draws=draws),
-            pipeline.ladders(config.validation.patch, config.qualities, augment=False),
-        ),
-        summarize=summarize,
-        best=("psnr", "max"),
-        images_per_step=config.batch_size * (draws or len(config.qualities)),
-    )
-
-
-def _data(
-    config: ml_collections.ConfigDict,
-    training: pipeline.Example,
-    validation: pipeline.Example,
-) -> dict:
-    """The `batches` and `validation` of a stage; makes the records that it can."""
-    name, data_dir = config.data.name, config.data.data_dir
-    if name in ("div2k", "embedded") and not records.exists(data_dir, name):
-        build(name, data_dir)
-    builder = pipeline.open_records(
-        data_dir, name, config.patch, config.validation.patch
-    )
-    process = {
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-    }
-
-    def batches(first_step):
-        return pipeline.training_batches(
-            builder,
-            training,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            first_step=first_step,
-            **process,
-        )
-
-    held_out = pipeline.validation_batches(
-        builder,
-        validation,
-        examples=config.validation.examples,
-        batch_size=config.validation.batch_size,
-        seed=config.seed,
-        **process,
-    )
-    return {"batches": batches, "validation": held_out}
 
 
 def _run(
@@ -233,13 +79,14 @@ def _run(
     Weights are initialised from the latest checkpoint of the workdir if there is one,
     else from `config.seed`.
     """
-    parallel.check_batch(config.batch_size, "batch_size")
+    parallel.check_batch(config.batch_size, "batch_size", config.accumulate)
     parallel.check_batch(config.validation.batch_size, "validation.batch_size")
     stage = make_stage(config)
     manager = checkpoint.open_manager(config.workdir, config.keep, *stage.best)
-    with manager:
-        train_state = state.create(
-            stage.model, config.patch, stage.optimizer, config.seed
+    with manager, parallel.failing_alone():  # closing waits for the other processes
+        model, optimizer = stage.steps.model, stage.steps.optimizer
+        train_state = jax.device_get(
+            state.create(model, config.patch, optimizer, config.seed)
         )
         latest = manager.latest_step()
         _keep_config(config, resuming=latest is not None)
@@ -260,8 +107,10 @@ def _run(
         "validation": figures,
         "config": json.loads(config.to_json()),
     }
-    fields = config.model.to_dict()
-    weights.save(path, stage.name, fields, best_state.variables(), provenance)
+    if jax.process_index() == 0:
+        fields = config.model.to_dict()
+        weights.save(path, stage.name, fields, best_state.variables(), provenance)
+    parallel.wait("weights")
     _log.info("%s: weights of step %d in %s", stage.name, best, path)
     return path
 
@@ -278,7 +127,8 @@ def _keep_config(config: ml_collections.ConfigDict, resuming: bool) -> None:
                     f"{config.workdir}: was begun with {field}={theirs.get(field)}, "
                     f"now {ours.get(field)}; choose another config.workdir"
                 )
-    files.write(path, text)
+    if jax.process_index() == 0:
+        files.write(path, text)
 
 
 def _learned(fields: dict, prefix: str = "") -> dict:
@@ -302,13 +152,17 @@ def _loop(
 ) -> state.TrainState:
     """Runs the steps that remain; returns the last state."""
     mode = config.parallel
-    train_step = parallel.compile_train_step(stage.train_step, mode)
-    eval_step = parallel.compile_eval_step(stage.eval_step, mode)
+    train_step = parallel.compile_train_step(stage.steps.train_step, mode)
+    eval_step = parallel.compile_eval_step(stage.steps.eval_step, mode)
     frozen = parallel.replicate(stage.frozen, mode)
     first = int(train_state.step)
     train_state = parallel.replicate(train_state, mode)
     batches = (parallel.split(batch, mode) for batch in stage.batches(first))
-    writer = tf.summary.create_file_writer(str(pathlib.Path(config.workdir) / "logs"))
+    if jax.process_index():
+        writer = tf.summary.create_noop_writer()
+    else:
+        logs = pathlib.Path(config.workdir) / "logs"
+        writer = tf.summary.create_file_writer(str(logs))
     clock = _Clock(config.steps, stage.images_per_step)
     pending: list[tuple[int, dict]] = []  # metrics still on the devices
 
@@ -326,8 +180,6 @@ def _loop(
         return {name: float(np.ravel(x)[0]) for name, x in figures.items()}
 
     def report(step, prefix, figures):
-        if jax.process_index():
-            return
         with writer.as_default(step=step):
             for name, value in figures.items():
                 tf.summary.scalar(f"{prefix}/{name}", value)
@@ -339,9 +191,12 @@ def _loop(
             if step == first + 1:
                 jax.block_until_ready(figures)
                 clock.mark(step)
+            stop = interrupts.caught
+            if jax.process_count() > 1:  # all at the same step, or they wait for ever
+                stop = 0 if step % _AGREE_EVERY else parallel.largest(stop)
             last = step == config.steps
             validate = last or step % config.validate_every == 0
-            if validate or step % config.log_every == 0 or interrupts.caught:
+            if validate or step % config.log_every == 0 or stop:
                 figures = flush()
                 speed, left = clock.read(step)
                 clock.mark(step)
@@ -361,18 +216,16 @@ def _loop(
                 check_finite(f"validation {name}", figures[name], step)
                 report(step, "validation", figures)
                 _log.info("%s validation  %s", stage.name, _format(figures))
-                checkpoint.save(
-                    manager, parallel.unreplicate(train_state, mode), figures
-                )
+                checkpoint.save(manager, parallel.fetch(train_state, mode), figures)
                 clock.mark(step)
-            if interrupts.caught:
-                checkpoint.save(manager, parallel.unreplicate(train_state, mode))
+            if stop:
+                checkpoint.save(manager, parallel.fetch(train_state, mode))
                 manager.wait_until_finished()
                 writer.close()
                 _log.info("%s: stopped at step %d, saved", stage.name, step)
-                raise SystemExit(128 + interrupts.caught)
+                raise SystemExit(128 + stop)
     writer.close()
-    return parallel.unreplicate(train_state, mode)
+    return parallel.fetch(train_state, mode)
 
 
 def _validate(stage, eval_step, train_state, frozen, mode) -> dict[str, float]:
@@ -382,7 +235,7 @@ def _validate(stage, eval_step, train_state, frozen, mode) -> dict[str, float]:
         eval_step(variables, frozen, parallel.split(batch, mode))
         for batch in stage.validation
     ]
-    sums = jax.device_get([parallel.unreplicate(x, mode) for x in sums])
+    sums = parallel.fetch(sums, mode)
     total = jax.tree.map(lambda *x: np.sum(x, axis=0, dtype=np.float64), *sums)
     return {name: float(x) for name, x in stage.summarize(total).items()}
 

@@ -1,12 +1,13 @@
 """Both models: sizes, shapes, and layers against plain formulations."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cqr_jax import state
-from cqr_jax.models import layers
+from cqr_jax.models import attention, layers
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 
@@ -43,7 +44,7 @@ def test_parameter_counts(model, count):
 def test_multi_dilation_has_the_parameters_of_one_convolution():
     x = jnp.zeros((1, 8, 8, 64))
     sizes = []
-    for module in (layers.MultiDilation(), layers.conv3x3(64)):
+    for module in (layers.MultiDilation(), nn.Conv(64, (3, 3))):
         shapes = jax.eval_shape(module.init, jax.random.key(0), x)
         sizes.append(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
     assert sizes[0] == sizes[1] == 64 * 64 * 9 + 64
@@ -72,24 +73,92 @@ def test_space_to_depth_round_trip():
     np.testing.assert_array_equal(layers.depth_to_space(y, 2), x)
 
 
-def test_attention_in_blocks_equals_plain_attention(monkeypatch):
-    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 21, 4))
+@pytest.mark.parametrize("keys", [21, 3])
+def test_attention_in_blocks_equals_plain_attention(monkeypatch, keys):
+    rng = np.random.default_rng(0)
+    q, k, v = (
+        jnp.asarray(2 * rng.standard_normal((2, n, d)), jnp.float32)
+        for n, d in ((21, 4), (keys, 4), (keys, 5))
+    )
 
     def plain(q, k, v):
-        scores = np.einsum("bqd,bkd->bqk", q, k)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
-        return np.einsum("bqk,bkd->bqd", weights, v)
+        scores = jnp.einsum("bqd,bkd->bqk", q, k)
+        weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)  # over the keys
+        return jnp.einsum("bqk,bkd->bqd", weights, v)
 
-    def gradients():
-        return jax.grad(lambda *x: jnp.sum(layers.attend(*x) ** 2), (0, 1, 2))(q, k, v)
+    def both(function):
+        value, gradients = jax.value_and_grad(
+            lambda *x: jnp.sum(jnp.sin(function(*x))), (0, 1, 2)
+        )(q, k, v)
+        return function(q, k, v), value, *gradients
 
-    whole, whole_gradients = layers.attend(q, k, v), gradients()
-    np.testing.assert_allclose(whole, plain(q, k, v), atol=1e-5)
-    monkeypatch.setattr(layers, "_MAX_SCORES", 21 * 4)  # blocks of 4, one padded
-    np.testing.assert_allclose(layers.attend(q, k, v), whole, atol=1e-6)
-    for block, expected in zip(gradients(), whole_gradients, strict=True):
-        np.testing.assert_allclose(block, expected, atol=1e-5)
+    expected = both(plain)
+    np.testing.assert_allclose(attention.attend(q, k, v), expected[0], atol=1e-5)
+    monkeypatch.setattr(attention, "_PLAIN_SCORES", 0)
+    monkeypatch.setattr(attention, "_QUERY_BLOCK", 4)  # 6 blocks, the last padded
+    monkeypatch.setattr(attention, "_KEY_BLOCK", 8)
+    for found, wanted in zip(both(attention.attend), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-5)
+
+
+def test_attention_scores_of_any_size_don_t_overflow(monkeypatch):
+    monkeypatch.setattr(attention, "_PLAIN_SCORES", 0)
+    x = jnp.full((1, 8, 2), 100.0)
+    np.testing.assert_allclose(attention.attend(x, x, x), x)
+
+
+def _temporary_bytes(function, *arguments) -> int:
+    compiled = jax.jit(function).lower(*arguments).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_memory_of_attention_grows_linearly(backward):
+    def attend(x):
+        return jnp.sum(attention.attend(x, x, x))
+
+    used = [
+        _temporary_bytes(
+            jax.grad(attend) if backward else attend,
+            jax.ShapeDtypeStruct((1, side**2, 32), jnp.float32),
+        )
+        for side in (64, 128, 256)
+    ]
+    assert used[2] - used[1] < 4.5 * (used[1] - used[0])
+    assert used[2] < 256**2 * 32 * 4 * 16  # the scores alone would take 17 GB
+
+
+def test_remat_computes_the_blocks_again_and_gives_the_same_gradients():
+    fields = {**SMALL, "local_blocks": 0, "residual_blocks": 0}
+    image = jax.random.uniform(jax.random.key(1), (2, 16, 16, 1))
+    variables = jax.jit(_noisy)(state.init(Deblocker(**fields), 16, 0))
+    gradients, convolutions = [], []
+    for remat in (False, True):
+        model = Deblocker(**fields, remat=remat)
+        gradient = jax.jit(jax.grad(lambda v, m=model: jnp.sum(m.apply(v, image) ** 2)))
+        lowered = gradient.lower(variables)
+        convolutions.append(lowered.as_text().count("stablehlo.convolution"))
+        gradients.append(lowered.compile()(variables))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), *gradients)
+    assert convolutions[1] > 1.2 * convolutions[0]
+
+
+@pytest.mark.parametrize("model", [Ranker(width=4), Deblocker(**SMALL)])
+def test_bfloat16_computes_near_float32(model):
+    image = jax.random.uniform(jax.random.key(1), (2, 48, 48, 1))
+    variables = state.init(model, 48, 0)
+    variables = {**variables, "params": jax.jit(_noisy)(variables["params"])}
+    exact, rounded = (
+        jax.jit(model.clone(dtype=dtype).apply)(variables, image)
+        for dtype in ("float32", "bfloat16")
+    )
+    if isinstance(model, Ranker):
+        (exact, _), (rounded, features) = exact, rounded
+        assert all(x.dtype == jnp.bfloat16 for x in features.values())
+    assert rounded.dtype == jnp.float32
+    assert (rounded != exact).any()
+    np.testing.assert_allclose(rounded, exact, atol=0.05 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (33, 47), (5, 3)])

@@ -105,6 +105,59 @@ def test_the_frozen_ranker_is_a_constant(frozen):
     assert metrics["loss"] == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_a_batch_in_parts_gives_the_step_of_the_whole(frozen):
+    optimizer = optax.sgd(1.0)  # moves by the gradient itself
+    train_state = state.create(DEBLOCKER, 48, optimizer, 0)
+    batch = {"clean": _images(4), "compressed": _images(4, 2)[::-1]}
+    step = functools.partial(
+        steps.deblock_train_step,
+        apply=DEBLOCKER.apply,
+        rank=RANKER.apply,
+        optimizer=optimizer,
+        alpha=0.01,
+        beta=0.9,
+        ema_decay=0.9,
+    )
+    whole, expected = jax.jit(step)(train_state, frozen, batch)
+    parts, found = jax.jit(functools.partial(step, parts=2))(train_state, frozen, batch)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(float(value), rel=1e-5)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+        parts,
+        whole,
+    )
+
+
+def test_norms_see_the_parts_of_a_batch_one_after_the_other():
+    optimizer = optax.sgd(0.0)
+    train_state = state.create(RANKER, 48, optimizer, 0)
+    images = _images(8)
+    batch = {
+        "image_i": images[:4],
+        "image_j": images[4:],
+        "label_i": np.full(4, 1),
+        "label_j": np.full(4, 2),
+    }
+    step = functools.partial(
+        steps.ranker_train_step,
+        apply=RANKER.apply,
+        optimizer=optimizer,
+        margin=0.5,
+        ema_decay=0.0,
+    )
+    for index in (slice(0, None, 2), slice(1, None, 2)):
+        half = {name: x[index] for name, x in batch.items()}
+        train_state, _ = jax.jit(step)(train_state, {}, half)
+    fresh = state.create(RANKER, 48, optimizer, 0)
+    found, _ = jax.jit(functools.partial(step, parts=2))(fresh, {}, batch)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        found.batch_stats,
+        train_state.batch_stats,
+    )
+
+
 @pytest.mark.parametrize("term", ["quality", "feature"])
 def test_each_guided_loss_reaches_the_deblocker(frozen, term):
     variables = state.init(DEBLOCKER, 48, 0)
@@ -262,7 +315,7 @@ for _ in range(3):
         "label_i": np.full(16, 1), "label_j": rng.integers(2, 4, 16),
     }
     train_state, _ = step(train_state, {}, parallel.split(batch, mode))
-leaves = jax.tree.leaves(parallel.unreplicate(train_state, mode))
+leaves = jax.tree.leaves(parallel.fetch(train_state, mode))
 np.savez(sys.argv[3], *[np.asarray(x) for x in leaves])
 """
 

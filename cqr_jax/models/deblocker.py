@@ -29,6 +29,9 @@ class Deblocker(nn.Module):
         1 is the paper's.
       key_pool: side of the squares over which attention averages its keys; 1 is the
         paper's.
+      dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32.
+      remat: recompute each block's activations in the backward pass (on a CPU, XLA
+        undoes it).
     """
 
     width: int = 64
@@ -37,6 +40,8 @@ class Deblocker(nn.Module):
     dilations: Sequence[int] = (1, 2, 4)
     scale: int = 1
     key_pool: int = 1
+    dtype: str = "float32"
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -51,10 +56,11 @@ class Deblocker(nn.Module):
         _, h, w, channels = image.shape
         multiple = 2 * self.scale
         padding = ((0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0))
-        x = jnp.pad(image - 0.5, padding, mode="edge")
+        x = jnp.pad(image - 0.5, padding, mode="edge").astype(self.dtype)
+        kind = nn.remat(DilatedBlock) if self.remat else DilatedBlock
 
         def block(name, non_local):
-            return DilatedBlock(
+            return kind(
                 self.residual_blocks,
                 self.dilations,
                 non_local,
@@ -62,11 +68,11 @@ class Deblocker(nn.Module):
                 name=name,
             )
 
-        x = conv3x3(self.width, name="head")(space_to_depth(x, self.scale))
+        x = conv3x3(space_to_depth(x, self.scale), self.width, "head")
         x = block("non_local_in", True)(x)
         for i in range(self.local_blocks):
             x = block(f"local{i}", False)(x)
-        x = conv3x3(self.width, name="body")(x)
+        x = conv3x3(x, self.width, "body")
         x = block("non_local_out", True)(x)
-        x = conv3x3(self.scale**2 * channels, zero=True, name="tail")(x)
-        return image + depth_to_space(x, self.scale)[:, :h, :w]
+        x = conv3x3(x, self.scale**2 * channels, "tail", zero=True)
+        return image + depth_to_space(x, self.scale)[:, :h, :w].astype(image.dtype)

@@ -1,36 +1,48 @@
 """The pieces of the deblocker: residual block, multi-dilation convolution, non-local
 attention, and the mask branch that joins them (RNAN, Zhang et al. 2019).
 
-All take and return float32 feature maps of shape (batch, height, width, channels).
+All take and return feature maps of shape (batch, height, width, channels), and compute
+in the dtype of what they are given; parameters are float32.
 The last convolution of every residual branch starts at zero, so that a network begins
 as a chain of identities: with the usual initialisation the activations grow from block
 to block, and training starts several times slower.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# Scores held at once by the attention, per image: 4 bytes each.
-_MAX_SCORES = 2**25
+from cqr_jax.models.attention import attend
 
 
 def conv3x3(
-    features: int, stride: int = 1, dilation: int = 1, zero: bool = False, **kw
-):
+    x: jax.Array,
+    features: int,
+    name: str,
+    stride: int = 1,
+    dilation: int = 1,
+    zero: bool = False,
+) -> jax.Array:
     """A 3x3 convolution padded by its dilation; its kernel starts at zero if asked."""
-    if zero:
-        kw["kernel_init"] = nn.initializers.zeros
+    initializers: dict[str, Any] = {"kernel_init": nn.initializers.zeros}
     return nn.Conv(
         features,
         (3, 3),
         strides=stride,
         kernel_dilation=dilation,
         padding=dilation,
-        **kw,
-    )
+        dtype=x.dtype,
+        name=name,
+        **(initializers if zero else {}),
+    )(x)
+
+
+def dense(x: jax.Array, features: int, name: str, **options) -> jax.Array:
+    """A 1x1 convolution."""
+    return nn.Dense(features, dtype=x.dtype, name=name, **options)(x)
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:
@@ -55,8 +67,8 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        y = nn.relu(conv3x3(width, name="inner")(x))
-        return x + conv3x3(width, zero=True, name="out")(y)
+        y = nn.relu(conv3x3(x, width, "inner"))
+        return x + conv3x3(y, width, "out", zero=True)
 
 
 class MultiDilation(nn.Module):
@@ -75,46 +87,15 @@ class MultiDilation(nn.Module):
         y = nn.relu(x)
         scales = [
             conv3x3(
+                y,
                 (width + count - 1 - i) // count,
+                f"dilated{i}",
                 dilation=dilation,
                 zero=True,
-                name=f"dilated{i}",
-            )(y)
+            )
             for i, dilation in enumerate(self.dilations)
         ]
         return x + jnp.concatenate(scales, axis=-1)
-
-
-def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """softmax(query key^T) value, the softmax over the keys, without scaling.
-
-    Exact. Above a bound on the scores held at once the queries are taken in blocks,
-    each recomputed in the backward pass, so that memory grows linearly with the
-    number of pixels.
-
-    Args:
-      query: (batch, queries, depth).
-      key: (batch, keys, depth).
-      value: (batch, keys, value_depth).
-
-    Returns:
-      (batch, queries, value_depth).
-    """
-
-    @jax.checkpoint
-    def attend_block(block):
-        scores = jnp.einsum("bqd,bkd->bqk", block, key)
-        return jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(scores, axis=-1), value)
-
-    queries, keys = query.shape[1], key.shape[1]
-    if queries * keys <= _MAX_SCORES:
-        return attend_block(query)
-    size = max(1, _MAX_SCORES // keys)
-    blocks = -(-queries // size)
-    padded = jnp.pad(query, ((0, 0), (0, blocks * size - queries), (0, 0)))
-    split = padded.reshape(query.shape[0], blocks, size, -1).swapaxes(0, 1)
-    out = jax.lax.map(attend_block, split).swapaxes(0, 1)
-    return out.reshape(query.shape[0], blocks * size, -1)[:, :queries]
 
 
 class NonLocalAttention(nn.Module):
@@ -134,11 +115,11 @@ class NonLocalAttention(nn.Module):
         if self.key_pool > 1:
             window = (min(self.key_pool, h), min(self.key_pool, w))
             source = nn.avg_pool(x, window, strides=window)
-        theta = nn.Dense(inner, name="theta")(x).reshape(b, h * w, inner)
-        phi = nn.Dense(inner, name="phi")(source).reshape(b, -1, inner)
-        g = nn.Dense(inner, name="g")(source).reshape(b, -1, inner)
+        theta = dense(x, inner, "theta").reshape(b, h * w, inner)
+        phi = dense(source, inner, "phi").reshape(b, -1, inner)
+        g = dense(source, inner, "g").reshape(b, -1, inner)
         y = attend(theta, phi, g).reshape(b, h, w, inner)
-        return x + nn.Dense(width, kernel_init=nn.initializers.zeros, name="out")(y)
+        return x + dense(y, width, "out", kernel_init=nn.initializers.zeros)
 
 
 class Upsample(nn.Module):
@@ -149,7 +130,7 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return depth_to_space(conv3x3(4 * x.shape[-1], name="conv")(x), 2)
+        return depth_to_space(conv3x3(x, 4 * x.shape[-1], "conv"), 2)
 
 
 class MaskBranch(nn.Module):
@@ -168,12 +149,12 @@ class MaskBranch(nn.Module):
         if self.non_local:
             x = NonLocalAttention(self.key_pool, name="non_local")(x)
         x = ResidualBlock(name="before")(x)
-        y = conv3x3(x.shape[-1], stride=2, name="down")(x)
+        y = conv3x3(x, x.shape[-1], "down", stride=2)
         for i in range(self.blocks):
             y = ResidualBlock(name=f"inner{i}")(y)
         x = x + Upsample(name="up")(y)
         x = ResidualBlock(name="after")(x)
-        return nn.sigmoid(nn.Dense(x.shape[-1], name="mask")(x))
+        return nn.sigmoid(dense(x, x.shape[-1], "mask"))
 
 
 class DilatedBlock(nn.Module):

@@ -33,11 +33,14 @@ class Ranker(nn.Module):
       hidden: units of the first dense layer.
       axis_name: of the devices over which BatchNorm averages its statistics under
         `pmap`; None where one program sees the whole batch.
+      dtype: of the convolutions, 'float32' or 'bfloat16'; parameters, BatchNorm's
+        statistics, the dense layers and the scores are float32.
     """
 
     width: int = 64
     hidden: int = 100
     axis_name: str | None = None
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -53,7 +56,7 @@ class Ranker(nn.Module):
         Returns:
           The scores, float32 (batch,), higher for better quality; and the feature
           maps after each activation, by name, `conv0` to `conv9`, of shape
-          (batch, height', width', channels).
+          (batch, height', width', channels) and of `dtype`.
 
         Raises:
           ValueError: a side shorter than 32 pixels.
@@ -62,13 +65,14 @@ class Ranker(nn.Module):
             raise ValueError(
                 f"the ranker needs sides of at least {MIN_SIDE}, got {image.shape[1:3]}"
             )
-        x, features = image, {}
+        x, features = image.astype(self.dtype), {}
         for i, (kernel, stride, multiple) in enumerate(_CONVOLUTIONS):
             x = nn.Conv(
                 multiple * self.width,
                 (kernel, kernel),
                 strides=stride,
                 padding=1,
+                dtype=self.dtype,
                 name=f"conv{i}",
             )(x)
             if i > 0:
@@ -77,10 +81,11 @@ class Ranker(nn.Module):
                     momentum=0.9,
                     epsilon=1e-5,
                     axis_name=self.axis_name if train else None,
+                    dtype=self.dtype,
                     name=f"norm{i}",
                 )(x)
             x = nn.leaky_relu(x, 0.2)
             features[f"conv{i}"] = x
-        x = jnp.mean(x, axis=(1, 2))
+        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         x = nn.leaky_relu(nn.Dense(self.hidden, name="dense0")(x), 0.2)
         return nn.Dense(1, name="dense1")(x)[:, 0], features

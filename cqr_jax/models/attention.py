@@ -1,0 +1,144 @@
+"""Exact attention in memory linear in the number of pixels.
+
+The scores of all queries with all keys are never held at once: they are taken in blocks
+with a running maximum and sum (Milakov and Gimelshein 2018), and again in the backward
+pass from each query's log-sum-exp (Dao et al. 2022, "FlashAttention").
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+# Up to this many scores an image, a step of training or a tile, blocks gain nothing.
+_PLAIN_SCORES = 2**20
+_QUERY_BLOCK = 1024
+_KEY_BLOCK = 1024
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """softmax(query key^T) value, the softmax over the keys, without scaling.
+
+    Each query's weights sum to 1, as in Wang et al. 2018 (eq. 1). RNAN's published code
+    takes the softmax over dimension 1 of its scores instead, which are the queries.
+
+    Args:
+      query: (batch, queries, depth).
+      key: (batch, keys, depth).
+      value: (batch, keys, value_depth).
+
+    Returns:
+      (batch, queries, value_depth), of the dtype of `value`. Scores and sums are
+      float32 in any case.
+    """
+    if query.shape[1] * key.shape[1] <= _PLAIN_SCORES:
+        return _attend_plainly(query, key, value)
+    return _attend_in_blocks(query, key, value)
+
+
+@jax.checkpoint
+def _attend_plainly(query, key, value):
+    weights = jax.nn.softmax(_dot("bqd,bkd->bqk", query, key), axis=-1)
+    return _dot("bqk,bkd->bqd", weights.astype(value.dtype), value).astype(value.dtype)
+
+
+@jax.custom_vjp
+def _attend_in_blocks(query, key, value):
+    return _forward(query, key, value)[0]
+
+
+def _forward(query, key, value):
+    """The output, and what the backward pass needs."""
+    keys, values = _blocks(key, _KEY_BLOCK), _blocks(value, _KEY_BLOCK)
+    bias = _bias(key)
+
+    def attend_block(block):
+        def add(carry, part):
+            most, total, out = carry
+            key_block, value_block, bias_block = part
+            scores = _dot("bqd,bkd->bqk", block, key_block) + bias_block
+            new = jnp.maximum(most, jnp.max(scores, axis=-1))
+            weights = jnp.exp(scores - new[..., None])
+            shrink = jnp.exp(most - new)
+            total = total * shrink + jnp.sum(weights, axis=-1)
+            gained = _dot("bqk,bkd->bqd", weights.astype(value.dtype), value_block)
+            return (new, total, out * shrink[..., None] + gained), None
+
+        rows = block.shape[:2]
+        start = (
+            jnp.full(rows, -jnp.inf, jnp.float32),
+            jnp.zeros(rows, jnp.float32),
+            jnp.zeros((*rows, value.shape[-1]), jnp.float32),
+        )
+        (most, total, out), _ = jax.lax.scan(add, start, (keys, values, bias))
+        return out / total[..., None], most + jnp.log(total)
+
+    out, log_sum = jax.lax.map(attend_block, _blocks(query, _QUERY_BLOCK))
+    out = _whole(out, query.shape[1])
+    return out.astype(value.dtype), (query, key, value, out, log_sum)
+
+
+def _backward(residuals, gradient):
+    """Gradients of query, key and value, one block of scores at a time."""
+    query, key, value, out, log_sum = residuals
+    gradient = gradient.astype(jnp.float32)
+    keys, values = _blocks(key, _KEY_BLOCK), _blocks(value, _KEY_BLOCK)
+    bias = _bias(key)
+    # Softmax's backward pass: each score's gradient less this mean over its query.
+    mean = jnp.sum(gradient * out, axis=-1, keepdims=True)
+
+    def of_queries(carry, part):
+        block, gradient_block, mean_block, log_sum_block = part
+
+        def of_keys(query_gradient, part):
+            key_block, value_block, bias_block = part
+            scores = _dot("bqd,bkd->bqk", block, key_block) + bias_block
+            weights = jnp.exp(scores - log_sum_block[..., None])
+            value_gradient = _dot("bqk,bqd->bkd", weights, gradient_block)
+            inner = _dot("bqd,bkd->bqk", gradient_block, value_block)
+            inner = weights * (inner - mean_block)
+            query_gradient += _dot("bqk,bkd->bqd", inner, key_block)
+            key_gradient = _dot("bqk,bqd->bkd", inner, block)
+            return query_gradient, (key_gradient, value_gradient)
+
+        zero = jnp.zeros(block.shape, jnp.float32)
+        query_gradient, gained = jax.lax.scan(of_keys, zero, (keys, values, bias))
+        return jax.tree.map(jnp.add, carry, gained), query_gradient
+
+    zeros = (jnp.zeros(keys.shape, jnp.float32), jnp.zeros(values.shape, jnp.float32))
+    split = functools.partial(_blocks, size=_QUERY_BLOCK)
+    parts = (split(query), split(gradient), split(mean), log_sum)
+    (keys, values), queries = jax.lax.scan(of_queries, zeros, parts)
+    return tuple(
+        _whole(blocks, x.shape[1]).astype(x.dtype)
+        for blocks, x in ((queries, query), (keys, key), (values, value))
+    )
+
+
+_attend_in_blocks.defvjp(_forward, _backward)
+
+
+def _dot(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)
+
+
+def _blocks(x: jax.Array, size: int) -> jax.Array:
+    """(batch, n, depth) -> (blocks, batch, size or n, depth), filled up with zeros."""
+    batch, n, depth = x.shape
+    size = min(size, n)
+    x = jnp.pad(x, ((0, 0), (0, -n % size), (0, 0)))
+    return x.reshape(batch, -1, size, depth).swapaxes(0, 1)
+
+
+def _whole(blocks: jax.Array, n: int) -> jax.Array:
+    """Undoes `_blocks`."""
+    count, batch, size, depth = blocks.shape
+    return blocks.swapaxes(0, 1).reshape(batch, count * size, depth)[:, :n]
+
+
+def _bias(key: jax.Array) -> jax.Array:
+    """(blocks, size): -inf for the keys that fill up the last block, else 0."""
+    n = key.shape[1]
+    size = min(_KEY_BLOCK, n)
+    index = jnp.arange(n + -n % size)
+    return jnp.where(index < n, 0.0, -jnp.inf).reshape(-1, size)

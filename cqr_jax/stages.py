@@ -1,0 +1,202 @@
+"""What each of the two stages puts into the training loop."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import optax
+from flax import linen as nn
+
+from cqr_jax import metrics, parallel, state, steps, weights
+from cqr_jax.config import level_ranges
+from cqr_jax.data import pipeline, records
+from cqr_jax.errors import UserError
+from cqr_jax.models.deblocker import Deblocker
+from cqr_jax.models.ranker import Ranker
+from data_prep.build import build
+
+
+class Steps(NamedTuple):
+    """A model and the pure functions that train it.
+
+    Attributes:
+      model: the module that is trained.
+      optimizer: that `train_step` moves it with.
+      train_step, eval_step: of `cqr_jax.steps`, all but the arrays bound.
+    """
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    train_step: Callable
+    eval_step: Callable
+
+
+class Stage(NamedTuple):
+    """What differs between the two stages.
+
+    Attributes:
+      name: 'ranker' or 'deblocker', also of the weights file.
+      steps: the model and its steps.
+      frozen: variables that both steps are given; see `cqr_jax.steps`.
+      batches: first step -> the training batches from there on.
+      validation: the validation batches.
+      summarize: the summed results of the evaluation step -> named figures.
+      best: name and mode ('max' or 'min') of the figure that tells the best.
+      images_per_step: compressed images that one training step sees.
+    """
+
+    name: str
+    steps: Steps
+    frozen: Any
+    batches: Callable[[int], Iterator[dict]]
+    validation: list[dict]
+    summarize: Callable[[dict], dict[str, float]]
+    best: tuple[str, str]
+    images_per_step: int
+
+
+def ranker_steps(config: ml_collections.ConfigDict) -> Steps:
+    """Model and steps of stage 1, as `configs/ranker.py` sets them."""
+    axis_name = parallel.axis_name(config.parallel)
+    model = Ranker(
+        **config.model,
+        axis_name=axis_name if config.sync_batch_norm else None,
+        dtype=config.compute_dtype,
+    )
+    optimizer = state.create_optimizer(config.optimizer, config.steps)
+    shared = {"apply": model.apply, "margin": config.margin, "axis_name": axis_name}
+    train_step = functools.partial(
+        steps.ranker_train_step,
+        optimizer=optimizer,
+        ema_decay=config.ema_decay,
+        parts=config.accumulate,
+        **shared,
+    )
+    eval_step = functools.partial(steps.ranker_eval_step, **shared)
+    return Steps(model, optimizer, train_step, eval_step)
+
+
+def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -> Steps:
+    """Model and steps of stage 2, as `configs/deblock.py` sets them.
+
+    Args:
+      config: the config.
+      ranker: whose variables the steps are given; None without alpha and beta.
+    """
+    axis_name = parallel.axis_name(config.parallel)
+    model = Deblocker(**config.model, dtype=config.compute_dtype, remat=config.remat)
+    optimizer = state.create_optimizer(config.optimizer, config.steps)
+    train_step = functools.partial(
+        steps.deblock_train_step,
+        apply=model.apply,
+        rank=ranker and ranker.clone(dtype=config.compute_dtype).apply,
+        optimizer=optimizer,
+        alpha=config.loss.alpha,
+        beta=config.loss.beta,
+        ema_decay=config.ema_decay,
+        parts=config.accumulate,
+        axis_name=axis_name,
+    )
+    eval_step = functools.partial(
+        steps.deblock_eval_step, apply=model.apply, axis_name=axis_name
+    )
+    return Steps(model, optimizer, train_step, eval_step)
+
+
+def ranker_stage(config: ml_collections.ConfigDict) -> Stage:
+    """Stage 1 of `config`; opens its records."""
+    levels = level_ranges(config)
+
+    def summarize(sums):
+        count = sums["count"]
+        return {"loss": sums["loss"] / count, "accuracy": sums["correct"] / count}
+
+    return Stage(
+        name="ranker",
+        steps=ranker_steps(config),
+        frozen={},
+        **_data(
+            config,
+            pipeline.pairs(config.patch, levels, augment=True),
+            pipeline.pairs(config.validation.patch, levels, augment=False),
+        ),
+        summarize=summarize,
+        best=("loss", "min"),
+        images_per_step=2 * config.batch_size,
+    )
+
+
+def deblock_stage(
+    config: ml_collections.ConfigDict, ranker: weights.Weights | None
+) -> Stage:
+    """Stage 2 of `config`, guided by `ranker` (None without alpha and beta)."""
+    draws = config.qualities_per_crop
+
+    def summarize(sums):
+        results = {}
+        for name, kind in (("psnr", "mse"), ("jpeg", "mse_jpeg")):
+            values = [metrics.psnr_of_mse(x / sums["count"]) for x in sums[kind]]
+            for quality, value in zip(config.qualities, values, strict=True):
+                results[f"{name}_q{quality}"] = value
+            results[name] = sum(values) / len(values)
+        return results
+
+    return Stage(
+        name="deblocker",
+        steps=deblock_steps(config, ranker.model if ranker else None),
+        frozen=ranker.variables if ranker else {},
+        **_data(
+            config,
+            pipeline.ladders(config.patch, config.qualities, augment=True, draws=draws),
+            pipeline.ladders(config.validation.patch, config.qualities, augment=False),
+        ),
+        summarize=summarize,
+        best=("psnr", "max"),
+        images_per_step=config.batch_size * (draws or len(config.qualities)),
+    )
+
+
+def _data(
+    config: ml_collections.ConfigDict,
+    training: pipeline.Example,
+    validation: pipeline.Example,
+) -> dict:
+    """The `batches` and `validation` of a stage; makes the records that it can."""
+    name, data_dir = config.data.name, config.data.data_dir
+    if name in ("div2k", "embedded") and not records.exists(data_dir, name):
+        command = f"python -m data_prep.build --source={name} --data_dir={data_dir}"
+        if jax.process_count() > 1:
+            raise UserError(
+                f"{data_dir}: no records of '{name}'; make them, once for all "
+                f"processes, with: {command}"
+            )
+        build(name, data_dir)
+    builder = pipeline.open_records(
+        data_dir, name, config.patch, config.validation.patch
+    )
+    process = {
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+
+    def batches(first_step):
+        return pipeline.training_batches(
+            builder,
+            training,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            first_step=first_step,
+            **process,
+        )
+
+    held_out = pipeline.validation_batches(
+        builder,
+        validation,
+        examples=config.validation.examples,
+        batch_size=config.validation.batch_size,
+        seed=config.seed,
+        **process,
+    )
+    return {"batches": batches, "validation": held_out}
