@@ -12,7 +12,15 @@ import ml_collections
 from cqr_jax.data.records import QUALITIES
 from cqr_jax.errors import UserError
 
-_TASKS = ("ranker", "deblock", "ablation", "eval", "eval_ablation", "eval_ranker")
+_TASKS = (
+    "ranker",
+    "deblock",
+    "ablation",
+    "aot",
+    "eval",
+    "eval_ablation",
+    "eval_ranker",
+)
 
 # What a variant of Table 1 goes without; 'nothing' is the whole method.
 ABLATIONS = ("cqr", "dc", "lq", "lf", "nothing")
@@ -106,6 +114,9 @@ def check(config: ml_collections.ConfigDict) -> None:
             _check_deblock(config)
     if config.task == "ablation":
         _check_runs(config)
+    if config.task == "aot":
+        _at_least(config, "config", "side", 1)
+        _in_range(config, "config", "memory", 0, 1e6)
 
 
 def level_ranges(config: ml_collections.ConfigDict) -> tuple[tuple[int, int], ...]:

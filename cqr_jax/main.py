@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
 
 
 def _run_task(task: str, config) -> None:
-    from cqr_jax import ablation, evaluate, evaluate_ranker, train
+    from cqr_jax import ablation, aot, evaluate, evaluate_ranker, train
     from cqr_jax.config import words
 
     if task == "ranker":
@@ -94,6 +94,8 @@ def _run_task(task: str, config) -> None:
         train.train_deblocker(config)
     elif task == "ablation":
         ablation.train_variants(config)
+    elif task == "aot":
+        aot.report(config)
     elif task == "eval_ablation":
         ablation.table1(config, config.workdir)
     elif task == "eval_ranker":
@@ -109,8 +111,8 @@ def _joining(task: str) -> bool:
         if _PROCESSES.value is not None or _PROCESS.value is not None:
             raise UserError("--processes and --process need --coordinator=HOST:PORT")
         return False
-    if task.startswith("eval"):
-        raise UserError(f"config.task={task}: evaluation runs in one process")
+    if task not in ("ranker", "deblock", "ablation"):
+        raise UserError(f"config.task={task}: runs in one process")
     return True
 
 

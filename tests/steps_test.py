@@ -1,9 +1,6 @@
 """The steps: what they change, what stays constant, and how they spread."""
 
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.export
@@ -15,7 +12,6 @@ import pytest
 from cqr_jax import losses, state, steps
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
-from tests.conftest import ROOT
 
 RANKER = Ranker(width=2)
 DEBLOCKER = Deblocker(width=6, local_blocks=0, residual_blocks=0, scale=2)
@@ -290,50 +286,3 @@ def test_the_papers_steps_lower_for_every_platform():
         lowered = lower(shapes(trained), constant, batch)
         assert lowered.platforms == platforms
         assert "convolution" in lowered.mlir_module()
-
-
-_ON_EIGHT_DEVICES = """
-import functools, sys
-import jax, numpy as np, optax
-from cqr_jax import parallel, state, steps
-from cqr_jax.models.ranker import Ranker
-
-assert jax.device_count() == int(sys.argv[2])
-mode = sys.argv[1]
-rng = np.random.default_rng(0)
-axis = parallel.axis_name(mode)
-model = Ranker(width=2, axis_name=axis)
-optimizer = optax.sgd(0.1)
-train_state = parallel.replicate(state.create(model, 48, optimizer, 0), mode)
-step = parallel.compile_train_step(functools.partial(
-    steps.ranker_train_step, apply=model.apply, optimizer=optimizer, margin=0.5,
-    ema_decay=0.5, axis_name=axis), mode)
-for _ in range(3):
-    batch = {
-        "image_i": rng.integers(0, 256, (16, 48, 48, 1), np.uint8),
-        "image_j": rng.integers(0, 256, (16, 48, 48, 1), np.uint8),
-        "label_i": np.full(16, 1), "label_j": rng.integers(2, 4, 16),
-    }
-    train_state, _ = step(train_state, {}, parallel.split(batch, mode))
-leaves = jax.tree.leaves(parallel.fetch(train_state, mode))
-np.savez(sys.argv[3], *[np.asarray(x) for x in leaves])
-"""
-
-
-@pytest.mark.slow
-def test_jit_and_pmap_on_eight_devices_equal_one_device(tmp_path):
-    found = {}
-    for mode, devices in (("jit", 1), ("jit", 8), ("pmap", 8)):
-        path = tmp_path / f"{mode}{devices}.npz"
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        subprocess.run(
-            [sys.executable, "-c", _ON_EIGHT_DEVICES, mode, str(devices), str(path)],
-            cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": flags},
-            check=True,
-        )
-        with np.load(path) as arrays:
-            found[mode, devices] = [arrays[name] for name in arrays.files]
-    for case in (("jit", 8), ("pmap", 8)):
-        for one, many in zip(found["jit", 1], found[case], strict=True):
-            np.testing.assert_allclose(many, one, rtol=2e-4, atol=2e-5)
