@@ -5,12 +5,12 @@
     python -m data_prep.build --source=embedded
 
 The records go to DATA_DIR/qf_ladder/NAME. Images that can't be used are skipped and
-listed with their reasons.
+listed with their reasons. This machine makes the records, or, with
+--beam_pipeline_options=runner=RUNNER,..., Apache Beam on many (docs/scaling.md).
 """
 
 import argparse
 import contextlib
-import shutil
 import sys
 import tempfile
 
@@ -33,6 +33,7 @@ def build(
     min_side: int = MIN_SIDE,
     processes: int = 0,
     overwrite: bool = False,
+    beam_pipeline_options: str = "",
 ) -> str:
     """Makes the records of `source` unless they are there; returns their name.
 
@@ -45,10 +46,12 @@ def build(
       min_side: images with a shorter side are skipped; at most half of `side`.
       processes: workers; 0 for one per core.
       overwrite: make them anew if they exist.
+      beam_pipeline_options: work on Apache Beam with these options, 'NAME=VALUE' with
+        commas between them (docs/scaling.md); '' to work on this machine alone.
 
     Raises:
-      UserError: the source, the name or a number can't be used, no image of a split
-        can, or records of another source have the name.
+      UserError: the source, the name, a number or Beam can't be used, no image of a
+        split can, or records of another source have the name.
     """
     if side % 8 or min_side % 8 or not 8 <= min_side <= side // 2:
         raise UserError(
@@ -77,17 +80,20 @@ def build(
         print(f"{directory}: already there")
         return found.name
 
+    beam_options, even_shards = _beam(beam_pipeline_options)
     found.fetch()
     for leftover in directory.parent.glob("incomplete.*"):
-        shutil.rmtree(leftover)
+        leftover.rmtree()
     tfds.disable_progress_bar()  # the builder shows its own, with an ETA
     mode = tfds.GenerateMode
     with (
         tempfile.TemporaryDirectory() as downloads,  # TFDS wants one, nothing is put in
         contextlib.redirect_stdout(None),  # TFDS's own words on 'downloading'
         _quiet_absl(),
+        even_shards(),
     ):
-        builder = QfLadder(found, data_dir, side, min_side, processes)
+        on_beam = beam_options is not None
+        builder = QfLadder(found, data_dir, side, min_side, processes, on_beam)
         try:
             builder.download_and_prepare(
                 download_dir=downloads,
@@ -95,6 +101,7 @@ def build(
                     download_mode=mode.REUSE_CACHE_IF_EXISTS
                     if overwrite
                     else mode.REUSE_DATASET_IF_EXISTS,
+                    beam_options=beam_options,
                     try_download_gcs=False,
                 ),
             )
@@ -103,6 +110,24 @@ def build(
                 print(f"skipped {image}: {reason}", file=sys.stderr)
     _report(builder, directory)
     return found.name
+
+
+def _beam(flags: str):
+    """Beam's options and the context in which TFDS runs on it; neither without flags.
+
+    Raises:
+      UserError: no Beam, or no such runner.
+    """
+    if not flags:
+        return None, contextlib.nullcontext
+    try:
+        from data_prep import on_beam
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error}: --beam_pipeline_options needs the extra 'beam'; in an "
+            "environment of its own, pip install -e '.[beam]'"
+        ) from None
+    return on_beam.options(flags), on_beam.even_shards
 
 
 @contextlib.contextmanager
@@ -157,6 +182,11 @@ def main() -> None:
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="make existing records anew"
+    )
+    parser.add_argument(
+        "--beam_pipeline_options",
+        default="",
+        help="work on Apache Beam, with its options: runner=DirectRunner,...",
     )
     with one_line_errors():
         build(**vars(parser.parse_args()))

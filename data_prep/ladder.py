@@ -81,6 +81,11 @@ def examples(
     return found
 
 
+def key(example: dict) -> str:
+    """The key of an example: its image's name and its place in it."""
+    return f"{example['name']}:{example['top']}:{example['left']}"
+
+
 def examples_or_reason(job: tuple) -> tuple[str, list[dict], str]:
     """`examples(*job)` as (name, examples, reason); the reason is '' unless skipped."""
     try:

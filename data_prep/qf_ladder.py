@@ -1,11 +1,14 @@
 """The TFDS builder of the QF ladder: clean sub-images with their 30 JPEGs each."""
 
+import functools
 import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
 
+import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import writer
 
 from cqr_jax import progress
 from cqr_jax.data import records
@@ -18,8 +21,9 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
     """Sub-images on the 8-grid, each with its JPEGs at QF 1 to 30 (paper section 4.1).
 
     TFDS writes to a temporary folder and renames it when all is there, so that records
-    that can be opened are complete. The order of the records depends on their names
-    alone, not on the number of processes.
+    that can be opened are complete. The files depend on the images and their names
+    alone, byte for byte: not on the number of processes, nor on whether they are this
+    machine's or Beam's.
     """
 
     name = records.BUILDER
@@ -27,7 +31,13 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
     pkg_dir_path = None
 
     def __init__(
-        self, source: Source, data_dir: str, side: int, min_side: int, processes: int
+        self,
+        source: Source,
+        data_dir: str,
+        side: int,
+        min_side: int,
+        processes: int,
+        on_beam: bool = False,
     ):
         """Prepares to build the records of `source` under `data_dir`.
 
@@ -37,11 +47,13 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
           side: longest side of a sub-image in pixels, a multiple of 8.
           min_side: shortest side of an image that is used, at most half of `side`.
           processes: workers; 0 for one per core.
+          on_beam: work on Apache Beam instead, by TFDS's `DownloadConfig.beam_options`.
         """
         self._source = source
         self._side = side
         self._min_side = min_side
         self._processes = processes or os.cpu_count()
+        self._on_beam = on_beam
         self.used: dict[str, int] = {}  # images by split
         self.skipped: dict[str, str] = {}  # reason by image
         config = tfds.core.BuilderConfig(name=source.name, version=self.VERSION)
@@ -59,21 +71,45 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         del dl_manager
-        return {
-            split: self._generate_examples(split)
-            for split in self._source.counts  # tfds consumes one after the other
-        }
+        generate = self._beam_examples if self._on_beam else self._generate_examples
+        # tfds consumes one after the other
+        return {split: generate(split) for split in self._source.counts}
+
+    def _jobs(self, split: str):
+        """A function, free of this builder, that lists what to do."""
+        arguments = records.QUALITIES, self._side, self._min_side
+        return functools.partial(_jobs, self._source.images, split, *arguments)
+
+    def _beam_examples(self, split: str):
+        """As `_generate_examples`, a `beam.PTransform`."""
+        from data_prep import on_beam
+
+        return on_beam.Examples(self._jobs(split), self._beam_report(split))
+
+    def _beam_report(self, split: str):
+        return self.data_path / f"{split}.images.json"
+
+    def _process_pipeline_result(self, pipeline_result):
+        from data_prep import on_beam
+
+        del pipeline_result
+        for split in self._source.counts:
+            used, skipped = on_beam.read_report(self._beam_report(split))
+            self.used[split] = used
+            self.skipped.update(skipped)
+            self._tell(split)
+
+    def _example_writer(self):
+        return _StableWriter(self.info.file_format)
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
-        jobs = (
-            (name, data, records.QUALITIES, self._side, self._min_side)
-            for name, data in self._source.images(split)
-        )
         self.used[split] = 0
         context = multiprocessing.get_context("spawn")
         ignore_ctrl_c = (signal.SIGINT, signal.SIG_IGN)  # the parent handles it
         with context.Pool(self._processes, signal.signal, ignore_ctrl_c) as pool:
-            results = pool.imap_unordered(ladder.examples_or_reason, jobs)
+            results = pool.imap_unordered(
+                ladder.examples_or_reason, self._jobs(split)()
+            )
             for name, examples, reason in progress.over(
                 results, self._source.counts[split], f"{split} images", "image"
             ):
@@ -82,11 +118,34 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
                     continue
                 self.used[split] += 1
                 for example in examples:
-                    yield f"{name}:{example['top']}:{example['left']}", example
+                    yield ladder.key(example), example
+        self._tell(split)
+
+    def _tell(self, split: str) -> None:
+        """Has the records tell how many images of a finished split they hold."""
         if not self.used[split]:
             raise UserError(
                 f"no usable image among the {self._source.counts[split]} of the "
                 f"{split} split; nothing was written"
             )
         self.info.metadata["used"] = self.used
-        self.info.metadata["skipped"] = self.skipped
+        self.info.metadata["skipped"] = dict(sorted(self.skipped.items()))
+
+
+class _StableWriter(writer.ExampleWriter):
+    """Writes the fields of a record in one order.
+
+    TFDS leaves it to protobuf, which takes another in each process.
+    """
+
+    def write(self, path, examples):
+        return super().write(path, ((key, _stable(data)) for key, data in examples))
+
+
+def _stable(data: bytes) -> bytes:
+    return tf.train.Example.FromString(data).SerializeToString(deterministic=True)
+
+
+def _jobs(images, split, *arguments) -> Iterator[tuple]:
+    for name, data in images(split):
+        yield name, data, *arguments

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 import requests
+from etils import epath
 
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
@@ -97,28 +98,33 @@ def _files(name: str, origin: str, splits: dict[str, list[pathlib.Path]]) -> Sou
 
 
 def _folder(folder: str, name: str, validation_fraction: float) -> Source:
-    root = pathlib.Path(folder)
-    paths = jpeg.list_images(root)
-    if len(paths) < 2:
-        raise UserError(f"{folder}: one image can't be split; at least two are needed")
-    count = min(max(1, round(validation_fraction * len(paths))), len(paths) - 1)
+    root = epath.Path(folder).resolve()
+    splits = _divide(root, validation_fraction)
+
+    def images(split):  # lists anew: a worker elsewhere gets no list, but the folder
+        for file in _divide(root, validation_fraction)[split]:
+            yield file, str(root / file)
+
+    counts = {split: len(files) for split, files in splits.items()}
+    return Source(name or root.name, str(root), counts, images)
+
+
+def _divide(root: epath.Path, validation_fraction: float) -> dict[str, list[str]]:
+    """The images under `root` by split, as paths relative to it, sorted."""
+    files = [path.relative_to(root).as_posix() for path in jpeg.list_images(root)]
+    if len(files) < 2:
+        raise UserError(f"{root}: one image can't be split; at least two are needed")
+    count = min(max(1, round(validation_fraction * len(files))), len(files) - 1)
 
     # By a hash of the name, so that the choice is random yet the same everywhere.
-    def by_hash(path):
-        return hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()
+    def by_hash(file):
+        return hashlib.sha256(file.encode()).digest()
 
-    held_out = set(sorted(paths, key=by_hash)[:count])
-    splits = {
-        "train": [path for path in paths if path not in held_out],
-        "validation": sorted(held_out),
+    held_out = set(sorted(files, key=by_hash)[:count])
+    return {
+        "train": [file for file in files if file not in held_out],
+        "validation": [file for file in files if file in held_out],
     }
-
-    def images(split):
-        for path in splits[split]:
-            yield path.relative_to(root).as_posix(), str(path)
-
-    counts = {split: len(members) for split, members in splits.items()}
-    return Source(name or root.resolve().name, str(root.resolve()), counts, images)
 
 
 def _div2k(name: str) -> Source:

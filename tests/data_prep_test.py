@@ -52,6 +52,21 @@ def test_records_hold_the_image_and_its_jpegs(builder, photographs):
     assert not seen["train"] & seen["validation"]
 
 
+def test_another_process_writes_the_same_files(tmp_path, data_dir, photographs):
+    code, _, err = run(
+        "data_prep.build",
+        f"--source={photographs}",
+        "--name=photos",
+        f"--data_dir={tmp_path}",
+        "--processes=2",
+    )
+    assert code == 0, err
+    paths = [path for path in data_dir.rglob("*") if path.is_file()]
+    assert len(paths) >= 4
+    for path in paths:
+        assert (tmp_path / path.relative_to(data_dir)).read_bytes() == path.read_bytes()
+
+
 def test_bad_images_are_skipped_with_their_reasons(tmp_path, photographs, capfd):
     good = next(photographs.iterdir())
     folder = tmp_path / "mixed"

@@ -8,9 +8,10 @@ It imports neither TensorFlow nor JAX: data preparation runs it in worker proces
 
 import io
 import os
-import pathlib
+from typing import IO
 
 import numpy as np
+from etils import epath
 from PIL import Image, ImageOps
 
 from cqr_jax.errors import UserError
@@ -69,7 +70,7 @@ def load_luma(source: str | os.PathLike | bytes) -> np.ndarray:
     is dropped when it is opaque everywhere.
 
     Args:
-      source: a path, or the bytes of the file.
+      source: a path (gs:// too), or the bytes of the file.
 
     Returns:
       uint8, (height, width).
@@ -79,9 +80,8 @@ def load_luma(source: str | os.PathLike | bytes) -> np.ndarray:
         point, or with transparent pixels (what lies under them is not part of the
         picture).
     """
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with Image.open(file) as image:
+        with _open(source) as file, Image.open(file) as image:
             return _to_luma(ImageOps.exif_transpose(image))
     except ImageError:
         raise
@@ -93,6 +93,12 @@ def load_luma(source: str | os.PathLike | bytes) -> np.ndarray:
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(f"can't be read: {error.strerror}") from None
         raise ImageError(f"damaged or truncated: {error}") from None
+
+
+def _open(source: str | os.PathLike | bytes) -> IO[bytes]:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return epath.Path(source).open("rb")
 
 
 def load_named(path: str | os.PathLike) -> np.ndarray:
@@ -122,16 +128,21 @@ def _to_luma(image: Image.Image) -> np.ndarray:
     return luma(np.asarray(image.convert("RGB")))
 
 
-def list_images(folder: str | os.PathLike) -> list[pathlib.Path]:
+def list_images(folder: str | os.PathLike) -> list[epath.Path]:
     """The image files under `folder`, at any depth, sorted by path.
 
     Raises:
       UserError: no such folder, or no image in it.
     """
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
+    root = epath.Path(folder)
+    if not root.is_dir():
         raise UserError(f"{folder}: no such folder of images")
-    paths = [p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
+    paths = [
+        parent / file
+        for parent, _, files in root.walk()
+        for file in files
+        if file.lower().endswith(IMAGE_SUFFIXES)
+    ]
     if not paths:
         known = " ".join(IMAGE_SUFFIXES)
         raise UserError(f"{folder}: holds no image (looked for {known})")

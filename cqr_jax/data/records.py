@@ -3,10 +3,9 @@
 Shared by the writer (`data_prep`) and the reader (`cqr_jax.data.pipeline`).
 """
 
-import pathlib
-
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 from cqr_jax.errors import UserError
 
@@ -36,14 +35,14 @@ def features() -> tfds.features.FeaturesDict:
     )
 
 
-def directory(data_dir: str, name: str) -> pathlib.Path:
-    """Where the records of the data set `name` lie under `data_dir`."""
-    return pathlib.Path(data_dir) / BUILDER / name / VERSION
+def directory(data_dir: str, name: str) -> epath.Path:
+    """Where the records of the data set `name` lie under `data_dir` (gs:// too)."""
+    return epath.Path(data_dir) / BUILDER / name / VERSION
 
 
 def exists(data_dir: str, name: str) -> bool:
     """Whether complete records of `name` are there."""
-    return (directory(data_dir, name) / "dataset_info.json").is_file()
+    return (directory(data_dir, name) / "dataset_info.json").exists()
 
 
 def open_builder(data_dir: str, name: str) -> tfds.core.DatasetBuilder:
