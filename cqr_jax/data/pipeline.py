@@ -108,7 +108,7 @@ def training_batches(
       first_step: number of the first batch.
       process_index, process_count: this process's part of each global batch.
     """
-    data = _read(builder, "train")
+    data = read(builder, "train")
     count = builder.info.splits["train"].num_examples
     first = first_step * batch_size
     epoch, offset = divmod(first, count)
@@ -127,7 +127,7 @@ def training_batches(
     epochs = tf.data.Dataset.range(epoch, tf.int64.max)
     data = epochs.flat_map(shuffled).skip(offset).enumerate(first).filter(is_local)
     data = data.map(
-        lambda index, record: example(record, _fold(seed, index)),
+        lambda index, record: example(record, fold(seed, index)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
@@ -158,10 +158,10 @@ def validation_batches(
       batch_size, seed, process_index, process_count: as in `training_batches`.
     """
     padded = -(-examples // batch_size) * batch_size
-    data = _read(builder, "validation").repeat().take(padded).enumerate()
+    data = read(builder, "validation").repeat().take(padded).enumerate()
     data = data.map(
         lambda index, record: {
-            **example(record, _fold(seed, index)),
+            **example(record, fold(seed, index)),
             "mask": tf.cast(index < examples, tf.float32),
         },
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -187,13 +187,13 @@ def open_records(data_dir: str, name: str, *patches: int) -> tfds.core.DatasetBu
     return builder
 
 
-def _read(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
+def read(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
     """Records in the order in which they are stored, images not decoded."""
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     return builder.as_dataset(split=split, shuffle_files=False, read_config=config)
 
 
-def _fold(seed: int, index: tf.Tensor) -> tf.Tensor:
+def fold(seed: int, index: tf.Tensor) -> tf.Tensor:
     """The seed of the example at `index` of the stream."""
     return tf.random.fold_in(tf.stack([np.int64(seed), np.int64(0)]), index)
 

@@ -1,0 +1,221 @@
+"""Speed of the preparation of data and of the input pipeline, and what its parts cost.
+
+    python -m benchmarks.data_speed > benchmarks/results/data_speed.md
+    python -m benchmarks.data_speed --source=FOLDER > benchmarks/results/data_speed.md
+
+Prints Markdown. Preparation, `data_prep.build` as a command from its start to its end,
+is compared with the least that it has to do: a loop that encodes the same sub-images at
+all quality factors with libjpeg-turbo (through Pillow), a process on each core, reading
+and cutting them not counted. Both take turns.
+"""
+
+import argparse
+import datetime
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks import machine, training_speed
+from configs import deblock
+from cqr_jax.data import jpeg, pipeline, records
+from cqr_jax.errors import one_line_errors
+from data_prep import ladder, sources
+from data_prep.build import MIN_SIDE, SIDE
+
+_NAME = "data_speed"
+
+
+def _encode(paths: list[str]) -> tuple[int, float]:
+    """Pixels of the images' sub-images, and the seconds that encoding them takes."""
+    pixels, seconds = 0, 0.0
+    for path in paths:
+        try:
+            y = jpeg.load_luma(path)
+        except jpeg.ImageError:
+            continue
+        if min(y.shape) < MIN_SIDE:
+            continue
+        for top, left, height, width in ladder.sub_images(*y.shape, SIDE):
+            part = np.ascontiguousarray(y[top : top + height, left : left + width])
+            start = time.perf_counter()
+            for quality in records.QUALITIES:
+                jpeg.encode(part, quality)
+            seconds += time.perf_counter() - start
+            pixels += part.size
+    return pixels, seconds
+
+
+def _limit(paths: list[str]) -> tuple[int, float]:
+    """Pixels encoded, and Mpixel/s of all cores together."""
+    count = machine.cores()
+    with multiprocessing.get_context("spawn").Pool(count) as pool:
+        results = pool.map(_encode, [paths[i::count] for i in range(count)])
+    pixels = sum(pixels for pixels, _ in results)
+    return pixels, sum(pixels / seconds for pixels, seconds in results) / 1e6
+
+
+def _build(source: str, data_dir: str) -> float:
+    """Seconds of the command."""
+    command = [sys.executable, "-m", "data_prep.build", f"--source={source}"]
+    command += [f"--name={_NAME}", f"--data_dir={data_dir}", "--overwrite"]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def _preparation(source: str, data_dir: str, repetitions: int) -> str:
+    found = sources.find(source)
+    splits = found.counts
+    paths = [str(path) for split in splits for _, path in found.images(split)]
+    built, limits = [], []
+    for _ in range(repetitions):
+        pixels, limit = _limit(paths)
+        limits.append(limit)
+        built.append(pixels / 1e6 / _build(source, data_dir))
+    share = np.median(built) / np.median(limits)
+    what = "of scikit-image's photographs" if source == "embedded" else "photographs"
+    count = machine.cores()
+    return f"""\
+{len(paths)} {what}, {pixels / 1e6:.1f} Mpixel, {len(records.QUALITIES)} JPEGs of each
+sub-image. Median and range of {repetitions}.
+
+| | Mpixel/s | range | a core |
+|---|---|---|---|
+| encoding alone | {_row(limits, count)} |
+| `data_prep.build` | {_row(built, count)} |
+
+The whole runs at {share:.2f} of the limit.
+"""
+
+
+def _row(speeds: list[float], cores: int) -> str:
+    median = np.median(speeds)
+    ends = f"{min(speeds):.3f} to {max(speeds):.3f}"
+    return f"{median:.3f} | {ends} | {median / cores:.3f}"
+
+
+def _milliseconds(data: tf.data.Dataset, count: int) -> float:
+    """CPU time that drawing an element takes, over all threads; median of 5."""
+    data = data.take(count)
+
+    def draw():
+        start = time.process_time()
+        data.reduce(np.int64(0), lambda drawn, _: drawn + 1).numpy()
+        return (time.process_time() - start) * 1000 / count
+
+    draw()
+    return float(np.median([draw() for _ in range(5)]))
+
+
+def _costs(builder, patch: int, batch: int, count: int) -> dict[str, float]:
+    """CPU milliseconds of the parts of one example, and of all of it.
+
+    Args:
+      builder: of the records.
+      patch: side of a crop in pixels.
+      batch: examples in a batch.
+      count: examples drawn for each figure.
+    """
+    stored = pipeline.read(builder, "train").take(256).cache()
+    data = stored.repeat()
+
+    def mapped(function: Callable) -> float:
+        return _milliseconds(data.enumerate().map(function), count)
+
+    def example(make: Callable) -> float:
+        return mapped(lambda index, record: make(record, pipeline.fold(0, index)))
+
+    def crop(index, record):
+        top = (record["height"] - patch) // 16 * 8
+        left = (record["width"] - patch) // 16 * 8
+        window = tf.stack([top, left, patch, patch])
+        return tf.image.decode_and_crop_jpeg(
+            record["jpegs"][9], window, channels=1, dct_method="INTEGER_ACCURATE"
+        )
+
+    examples = builder.info.splits["train"].num_examples
+    nothing = mapped(lambda index, record: index)
+    element = _milliseconds(data, count)
+    still, turned = (
+        example(pipeline.ladders(patch, (10,), augment)) for augment in (False, True)
+    )
+    images = tf.data.Dataset.from_tensors(
+        {"clean": tf.zeros((patch, patch, 1), tf.uint8)}
+    ).repeat()
+    batches = _milliseconds(images.batch(batch), count // batch)
+    read = pipeline.read(builder, "train")
+    return {
+        "reading a record": _milliseconds(read.repeat(-(-count // examples)), count),
+        f"decoding a {patch}x{patch} crop of a JPEG, QF 10": mapped(crop) - nothing,
+        "decoding the clean PNG": mapped(
+            lambda index, record: tf.image.decode_png(record["clean"], channels=1)
+        )
+        - nothing,
+        "augmentation of a crop and its JPEG": turned - still,
+        f"putting an image into a batch of {batch}": batches / batch,
+        "a whole example of the ranker's stage, from the record on": example(
+            pipeline.pairs(patch, ((1, 10), (11, 20), (21, 30)), True)
+        )
+        - element,
+        "a whole example of the deblocker's stage, one quality": turned - element,
+    }
+
+
+def _input(data_dir: str, repetitions: int, count: int) -> str:
+    config = deblock.get_config("compact")
+    config.data.update({"name": _NAME, "data_dir": data_dir})
+    lines = []
+    for stage in training_speed.stages(config):
+        speeds = training_speed.pipeline_speeds(stage, repetitions, steps=100)
+        lines.append(f"| {stage.name} | {training_speed.shown(speeds)} |")
+    builder = records.open_builder(data_dir, _NAME)
+    costs = _costs(builder, config.patch, config.batch_size, count)
+    units = [f"| {name} | {cost:.3f} |" for name, cost in costs.items()]
+    head = "| | images/s | range |\n|---|---|---|"
+    unit_head = "| | ms |\n|---|---|"
+    return f"""\
+The compact preset's pipeline, {config.patch}x{config.patch} images, on all cores.
+Median and range of {repetitions} times 100 batches.
+
+{head}
+{chr(10).join(lines)}
+
+CPU time of the parts, on one core.
+
+{unit_head}
+{chr(10).join(units)}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.data_speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--source", default="embedded", help="a folder of images, or embedded"
+    )
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument(
+        "--examples", type=int, default=4000, help="drawn for the cost of a part"
+    )
+    args = parser.parse_args()
+    with one_line_errors(), tempfile.TemporaryDirectory() as data_dir:
+        preparation = _preparation(args.source, data_dir, args.repetitions)
+        feeding = _input(data_dir, args.repetitions, args.examples)
+    shown = "" if args.source == "embedded" else " --source=FOLDER"
+    shown += f" --repetitions={args.repetitions}"
+    print(f"# Speed of the data\n\n`python -m benchmarks.data_speed{shown}`")
+    print(f"{datetime.date.today()}, on {machine.describe()}.\n")
+    print(f"## Preparation\n\n{preparation}\n## Training input\n\n{feeding}", end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""The machine and the packages that a benchmark ran on."""
+
+import os
+import pathlib
+import platform
+import re
+from importlib import metadata
+
+_PACKAGES = ("jax", "jaxlib", "flax", "tensorflow", "pillow")
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def describe() -> str:
+    """One line: cores, memory, system, Python, and the packages that count."""
+    info = pathlib.Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*: (.*)", info)
+    virtual = ", virtual" if re.search(r"flags\s*:.* hypervisor\b", info) else ""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    parts = [
+        f"{cores()} cores of {model[1] if model else platform.machine()}{virtual}",
+        f"{memory:.0f} GiB of memory",
+        f"{platform.system()} {platform.release()}",
+        f"Python {platform.python_version()}",
+        *(f"{name} {_version(name)}" for name in _PACKAGES),
+    ]
+    return ", ".join(parts)
+
+
+def _version(name: str) -> str:
+    for distribution in (name, f"{name}-cpu"):
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            pass
+    return "missing"
