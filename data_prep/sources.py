@@ -98,7 +98,8 @@ def _files(name: str, origin: str, splits: dict[str, list[pathlib.Path]]) -> Sou
 
 
 def _folder(folder: str, name: str, validation_fraction: float) -> Source:
-    root = epath.Path(folder).resolve()
+    in_bucket = "://" in folder
+    root = epath.Path(folder if in_bucket else pathlib.Path(folder).resolve())
     splits = _divide(root, validation_fraction)
 
     def images(split):  # lists anew: a worker elsewhere gets no list, but the folder
