@@ -6,12 +6,14 @@
 Prints Markdown. Preparation, `data_prep.build` as a command from its start to its end,
 is compared with the least that it has to do: a loop that encodes the same sub-images at
 all quality factors with libjpeg-turbo (through Pillow), a process on each core, reading
-and cutting them not counted. Both take turns.
+and cutting them not counted. Both take turns. CPU time, which a busy machine changes
+little, includes the start of the command.
 """
 
 import argparse
 import datetime
 import multiprocessing
+import resource
 import subprocess
 import sys
 import tempfile
@@ -31,9 +33,9 @@ from data_prep.build import MIN_SIDE, SIDE
 _NAME = "data_speed"
 
 
-def _encode(paths: list[str]) -> tuple[int, float]:
-    """Pixels of the images' sub-images, and the seconds that encoding them takes."""
-    pixels, seconds = 0, 0.0
+def _encode(paths: list[str]) -> tuple[int, float, float]:
+    """Pixels of the images' sub-images, and the seconds and CPU seconds of encoding."""
+    pixels, seconds, cpu = 0, 0.0, 0.0
     for path in paths:
         try:
             y = jpeg.load_luma(path)
@@ -43,61 +45,74 @@ def _encode(paths: list[str]) -> tuple[int, float]:
             continue
         for top, left, height, width in ladder.sub_images(*y.shape, SIDE):
             part = np.ascontiguousarray(y[top : top + height, left : left + width])
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             for quality in records.QUALITIES:
                 jpeg.encode(part, quality)
             seconds += time.perf_counter() - start
+            cpu += time.process_time() - cpu_start
             pixels += part.size
-    return pixels, seconds
+    return pixels, seconds, cpu
 
 
-def _limit(paths: list[str]) -> tuple[int, float]:
-    """Pixels encoded, and Mpixel/s of all cores together."""
+def _limit(paths: list[str]) -> tuple[int, float, float]:
+    """Pixels encoded, pixels a second of all cores together, CPU seconds."""
     count = machine.cores()
     with multiprocessing.get_context("spawn").Pool(count) as pool:
         results = pool.map(_encode, [paths[i::count] for i in range(count)])
-    pixels = sum(pixels for pixels, _ in results)
-    return pixels, sum(pixels / seconds for pixels, seconds in results) / 1e6
+    return (
+        sum(pixels for pixels, _, _ in results),
+        sum(pixels / seconds for pixels, seconds, _ in results),
+        sum(cpu for _, _, cpu in results),
+    )
 
 
-def _build(source: str, data_dir: str) -> float:
-    """Seconds of the command."""
+def _build(source: str, data_dir: str) -> tuple[float, float]:
+    """Seconds, and CPU seconds, of the command."""
     command = [sys.executable, "-m", "data_prep.build", f"--source={source}"]
     command += [f"--name={_NAME}", f"--data_dir={data_dir}", "--overwrite"]
-    start = time.perf_counter()
+    start, before = time.perf_counter(), _children()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, _children() - before
+
+
+def _children() -> float:
+    """CPU seconds of the processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _preparation(source: str, data_dir: str, repetitions: int) -> str:
     found = sources.find(source)
-    splits = found.counts
-    paths = [str(path) for split in splits for _, path in found.images(split)]
-    built, limits = [], []
+    paths = [str(path) for split in found.counts for _, path in found.images(split)]
+    built, limits, built_cpu, limits_cpu = [], [], [], []
     for _ in range(repetitions):
-        pixels, limit = _limit(paths)
-        limits.append(limit)
-        built.append(pixels / 1e6 / _build(source, data_dir))
+        pixels, speed, cpu = _limit(paths)
+        limits.append(speed / 1e6)
+        limits_cpu.append(cpu * 1e9 / pixels)
+        seconds, cpu = _build(source, data_dir)
+        built.append(pixels / 1e6 / seconds)
+        built_cpu.append(cpu * 1e9 / pixels)
     share = np.median(built) / np.median(limits)
+    cpu_share = np.median(limits_cpu) / np.median(built_cpu)
     what = "of scikit-image's photographs" if source == "embedded" else "photographs"
     count = machine.cores()
     return f"""\
 {len(paths)} {what}, {pixels / 1e6:.1f} Mpixel, {len(records.QUALITIES)} JPEGs of each
 sub-image. Median and range of {repetitions}.
 
-| | Mpixel/s | range | a core |
-|---|---|---|---|
-| encoding alone | {_row(limits, count)} |
-| `data_prep.build` | {_row(built, count)} |
+| | Mpixel/s | range | a core | CPU ms a Mpixel |
+|---|---|---|---|---|
+| encoding alone | {_row(limits, limits_cpu, count)} |
+| `data_prep.build` | {_row(built, built_cpu, count)} |
 
-The whole runs at {share:.2f} of the limit.
+The whole runs at {share:.2f} of the limit by the clock, {cpu_share:.2f} by CPU time.
 """
 
 
-def _row(speeds: list[float], cores: int) -> str:
+def _row(speeds: list[float], cpu: list[float], cores: int) -> str:
     median = np.median(speeds)
-    ends = f"{min(speeds):.3f} to {max(speeds):.3f}"
-    return f"{median:.3f} | {ends} | {median / cores:.3f}"
+    ends = f"{min(speeds):.2f} to {max(speeds):.2f}"
+    return f"{median:.2f} | {ends} | {median / cores:.2f} | {np.median(cpu):.0f}"
 
 
 def _milliseconds(data: tf.data.Dataset, count: int) -> float:
