@@ -96,7 +96,7 @@ def test_attention_in_blocks_equals_plain_attention(monkeypatch, keys):
     expected = both(plain)
     np.testing.assert_allclose(attention.attend(q, k, v), expected[0], atol=1e-5)
     monkeypatch.setattr(attention, "_PLAIN_SCORES", 0)
-    monkeypatch.setattr(attention, "_QUERY_BLOCK", 4)  # 6 blocks, the last padded
+    monkeypatch.setattr(attention, "_QUERY_BLOCK", 4)  # 6 blocks, padded
     monkeypatch.setattr(attention, "_KEY_BLOCK", 8)
     for found, wanted in zip(both(attention.attend), expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-5)

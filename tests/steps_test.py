@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -235,54 +234,3 @@ def test_learning_rate_schedules():
     assert float(rate(200)) == pytest.approx(config.learning_rate)
     assert 0 < float(rate(0)) <= config.learning_rate / 200 * 1.01
     assert float(rate(1000)) == pytest.approx(0, abs=1e-9)
-
-
-@pytest.mark.slow
-def test_the_papers_steps_lower_for_every_platform():
-    from configs import deblock
-
-    platforms = ("cpu", "cuda", "tpu")
-    config = deblock.get_config()
-    model, ranker = Deblocker(**config.model), Ranker(**config.ranker.model)
-    optimizer = state.create_optimizer(config.optimizer, config.steps)
-
-    def shapes(model):
-        return jax.eval_shape(lambda: state.create(model, 48, optimizer, 0))
-
-    def image(*leading):
-        return jax.ShapeDtypeStruct((*leading, 48, 48, 1), jnp.uint8)
-
-    label = jax.ShapeDtypeStruct((16,), jnp.int32)
-    frozen = shapes(ranker)
-    frozen = {"params": frozen.params, "batch_stats": frozen.batch_stats}
-    first = functools.partial(
-        steps.ranker_train_step,
-        apply=ranker.apply,
-        optimizer=optimizer,
-        margin=config.ranker.margin,
-        ema_decay=config.ranker.ema_decay,
-    )
-    second = functools.partial(
-        steps.deblock_train_step,
-        apply=model.apply,
-        rank=ranker.apply,
-        optimizer=optimizer,
-        alpha=config.loss.alpha,
-        beta=config.loss.beta,
-        ema_decay=config.ema_decay,
-    )
-    pair = {
-        "image_i": image(16),
-        "image_j": image(16),
-        "label_i": label,
-        "label_j": label,
-    }
-    triple = {"clean": image(16), "compressed": image(16, 3)}
-    for step, trained, constant, batch in (
-        (first, ranker, {}, pair),
-        (second, model, frozen, triple),
-    ):
-        lower = jax.export.export(jax.jit(step), platforms=platforms)
-        lowered = lower(shapes(trained), constant, batch)
-        assert lowered.platforms == platforms
-        assert "convolution" in lowered.mlir_module()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 # Up to this many scores an image, a step of training or a tile, blocks gain nothing.
 _PLAIN_SCORES = 2**20
-_QUERY_BLOCK = 1024
+_QUERY_BLOCK = 1024  # at most
 _KEY_BLOCK = 1024
 
 
@@ -106,7 +106,7 @@ def _backward(residuals, gradient):
         return jax.tree.map(jnp.add, carry, gained), query_gradient
 
     zeros = (jnp.zeros(keys.shape, jnp.float32), jnp.zeros(values.shape, jnp.float32))
-    split = functools.partial(_blocks, size=_QUERY_BLOCK)
+    split = functools.partial(_blocks, longest=_QUERY_BLOCK)
     parts = (split(query), split(gradient), split(mean), log_sum)
     (keys, values), queries = jax.lax.scan(of_queries, zeros, parts)
     return tuple(
@@ -122,10 +122,15 @@ def _dot(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)
 
 
-def _blocks(x: jax.Array, size: int) -> jax.Array:
-    """(batch, n, depth) -> (blocks, batch, size or n, depth), filled up with zeros."""
+def _size(n: int, longest: int) -> int:
+    """Size of the fewest equal blocks of `n`, none above `longest`."""
+    return -(-n // -(-n // longest))
+
+
+def _blocks(x: jax.Array, longest: int) -> jax.Array:
+    """(batch, n, depth) -> (blocks, batch, size, depth), filled up with zeros."""
     batch, n, depth = x.shape
-    size = min(size, n)
+    size = _size(n, longest)
     x = jnp.pad(x, ((0, 0), (0, -n % size), (0, 0)))
     return x.reshape(batch, -1, size, depth).swapaxes(0, 1)
 
@@ -139,6 +144,6 @@ def _whole(blocks: jax.Array, n: int) -> jax.Array:
 def _bias(key: jax.Array) -> jax.Array:
     """(blocks, size): -inf for the keys that fill up the last block, else 0."""
     n = key.shape[1]
-    size = min(_KEY_BLOCK, n)
+    size = _size(n, _KEY_BLOCK)
     index = jnp.arange(n + -n % size)
     return jnp.where(index < n, 0.0, -jnp.inf).reshape(-1, size)
