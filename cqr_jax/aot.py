@@ -140,7 +140,7 @@ def report(config: ml_collections.ConfigDict) -> None:
             "GFLOP",
             "GB moved",
             "GiB",
-            "batch that fits",
+            "batch that would fit",
             "compiling",
         ]
     ]
@@ -232,12 +232,17 @@ def _measure(program: Program, mesh: Mesh, gflop: float, memory: float) -> list[
     start = time.perf_counter()
     compiled = _compile(program, mesh, size)
     seconds = time.perf_counter() - start
-    used = _bytes(compiled)
-    # Memory grows in proportion to the batch, but for the state.
-    grown = _bytes(_compile(program, mesh, 2 * size))
-    slope = (grown - used) / size
-    fits = size + (memory * _GIB - used) / slope
+    stats = compiled.memory_analysis()
+    fixed = (
+        stats.argument_size_in_bytes
+        + stats.output_size_in_bytes
+        - stats.alias_size_in_bytes
+        + stats.generated_code_size_in_bytes
+    )
+    # The rest, mostly activations, grows in proportion to the batch.
+    fits = size * (memory * _GIB - fixed) / stats.temp_size_in_bytes
     fits = max(0, int(fits // devices * devices))
+    used = fixed + stats.temp_size_in_bytes
     moved = compiled.cost_analysis()["bytes accessed"]
     return [
         program.name,
@@ -264,15 +269,3 @@ def _compile(program: Program, mesh: Mesh, size: int):
         donate_argnums=0 if program.donate else (),
     )
     return step.lower(*program.arguments(size)).compile()
-
-
-def _bytes(compiled) -> int:
-    """Peak memory of a device in bytes."""
-    stats = compiled.memory_analysis()
-    return (
-        stats.argument_size_in_bytes
-        + stats.output_size_in_bytes
-        - stats.alias_size_in_bytes
-        + stats.temp_size_in_bytes
-        + stats.generated_code_size_in_bytes
-    )
