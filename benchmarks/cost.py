@@ -1,0 +1,167 @@
+"""How cost grows: restoring with the size of the image, training with its parameters.
+
+    python -m benchmarks.cost > benchmarks/results/cost.md
+
+Prints a Markdown report: time and peak memory of restoring 0.1 to 24 megapixels in
+tiles with the compact preset; the memory that the paper's network needs for whole
+images; time of a training step against batch, width and patch. The weights are fresh
+ones: they don't matter for cost. Each measurement has a process of its own, so that
+its peak of memory is its own.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import multiprocessing
+import resource
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import machine
+from configs import deblock
+from cqr_jax import config as config_lib
+from cqr_jax import metrics, stages, state, tiles
+from cqr_jax.errors import one_line_errors
+
+MEGAPIXELS = (0.1, 0.5, 1, 4, 12, 24)
+WHOLE_SIDES = (256, 512, 1024)
+TRAINING = {  # one field of the compact preset at a time
+    "batch_size": (4, 18, 72),
+    "width": (12, 24, 48),
+    "patch": (32, 48, 96),
+}
+
+
+def _restore(megapixels: float, repetitions: int) -> tuple[list[float], float]:
+    """Seconds of each repetition, and the process's peak of memory in GiB."""
+    config = deblock.get_config("compact,without=cqr")
+    model = stages.deblock_steps(config, None).model
+    variables = {"params": state.init(model, tiles.SIDE, 0)["params"]}
+    apply = jax.jit(model.apply)
+
+    def run(images):
+        return metrics.to_uint8(apply(variables, images.astype(np.float32) / 255))
+
+    height = round((megapixels * 1e6 / 1.5) ** 0.5)
+    width = round(1.5 * height)
+    y = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
+    tiles.restore(run, y[: tiles.SIDE, : tiles.SIDE])  # compiles
+    return _repeat(functools.partial(tiles.restore, run, y), repetitions), _peak()
+
+
+def _train(field: str, value: int, repetitions: int) -> tuple[list[float], float]:
+    """Milliseconds of plain L1's training step, and the peak of memory in GiB."""
+    config = deblock.get_config("compact,without=cqr")
+    owner = config.model if field == "width" else config
+    owner[field] = value
+    config_lib.check(config)
+    steps = stages.deblock_steps(config, None)
+    images = np.zeros((config.batch_size, config.patch, config.patch, 1), np.uint8)
+    batch = {"clean": images, "compressed": images[:, None]}
+    held = [state.create(steps.model, config.patch, steps.optimizer, 0)]
+    step = jax.jit(steps.train_step, donate_argnums=0)
+
+    def learn():
+        for _ in range(5):
+            held[0], figures = step(held[0], {}, batch)
+        jax.block_until_ready(figures)
+
+    learn()  # compiles
+    return [1000 * x / 5 for x in _repeat(learn, repetitions)], _peak()
+
+
+def _whole(side: int) -> tuple[list[float], float]:
+    """What the compiler plans for the paper's network on a whole image, in GiB."""
+    config = deblock.get_config("paper,without=cqr")
+    model = stages.deblock_steps(config, None).model
+    shapes = jax.eval_shape(lambda: state.init(model, 48, 0))
+    image = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
+    stats = jax.jit(model.apply).lower(shapes, image).compile().memory_analysis()
+    planned = stats.argument_size_in_bytes + stats.output_size_in_bytes
+    return [], (planned + stats.temp_size_in_bytes) / 2**30
+
+
+def _whole_run(side: int) -> tuple[list[float], float]:
+    """Seconds and the peak of memory in GiB of the paper's network on a whole image."""
+    config = deblock.get_config("paper,without=cqr")
+    model = stages.deblock_steps(config, None).model
+    variables = {"params": state.init(model, 48, 0)["params"]}
+    image = np.zeros((1, side, side, 1), np.float32)
+    compiled = jax.jit(model.apply).lower(variables, image).compile()
+    call = functools.partial(compiled, variables, image)
+    return _repeat(lambda: jax.block_until_ready(call()), 1), _peak()
+
+
+def _repeat(call, repetitions: int) -> list[float]:
+    seconds = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of KiB
+
+
+def _alone(function, *arguments):
+    """Calls the function in a process of its own."""
+    print(f"{function.__name__[1:]} {arguments}", file=sys.stderr)
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _shown(values: list[float]) -> str:
+    return f"{np.median(values):.3g} | {min(values):.3g} to {max(values):.3g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument(
+        "--run_whole",
+        type=int,
+        default=0,
+        help="run the paper's network on a whole image of this side (512: minutes)",
+    )
+    args = parser.parse_args()
+    with one_line_errors():
+        print("# How cost grows\n\n    python -m benchmarks.cost", *sys.argv[1:])
+        print(f"\n{machine.describe()}. Median and range of {args.repetitions}.\n")
+        print(f"## Restoring, compact preset, tiles of {tiles.SIDE} pixels\n")
+        print("| Mpixel | s | range | Mpixel/s | peak GiB |\n|---|---|---|---|---|")
+        for size in MEGAPIXELS:
+            seconds, peak = _alone(_restore, size, args.repetitions)
+            speed = size / np.median(seconds)
+            print(f"| {size} | {_shown(seconds)} | {speed:.2f} | {peak:.2f} |")
+        print("\n## Whole images through the paper's network\n")
+        print("| side | GiB planned | of it a Mpixel |\n|---|---|---|")
+        for side in WHOLE_SIDES:
+            _, planned = _alone(_whole, side)
+            print(f"| {side} | {planned:.2f} | {planned / side**2 * 1e6:.2f} |")
+        if args.run_whole:
+            [seconds], peak = _alone(_whole_run, args.run_whole)
+            print(f"\nRun at {args.run_whole}: {seconds:.0f} s, peak {peak:.2f} GiB.")
+        print("\n## A training step, compact preset, plain L1\n")
+        print("| | ms | range | ms an image | peak GiB |\n|---|---|---|---|---|")
+        for field, values in TRAINING.items():
+            for value in values:
+                found, peak = _alone(_train, field, value, args.repetitions)
+                images = value if field == "batch_size" else 18
+                each = np.median(found) / images
+                row = f"| {field} {value} | {_shown(found)} | {each:.3g} | {peak:.2f} |"
+                print(row)
+
+
+if __name__ == "__main__":
+    main()
