@@ -47,7 +47,9 @@ class Ranker(nn.Module):
             nn.BatchNorm2d(size) if i else nn.Identity()
             for i, size in enumerate(widths[1:])
         )
-        self.dense = nn.ModuleList((nn.Linear(widths[-1], hidden), nn.Linear(hidden, 1)))
+        self.dense = nn.ModuleList(
+            (nn.Linear(widths[-1], hidden), nn.Linear(hidden, 1))
+        )
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         features = {}
@@ -133,10 +135,12 @@ class _NonLocalAttention(nn.Module):
         self.out = nn.Conv2d(width // 2, width, 1)
 
     def forward(self, x):
-        b, _, h, w = x.shape
+        h, w = x.shape[2:]
         source = x
         if self.key_pool > 1:
-            source = functional.avg_pool2d(x, (min(self.key_pool, h), min(self.key_pool, w)))
+            source = functional.avg_pool2d(
+                x, (min(self.key_pool, h), min(self.key_pool, w))
+            )
 
         def rows(y):  # (batch, 1 head, pixels, channels), the channels contiguous
             return y.flatten(2).transpose(1, 2)[:, None].contiguous()
@@ -221,7 +225,7 @@ def from_flax(variables: dict, module: nn.Module) -> dict[str, torch.Tensor]:
             x = x.reshape(*x.shape[:-1], 4, -1).swapaxes(-1, -2).reshape(x.shape)
         if leaf == "kernel":
             x = x.transpose(-1, -2, *range(x.ndim - 2))
-        name = ".".join((re.sub(r"(\d+)$", r".\1", name) for name in modules))
+        name = ".".join(re.sub(r"(\d+)$", r".\1", name) for name in modules)
         name = f"{name}.{_LEAVES.get(leaf, leaf)}"
         found[name] = torch.tensor(x.reshape(shapes[name]))
 

@@ -24,13 +24,24 @@ ALPHA, BETA, MARGIN, EMA_DECAY = 0.5, 0.9, 0.5, 0.3
 # A large epsilon: with Adam's usual one, gradients that are zero but for rounding, as
 # of a bias before BatchNorm, make steps as large as any.
 ADAM = {"lr": 1e-2, "eps": 1e-2}
-_RNG = np.random.default_rng(0)
+
+# Compiling is what takes time here, in float64 seven times as much when optimized.
+_jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
 
 
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@functools.cache
 def _noisy(model):
     """Variables moved off their initial values, zeros included."""
+    rng = np.random.default_rng(1)
     return jax.tree.map(
-        lambda x: np.asarray(x, np.float64) + 0.1 * _RNG.standard_normal(x.shape),
+        lambda x: np.asarray(x, np.float64) + 0.1 * rng.standard_normal(x.shape),
         state.init(model, 48, 0),
     )
 
@@ -46,10 +57,7 @@ def _to_torch(images):
 
 def _check(found, expected, tolerance):
     """Equal up to a part of the expected array's largest magnitude, or 1 if smaller."""
-    expected = np.asarray(expected)
-    found = found.detach().numpy()
-    if expected.ndim == 4 and found.shape != expected.shape:
-        found = found.transpose(0, 2, 3, 1)
+    found, expected = found.detach().numpy(), np.asarray(expected)
     scale = max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
 
@@ -64,46 +72,49 @@ def _check_named(module, found, expected, tolerance):
 def _check_gradients(module, image, expected_params, expected_image):
     found = {name: x.grad for name, x in module.named_parameters()}
     _check_named(module, found, {"params": expected_params}, 1e-10)
-    _check(image.grad, expected_image, 1e-10)
+    _check(image.grad, _to_torch(expected_image), 1e-10)
 
 
 @pytest.mark.parametrize(
     ("changed", "shape"),
     [
-        ({"scale": 2, "key_pool": 2, "local_blocks": 1, "residual_blocks": 1}, (21, 14)),
+        (
+            {"scale": 2, "key_pool": 2, "local_blocks": 1, "residual_blocks": 1},
+            (21, 14),
+        ),
         ({"scale": 1, "key_pool": 1, "dilations": (1, 3)}, (9, 12)),
         ({"scale": 3, "key_pool": 8}, (5, 22)),  # pooling over more than the height
     ],
 )
-def test_deblocker_and_its_gradients_equal_pytorchs(changed, shape):
+def test_deblocker_and_its_gradients_equal_pytorchs(rng, changed, shape):
     fields = {**DEBLOCKER, "width": 5, **changed}
     model = Deblocker(**fields)
     with jax.enable_x64(True):
         variables = _noisy(model)
-        image, weight = _RNG.random((2, 2, *shape, 1))
+        image, weight = rng.random((2, 2, *shape, 1))
 
         def loss(params, image):
             restored = model.apply({"params": params}, image)
             return jnp.sum(weight * restored), restored
 
-        gradients, restored = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(
+        gradients, restored = _jit(jax.grad(loss, (0, 1), has_aux=True))(
             variables["params"], image
         )
     assert restored.dtype == np.float64
     module = pytorch_models.load(pytorch_models.Deblocker(**fields).double(), variables)
     given = _to_torch(image).requires_grad_()
     found = module(given)
-    _check(found, restored, 1e-12)
+    _check(found, _to_torch(restored), 1e-12)
     torch.sum(_to_torch(weight) * found).backward()
     _check_gradients(module, given, *gradients)
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_ranker_its_maps_and_gradients_equal_pytorchs(train):
+def test_ranker_its_maps_and_gradients_equal_pytorchs(rng, train):
     model = Ranker(**RANKER)
     with jax.enable_x64(True):
         variables = _noisy(model)
-        image = _RNG.random((3, 48, 41, 1))
+        image = rng.random((3, 48, 41, 1))
 
         def loss(params, image):
             outputs, new = model.apply(
@@ -116,9 +127,9 @@ def test_ranker_its_maps_and_gradients_equal_pytorchs(train):
             loss = sum(jnp.mean(x**3) for x in (scores, *features.values()))
             return loss, (scores, features, new)
 
-        gradients, (scores, features, new) = jax.jit(
-            jax.grad(loss, (0, 1), has_aux=True)
-        )(variables["params"], image)
+        gradients, (scores, features, new) = _jit(jax.grad(loss, (0, 1), has_aux=True))(
+            variables["params"], image
+        )
     module = pytorch_models.load(pytorch_models.Ranker(**RANKER).double(), variables)
     module.train(train)
     given = _to_torch(image).requires_grad_()
@@ -126,7 +137,7 @@ def test_ranker_its_maps_and_gradients_equal_pytorchs(train):
     _check(found, scores, 1e-12)
     assert maps.keys() == features.keys()
     for name, expected in features.items():
-        _check(maps[name], expected, 1e-12)
+        _check(maps[name], _to_torch(expected), 1e-12)
     sum((x**3).mean() for x in (found, *maps.values())).backward()
     _check_gradients(module, given, *gradients)
     means = pytorch_models.from_flax(new, module)
@@ -135,19 +146,20 @@ def test_ranker_its_maps_and_gradients_equal_pytorchs(train):
             _check(x, means[name], 1e-12)
 
 
-def test_losses_equal_pytorchs():
-    scores, others = _RNG.standard_normal((2, 12)).astype(np.float32)
-    labels = _RNG.integers(1, 4, 12)
-    pair = (scores, others, labels, (labels + _RNG.integers(1, 3, 12)) % 3)
+def test_losses_equal_pytorchs(rng):
+    scores, others = rng.standard_normal((2, 12)).astype(np.float32)
+    labels = rng.integers(1, 4, 12)
+    pair = (scores, others, labels, (labels + rng.integers(1, 3, 12)) % 3)
     found = pytorch_models.margin_ranking(*map(torch.tensor, pair), MARGIN)
     _check(found, losses.margin_ranking(*pair, MARGIN), 1e-6)
 
     ranker = Ranker(**RANKER)
     variables = _single(_noisy(ranker))
-    restored, clean = _RNG.random((2, 4, 32, 32, 1), np.float32)
-    _, expected = steps.guided_loss(
-        restored, clean, jax.jit(functools.partial(ranker.apply, variables)), ALPHA, BETA
-    )
+    restored, clean = rng.random((2, 4, 32, 32, 1), np.float32)
+    rank = functools.partial(ranker.apply, variables)
+    _, expected = _jit(
+        lambda *images: steps.guided_loss(*images, rank, ALPHA, BETA),
+    )(restored, clean)
     module = pytorch_models.load(pytorch_models.Ranker(**RANKER), variables).eval()
     found = pytorch_models.guided_loss(
         _to_torch(restored), _to_torch(clean), module, ALPHA, BETA
@@ -160,13 +172,12 @@ def test_losses_equal_pytorchs():
 def _train(step, model, variables, batch, frozen):
     """Parameters, their average and the losses of a few steps of ours."""
     optimizer = optax.adam(ADAM["lr"], eps=ADAM["eps"])
-    train_state = state.create(model, 48, optimizer, 0)
-    params = jax.tree.map(jnp.asarray, variables["params"])
-    train_state = train_state.replace(
-        params=params, average=params, batch_stats=variables.get("batch_stats", {})
-    )
+    shapes = jax.eval_shape(lambda: state.create(model, 48, optimizer, 0))
+    train_state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    train_state = train_state.replace(params=params, average=params, batch_stats=stats)
     bound = {"apply": model.apply, "optimizer": optimizer, "ema_decay": EMA_DECAY}
-    step = jax.jit(functools.partial(step, **bound))
+    step = _jit(functools.partial(step, **bound))
     found = []
     for _ in range(4):
         train_state, metrics = step(train_state, frozen, batch)
@@ -184,12 +195,12 @@ def _check_trained(module, trainer, train_state):
         _check_named(module, found, {"params": expected}, 1e-4)
 
 
-def test_steps_of_the_deblocker_equal_pytorchs():
+def test_steps_of_the_deblocker_equal_pytorchs(rng):
     model, ranker = Deblocker(**DEBLOCKER), Ranker(**RANKER)
     variables, frozen = _single(_noisy(model)), _single(_noisy(ranker))
     batch = {
-        "clean": _RNG.integers(0, 256, (2, 32, 32, 1), np.uint8),
-        "compressed": _RNG.integers(0, 256, (2, 2, 32, 32, 1), np.uint8),
+        "clean": rng.integers(0, 256, (2, 32, 32, 1), np.uint8),
+        "compressed": rng.integers(0, 256, (2, 2, 32, 32, 1), np.uint8),
     }
     step = functools.partial(
         steps.deblock_train_step, rank=ranker.apply, alpha=ALPHA, beta=BETA
@@ -203,18 +214,20 @@ def test_steps_of_the_deblocker_equal_pytorchs():
     clean = _to_torch(batch["clean"].repeat(2, axis=0)) / 255
     compressed = _to_torch(batch["compressed"].reshape(4, 32, 32, 1)) / 255
     for value in expected:
-        terms = pytorch_models.guided_loss(module(compressed), clean, guide, ALPHA, BETA)
+        terms = pytorch_models.guided_loss(
+            module(compressed), clean, guide, ALPHA, BETA
+        )
         _check(terms["loss"], value, 1e-5)
         trainer.update(terms["loss"])
     _check_trained(module, trainer, train_state)
 
 
-def test_steps_of_the_ranker_equal_pytorchs():
+def test_steps_of_the_ranker_equal_pytorchs(rng):
     model = Ranker(**RANKER)
     variables = _single(_noisy(model))
     batch = {
-        "image_i": _RNG.integers(0, 256, (4, 32, 32, 1), np.uint8),
-        "image_j": _RNG.integers(0, 256, (4, 32, 32, 1), np.uint8),
+        "image_i": rng.integers(0, 256, (4, 32, 32, 1), np.uint8),
+        "image_j": rng.integers(0, 256, (4, 32, 32, 1), np.uint8),
         "label_i": np.array([1, 2, 1, 3]),
         "label_j": np.array([2, 3, 3, 1]),
     }

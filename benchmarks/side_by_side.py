@@ -1,0 +1,325 @@
+"""Speed of this package beside PyTorch: the same models, weights, images and steps.
+
+    python -m benchmarks.side_by_side > benchmarks/results/side_by_side.md
+    python -m benchmarks.side_by_side --preset=paper
+
+Prints a report in Markdown. Each framework works in a process of its own, on all cores
+or on --threads of them, and the two take turns, so that what else the machine does hits
+both. PyTorch runs in both of its memory formats, and the faster one counts. Before
+anything is timed, the outputs and losses of both are checked to be equal.
+"""
+
+import argparse
+import functools
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor as Pool
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import torch
+
+from benchmarks import machine, pytorch_models
+from configs import deblock
+from cqr_jax import state, steps
+from cqr_jax.models.deblocker import Deblocker
+from cqr_jax.models.ranker import Ranker
+
+_TOLERANCE = 1e-4  # of outputs and losses, as a part of their largest magnitude
+_JAX = ""  # in the place of a layout
+_LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+
+
+class Case(NamedTuple):
+    """What is timed.
+
+    Attributes:
+      name: of its row.
+      model: 'ranker' or 'deblocker'.
+      train: a training step rather than inference.
+      shape: (images, height, width); of pairs, the images of both branches.
+      guided: the deblocker's step with the paper's losses rather than with L1 alone.
+    """
+
+    name: str
+    model: str
+    train: bool
+    shape: tuple[int, int, int]
+    guided: bool = False
+
+
+Work = Callable[[], Any]  # one call: what it restores, its scores or its loss
+
+
+def _cases(preset: str) -> list[Case]:
+    c = deblock.get_config(preset)
+    side = c.patch
+    crops = c.batch_size * (c.qualities_per_crop or len(c.qualities))
+    pairs = 2 * c.ranker.batch_size
+    if preset == "paper":  # what a CPU can do in the time of a benchmark
+        return [
+            Case("deblocker: inference", "deblocker", False, (1, side, side)),
+            Case("deblocker: step, L1", "deblocker", True, (1, side, side)),
+            Case("deblocker: step, guided", "deblocker", True, (1, side, side), True),
+            Case("ranker: inference", "ranker", False, (1, side, side)),
+            Case("ranker: step", "ranker", True, (2, side, side)),
+        ]
+    evaluated = (len(c.evaluation.qualities), 321, 481)  # an image of LIVE1 or BSDS500
+    return [
+        Case("deblocker: inference", "deblocker", False, (1, 256, 256)),
+        Case("deblocker: inference", "deblocker", False, (1, 512, 512)),
+        Case("deblocker: inference", "deblocker", False, evaluated),
+        Case("deblocker: step, L1", "deblocker", True, (crops, side, side)),
+        Case("deblocker: step, guided", "deblocker", True, (crops, side, side), True),
+        Case("ranker: inference", "ranker", False, (1, 256, 256)),
+        Case("ranker: inference", "ranker", False, (pairs, side, side)),
+        Case("ranker: step", "ranker", True, (pairs, side, side)),
+    ]
+
+
+def _images(case: Case, seed: int) -> np.ndarray:
+    """uint8 of shape (images, height, width, 1)."""
+    return np.random.default_rng(seed).integers(0, 256, (*case.shape, 1), np.uint8)
+
+
+def _labels(case: Case) -> dict[str, np.ndarray]:
+    count = case.shape[0] // 2
+    return {"label_i": np.arange(count) % 2, "label_j": 1 - np.arange(count) % 2}
+
+
+def _variables(preset: str) -> dict[str, dict]:
+    """Flax variables of both models, none of them zero, as NumPy arrays."""
+    c = deblock.get_config(preset)
+    rng = np.random.default_rng(0)
+    models = {"ranker": Ranker(**c.ranker.model), "deblocker": Deblocker(**c.model)}
+    return {
+        name: jax.tree.map(
+            lambda x: np.float32(x + 0.01 * rng.standard_normal(x.shape)),
+            state.init(model, c.patch, 0),
+        )
+        for name, model in models.items()
+    }
+
+
+def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
+    c = deblock.get_config(preset)
+    models = {"ranker": Ranker(**c.ranker.model), "deblocker": Deblocker(**c.model)}
+    model, own = models[case.model], jax.device_put(variables[case.model])
+    if not case.train:
+        images = jax.device_put(_images(case, 1) / np.float32(255))
+        infer = jax.jit(model.apply)
+        return lambda: infer(own, images)
+
+    fields = c.ranker if case.model == "ranker" else c
+    optimizer = state.create_optimizer(fields.optimizer, fields.steps)
+    train_state = state.create(model, c.patch, optimizer, 0).replace(
+        params=own["params"],
+        batch_stats=own.get("batch_stats", {}),
+        average=jax.tree.map(jax.numpy.copy, own["params"]),
+    )
+    shared = {
+        "apply": model.apply,
+        "optimizer": optimizer,
+        "ema_decay": fields.ema_decay,
+    }
+    frozen = {}
+    if case.model == "ranker":
+        step = functools.partial(
+            steps.ranker_train_step, margin=fields.margin, **shared
+        )
+        image_i, image_j = np.split(_images(case, 1), 2)
+        batch = {"image_i": image_i, "image_j": image_j, **_labels(case)}
+    else:
+        step = functools.partial(
+            steps.deblock_train_step,
+            rank=models["ranker"].apply,
+            alpha=c.loss.alpha if case.guided else 0,
+            beta=c.loss.beta if case.guided else 0,
+            **shared,
+        )
+        batch = {"compressed": _images(case, 1)[:, None], "clean": _images(case, 2)}
+        frozen = jax.device_put(variables["ranker"]) if case.guided else {}
+    batch = jax.device_put(batch)
+    step = jax.jit(step, donate_argnums=0)
+    held = [train_state]
+
+    def work():
+        held[0], metrics = step(held[0], frozen, batch)
+        return metrics["loss"]
+
+    return work
+
+
+def _torch_work(
+    preset: str, case: Case, variables: dict[str, dict], layout: str
+) -> Work:
+    c = deblock.get_config(preset)
+    memory_format = _LAYOUTS[layout]
+
+    def build(module, name):
+        pytorch_models.load(module, variables[name])
+        return module.to(memory_format=memory_format)
+
+    def to_float(images):
+        return images.float().to(memory_format=memory_format) / 255
+
+    def images(seed):
+        return torch.tensor(_images(case, seed)).permute(0, 3, 1, 2).contiguous()
+
+    ranker = build(pytorch_models.Ranker(**c.ranker.model), "ranker")
+    given = images(1)
+    if case.model == "ranker":
+        module = ranker
+    else:
+        module = build(pytorch_models.Deblocker(**c.model), "deblocker")
+    if not case.train:
+        module.eval()
+        given = to_float(given)
+
+        @torch.inference_mode()
+        def infer():
+            return module(given)
+
+        return infer
+
+    fields = c.ranker if case.model == "ranker" else c
+    rate = float(state.learning_rate(fields.optimizer, fields.steps)(0))
+    trainer = pytorch_models.Trainer(module, fields.ema_decay, lr=rate)
+    if case.model == "ranker":
+        labels = [torch.tensor(x) for x in _labels(case).values()]
+
+        def loss():
+            scores = module(to_float(given))[0].chunk(2)
+            return pytorch_models.margin_ranking(*scores, *labels, fields.margin)
+
+    else:
+        guide = ranker.eval().requires_grad_(False) if case.guided else None
+        clean = images(2)
+
+        def loss():
+            restored = module(to_float(given))
+            terms = pytorch_models.guided_loss(
+                restored, to_float(clean), guide, c.loss.alpha, c.loss.beta
+            )
+            return terms["loss"]
+
+    def work():
+        value = loss()
+        trainer.update(value)
+        return value
+
+    return work
+
+
+_works: dict[str, Work] = {}  # by layout, in a worker
+
+
+def _prepare(layout: str, preset: str, case: Case, variables: dict) -> np.ndarray:
+    """In a worker: makes the work and does it twice, so that all is compiled.
+
+    Returns:
+      The first loss, the scores or the restored images (images, height, width).
+    """
+    if layout:
+        _works[layout] = _torch_work(preset, case, variables, layout)
+    else:
+        _works[layout] = _jax_work(preset, case, variables)
+    first = _works[layout]()
+    _time(layout, 1)
+    first = first[0] if isinstance(first, tuple) else first
+    return np.squeeze(np.asarray(first.detach() if layout else first))
+
+
+def _time(layout: str, calls: int) -> float:
+    """In a worker: seconds that `calls` calls take."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        result = _works[layout]()
+    jax.block_until_ready(result)  # PyTorch's is ready when it returns
+    return time.perf_counter() - start
+
+
+def _row(
+    case: Case, preset: str, variables: dict, pools: dict[str, Pool], args
+) -> tuple[str, ...]:
+    """Measures a case. Returns the cells of its row."""
+    results = {
+        layout: pool.submit(_prepare, layout, preset, case, variables).result()
+        for layout, pool in pools.items()
+    }
+    expected = results[_JAX]
+    for layout, found in results.items():
+        error = np.abs(found - expected).max() / np.abs(expected).max()
+        if not error < _TOLERANCE:
+            raise AssertionError(f"{case.name} {case.shape}: {layout}: {error} apart")
+
+    def seconds(layout, calls):
+        return pools[layout].submit(_time, layout, calls).result()
+
+    calls = {x: max(1, round(args.seconds / seconds(x, 1))) for x in pools}
+    speeds: dict[str, list[float]] = {layout: [] for layout in pools}
+    for _ in range(args.repetitions):
+        for layout, count in calls.items():
+            speed = count * case.shape[0] / seconds(layout, count)
+            speeds[layout].append(speed)
+    best = max(_LAYOUTS, key=lambda layout: np.median(speeds[layout]))
+    return (
+        f"{case.name}, {'x'.join(map(str, case.shape))}",
+        _spread(speeds[_JAX]),
+        f"{_spread(speeds[best])}, {best}",
+        _spread(np.divide(speeds[_JAX], speeds[best])),
+    )
+
+
+def _spread(values) -> str:
+    """Median and range to three digits."""
+    median, low, high = (
+        f"{x:#.3g}" for x in (np.median(values), min(values), max(values))
+    )
+    return f"{median} ({low} to {high})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.side_by_side",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--preset", default="compact", choices=deblock.PRESETS)
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="of a repetition; at least one call"
+    )
+    parser.add_argument("--threads", type=int, help="cores to use, all by default")
+    args = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))[: args.threads]
+    os.sched_setaffinity(0, cores)  # before the workers start, which inherit it
+    variables = _variables(args.preset)
+    spawn = multiprocessing.get_context("spawn")
+    with Pool(1, spawn) as ours, Pool(1, spawn) as theirs:
+        pools = {_JAX: ours, **dict.fromkeys(_LAYOUTS, theirs)}
+        rows = []
+        for case in _cases(args.preset):
+            rows.append(_row(case, args.preset, variables, pools, args))
+            print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
+    command = " ".join(["python -m benchmarks.side_by_side", *sys.argv[1:]])
+    print(f"# JAX beside PyTorch, {args.preset} preset\n")
+    print(f"`{command}`\n\n{machine.describe()}; {len(cores)} threads\n")
+    print(
+        f"Images a second: median (range) of {args.repetitions} repetitions in turn, "
+        f"of {args.seconds:g} s or one call. PyTorch in the faster of its memory formats "
+        "(NHWC is `channels_last`). The ratio is JAX's speed over PyTorch's, pair by "
+        f"pair. First outputs and losses were equal to {_TOLERANCE:g} of their "
+        "largest magnitude.\n"
+    )
+    print("| | JAX | PyTorch | ratio |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()
