@@ -276,10 +276,9 @@ def _row(
 
 
 def _spread(values) -> str:
-    """Median and range to three digits."""
-    median, low, high = (
-        f"{x:#.3g}" for x in (np.median(values), min(values), max(values))
-    )
+    """Median and range, to three digits."""
+    three = (np.median(values), min(values), max(values))
+    median, low, high = (f"{float(f'{x:.3g}'):g}" for x in three)
     return f"{median} ({low} to {high})"
 
 
@@ -311,10 +310,10 @@ def main() -> None:
     print(f"`{command}`\n\n{machine.describe()}; {len(cores)} threads\n")
     print(
         f"Images a second: median (range) of {args.repetitions} repetitions in turn, "
-        f"of {args.seconds:g} s or one call. PyTorch in the faster of its memory formats "
-        "(NHWC is `channels_last`). The ratio is JAX's speed over PyTorch's, pair by "
-        f"pair. First outputs and losses were equal to {_TOLERANCE:g} of their "
-        "largest magnitude.\n"
+        f"of {args.seconds:g} s or one call. PyTorch in the faster of its memory "
+        "formats (NHWC is `channels_last`). The ratio is JAX's speed over PyTorch's, "
+        "pair by pair. First outputs and losses were equal to "
+        f"{_TOLERANCE:g} of their largest magnitude.\n"
     )
     print("| | JAX | PyTorch | ratio |\n|---|---|---|---|")
     for row in rows:
