@@ -92,8 +92,9 @@ def _wait_for_a_checkpoint(workdir, processes):
         time.sleep(0.2)
 
 
-# Three steps of plain gradient descent on the ranker (Adam would scale up the rounding
-# of gradients that are zero). Each process feeds its part of the batch.
+# Two steps of plain gradient descent on the ranker: Adam would scale up the rounding of
+# gradients that are zero, and after more steps rounding turns an activation's sign, and
+# with it a thousandth of a gradient. Each process feeds its part of the batch.
 _DESCEND = """
 import functools, sys
 import jax, numpy as np, optax
@@ -112,7 +113,7 @@ train_state = parallel.replicate(state.create(model, 48, optimizer, 0), mode)
 step = parallel.compile_train_step(functools.partial(
     steps.ranker_train_step, apply=model.apply, optimizer=optimizer, margin=0.5,
     ema_decay=0.5, axis_name=axis), mode)
-for _ in range(3):
+for _ in range(2):
     batch = {
         "image_i": rng.integers(0, 256, (16, 48, 48, 1), np.uint8),
         "image_j": rng.integers(0, 256, (16, 48, 48, 1), np.uint8),

@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cqr_jax.models.convolution import halving
+
 MIN_SIDE = 32  # five halvings must leave a pixel
 
 # Kernel size, stride and multiple of the width of each of the ten convolutions: the
@@ -73,6 +75,7 @@ class Ranker(nn.Module):
                 strides=stride,
                 padding=1,
                 dtype=self.dtype,
+                conv_general_dilated=halving if stride == 2 else None,
                 name=f"conv{i}",
             )(x)
             if i > 0:
