@@ -18,11 +18,10 @@ def halving(
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated` for 4x4 kernels, stride 2 and padding 1.
 
-    To be given to `flax.linen.Conv`. The input gradient of a strided convolution is a
-    convolution of a map that is three quarters zeros, which XLA multiplies on a CPU;
-    there it is taken of `_folded`, the same function without strides. That itself is
-    slower than the strided one, as is its kernel gradient, and on accelerators all
-    three are.
+    To be given to `flax.linen.Conv`. The input gradient of a strided convolution is one
+    of a map that is three quarters zeros, and XLA on a CPU multiplies them all; there
+    the gradient is taken of `_folded`, the same function without strides. The rest is
+    XLA's own: in inference the folding costs more than it gains.
     """
 
     def native(x, kernel):
@@ -54,8 +53,8 @@ def halving(
 def _folded(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The halving convolution as a 2x2 one of 2x2 pixels folded into channels."""
     _, h, w, _ = x.shape
-    x = jnp.pad(x, ((0, 0), (1, 1 + h % 2), (1, 1 + w % 2), (0, 0)))
-    x = x[:, : h // 2 * 2 + 2, : w // 2 * 2 + 2]  # no window sees an odd last pixel
+    # The padding after an odd side is seen by no window.
+    x = jnp.pad(x, ((0, 0), (1, 1 - h % 2), (1, 1 - w % 2), (0, 0)))
     *_, inputs, outputs = kernel.shape
     kernel = kernel.reshape(2, 2, 2, 2, inputs, outputs).swapaxes(1, 2)
     return jax.lax.conv_general_dilated(
