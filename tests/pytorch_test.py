@@ -88,7 +88,7 @@ def _check_gradients(module, image, expected_params, expected_image):
 )
 def test_deblocker_and_its_gradients_equal_pytorchs(rng, changed, shape):
     fields = {**DEBLOCKER, "width": 5, **changed}
-    model = Deblocker(**fields)
+    model = Deblocker(**fields, dtype="float64")
     with jax.enable_x64(True):
         variables = _noisy(model)
         image, weight = rng.random((2, 2, *shape, 1))
@@ -111,7 +111,7 @@ def test_deblocker_and_its_gradients_equal_pytorchs(rng, changed, shape):
 
 @pytest.mark.parametrize("train", [False, True])
 def test_ranker_its_maps_and_gradients_equal_pytorchs(rng, train):
-    model = Ranker(**RANKER)
+    model = Ranker(**RANKER, dtype="float64")
     with jax.enable_x64(True):
         variables = _noisy(model)
         image = rng.random((3, 48, 41, 1))

@@ -29,7 +29,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
     Returns:
       (batch, queries, value_depth), of the dtype of `value`. Scores and sums are
-      float32 in any case.
+      float32 at least.
     """
     if query.shape[1] * key.shape[1] <= _PLAIN_SCORES:
         return _attend_plainly(query, key, value)
@@ -66,9 +66,9 @@ def _forward(query, key, value):
 
         rows = block.shape[:2]
         start = (
-            jnp.full(rows, -jnp.inf, jnp.float32),
-            jnp.zeros(rows, jnp.float32),
-            jnp.zeros((*rows, value.shape[-1]), jnp.float32),
+            jnp.full(rows, -jnp.inf, _wide(query)),
+            jnp.zeros(rows, _wide(query)),
+            jnp.zeros((*rows, value.shape[-1]), _wide(query)),
         )
         (most, total, out), _ = jax.lax.scan(add, start, (keys, values, bias))
         return out / total[..., None], most + jnp.log(total)
@@ -81,7 +81,7 @@ def _forward(query, key, value):
 def _backward(residuals, gradient):
     """Gradients of query, key and value, one block of scores at a time."""
     query, key, value, out, log_sum = residuals
-    gradient = gradient.astype(jnp.float32)
+    gradient = gradient.astype(_wide(gradient))
     keys, values = _blocks(key, _KEY_BLOCK), _blocks(value, _KEY_BLOCK)
     bias = _bias(key)
     # Softmax's backward pass: each score's gradient less this mean over its query.
@@ -101,11 +101,11 @@ def _backward(residuals, gradient):
             key_gradient = _dot("bqk,bqd->bkd", inner, block)
             return query_gradient, (key_gradient, value_gradient)
 
-        zero = jnp.zeros(block.shape, jnp.float32)
+        zero = jnp.zeros(block.shape, _wide(block))
         query_gradient, gained = jax.lax.scan(of_keys, zero, (keys, values, bias))
         return jax.tree.map(jnp.add, carry, gained), query_gradient
 
-    zeros = (jnp.zeros(keys.shape, jnp.float32), jnp.zeros(values.shape, jnp.float32))
+    zeros = jnp.zeros(keys.shape, _wide(key)), jnp.zeros(values.shape, _wide(key))
     split = functools.partial(_blocks, longest=_QUERY_BLOCK)
     parts = (split(query), split(gradient), split(mean), log_sum)
     (keys, values), queries = jax.lax.scan(of_queries, zeros, parts)
@@ -119,7 +119,12 @@ _attend_in_blocks.defvjp(_forward, _backward)
 
 
 def _dot(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)
+    return jnp.einsum(subscripts, a, b, preferred_element_type=_wide(a))
+
+
+def _wide(x: jax.Array) -> jnp.dtype:
+    """The dtype of sums: at least float32."""
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _size(n: int, longest: int) -> int:

@@ -36,7 +36,7 @@ class Ranker(nn.Module):
       axis_name: of the devices over which BatchNorm averages its statistics under
         `pmap`; None where one program sees the whole batch.
       dtype: of the convolutions, 'float32' or 'bfloat16'; parameters, BatchNorm's
-        statistics, the dense layers and the scores are float32.
+        statistics, the dense layers and the scores are float32 in both.
     """
 
     width: int = 64
@@ -89,6 +89,6 @@ class Ranker(nn.Module):
                 )(x)
             x = nn.leaky_relu(x, 0.2)
             features[f"conv{i}"] = x
-        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
         x = nn.leaky_relu(nn.Dense(self.hidden, name="dense0")(x), 0.2)
         return nn.Dense(1, name="dense1")(x)[:, 0], features
