@@ -64,6 +64,8 @@ def main(argv: list[str]) -> None:
         except OSError:
             raise UserError("--config names a file that does not exist") from None
 
+        joining = _joining(task)
+
         # After the flags, so that help and errors in them come at once.
         import jax
         import tensorflow as tf
@@ -73,7 +75,7 @@ def main(argv: list[str]) -> None:
 
         tf.config.set_visible_devices([], "GPU")  # TensorFlow only feeds
         config_lib.check(config)
-        if _joining(task):
+        if joining:
             parallel.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         log = logging.getLogger("cqr_jax")
         if jax.process_index():
@@ -107,10 +109,13 @@ def _run_task(task: str, config) -> None:
 
 def _joining(task: str) -> bool:
     """Whether this is one of several processes, as the flags say."""
-    if not _DISTRIBUTED.value and _COORDINATOR.value is None:
+    coordinator = _COORDINATOR.value
+    if not _DISTRIBUTED.value and coordinator is None:
         if _PROCESSES.value is not None or _PROCESS.value is not None:
             raise UserError("--processes and --process need --coordinator=HOST:PORT")
         return False
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise UserError(f"--coordinator={coordinator}: is not HOST:PORT")
     if task not in ("ranker", "deblock", "ablation"):
         raise UserError(f"config.task={task}: runs in one process")
     return True

@@ -10,6 +10,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Compiling is most of what tests do, here and in the processes that they start.
+FAST_COMPILING = "--xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{FAST_COMPILING} {os.environ.get('XLA_FLAGS', '')}"
 
 
 @pytest.fixture(scope="session")

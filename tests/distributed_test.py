@@ -10,13 +10,19 @@ import time
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, start
+from configs import ranker
+from cqr_jax import parallel, stages
+from tests.conftest import FAST_COMPILING, ROOT, run, start
 
 
 def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]
+
+
+def _flags(devices: int) -> str:
+    return f"{FAST_COMPILING} --xla_force_host_platform_device_count={devices}"
 
 
 def _train(data_dir, workdir, *more, devices=1, **kwargs):
@@ -36,7 +42,7 @@ def _train(data_dir, workdir, *more, devices=1, **kwargs):
         *more,
         env={
             **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": _flags(devices),
             **kwargs,
         },
     )
@@ -129,11 +135,12 @@ np.savez(f"{path}-{index}", *leaves)
 def _descend(path, mode, devices, processes) -> list[list[np.ndarray]]:
     """The final state of each process, all with the same number of devices."""
     port = _free_port()
-    flags = f"--xla_force_host_platform_device_count={devices // processes}"
     words = [sys.executable, "-c", _DESCEND, mode, path, str(port), str(processes)]
     started = [
         subprocess.Popen(
-            [*words, str(i)], cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags}
+            [*words, str(i)],
+            cwd=ROOT,
+            env={**os.environ, "XLA_FLAGS": _flags(devices // processes)},
         )
         for i in range(processes)
     ]
@@ -153,6 +160,26 @@ def test_devices_and_processes_learn_what_one_device_does(tmp_path):
             for found in _descend(tmp_path / "many", mode, 8, processes):
                 for one, many in zip(expected, found, strict=True):
                     np.testing.assert_allclose(many, one, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("synchronised", [True, False])
+def test_norms_are_synchronised_as_the_config_says(synchronised):
+    config = ranker.get_config("quickstart")
+    assert stages.ranker_steps(config).model.axis_name is None  # jit sees all anyway
+    config.parallel = "pmap"
+    config.sync_batch_norm = synchronised
+    axis = stages.ranker_steps(config).model.axis_name
+    assert axis == (parallel.axis_name("pmap") if synchronised else None)
+
+
+@pytest.mark.slow
+def test_outside_a_cluster_the_flags_are_asked_for(tmp_path):
+    code, _, err = run(
+        "cqr_jax.main", "--config=configs/ranker.py:quickstart", "--distributed"
+    )
+    assert code == 1
+    assert "give all three of --coordinator=HOST:PORT, --processes" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.slow

@@ -65,6 +65,9 @@ def _train_ranker(data_dir, workdir, steps, validate_every, *more):
         (["--config=configs/deblock.py", "--config.typo=1"], "no such config field"),
         (["--config=configs/deblock.py", "--config.steps=x"], "--config.steps=x"),
         (["--config=configs/deblock.py", "stray"], "'stray' is not a flag"),
+        (["--config=configs/deblock.py", "--processes=2"], "need --coordinator"),
+        (["--config=configs/deblock.py", "--coordinator=host"], "is not HOST:PORT"),
+        (["--config=configs/eval.py", "--distributed"], "runs in one process"),
     ],
 )
 def test_bad_command_lines_get_one_line(arguments, words):
@@ -105,6 +108,9 @@ def test_bad_paths_get_one_line(arguments, words, tmp_path):
         ("margin", 0.0, "must be positive"),
         ("patch", 50, "multiple of 8"),
         ("parallel", "mpi", "choose jit or pmap"),
+        ("sync_batch_norm", False, "needs config.parallel=pmap"),
+        ("compute_dtype", "float16", "choose float32 or bfloat16"),
+        ("accumulate", 0, "at least 1"),
         ("steps", 0, "at least 1"),
         ("ema_decay", 1.0, r"must be in \[0, 1\)"),
     ],

@@ -1,7 +1,5 @@
 """Both models: sizes, shapes, and layers against plain formulations."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,12 +27,6 @@ def _noisy(variables):
         lambda x: x + np.float32(0.1) * rng.standard_normal(x.shape, np.float32),
         variables,
     )
-
-
-# Compiling is what takes time here.
-_jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +137,7 @@ def test_remat_computes_the_blocks_again_and_gives_the_same_gradients():
     gradients, convolutions = [], []
     for remat in (False, True):
         model = Deblocker(**fields, remat=remat)
-        gradient = _jit(jax.grad(lambda v, m=model: jnp.sum(m.apply(v, image) ** 2)))
+        gradient = jax.jit(jax.grad(lambda v, m=model: jnp.sum(m.apply(v, image) ** 2)))
         lowered = gradient.lower(variables)
         convolutions.append(lowered.as_text().count("stablehlo.convolution"))
         gradients.append(lowered.compile()(variables))
@@ -159,7 +151,7 @@ def test_bfloat16_computes_near_float32(model):
     variables = state.init(model, 48, 0)
     variables = {**variables, "params": _noisy(variables["params"])}
     exact, rounded = (
-        _jit(model.clone(dtype=dtype).apply)(variables, image)
+        jax.jit(model.clone(dtype=dtype).apply)(variables, image)
         for dtype in ("float32", "bfloat16")
     )
     if isinstance(model, Ranker):
@@ -175,7 +167,7 @@ def test_deblocker_takes_any_size_and_begins_as_the_identity(shape):
     model = Deblocker(**SMALL)
     image = jax.random.uniform(jax.random.key(1), (2, *shape, 1))
     variables = state.init(model, 48, 0)
-    apply = _jit(model.apply)
+    apply = jax.jit(model.apply)
     np.testing.assert_array_equal(apply(variables, image), image)
     assert not np.allclose(apply(_noisy(variables), image), image)
 

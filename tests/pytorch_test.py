@@ -25,11 +25,6 @@ ALPHA, BETA, MARGIN, EMA_DECAY = 0.5, 0.9, 0.5, 0.3
 # of a bias before BatchNorm, make steps as large as any.
 ADAM = {"lr": 1e-2, "eps": 1e-2}
 
-# Compiling is what takes time here, in float64 seven times as much when optimized.
-_jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
-
 
 @pytest.fixture
 def rng():
@@ -97,7 +92,7 @@ def test_deblocker_and_its_gradients_equal_pytorchs(rng, changed, shape):
             restored = model.apply({"params": params}, image)
             return jnp.sum(weight * restored), restored
 
-        gradients, restored = _jit(jax.grad(loss, (0, 1), has_aux=True))(
+        gradients, restored = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(
             variables["params"], image
         )
     assert restored.dtype == np.float64
@@ -127,9 +122,9 @@ def test_ranker_its_maps_and_gradients_equal_pytorchs(rng, train):
             loss = sum(jnp.mean(x**3) for x in (scores, *features.values()))
             return loss, (scores, features, new)
 
-        gradients, (scores, features, new) = _jit(jax.grad(loss, (0, 1), has_aux=True))(
-            variables["params"], image
-        )
+        gradients, (scores, features, new) = jax.jit(
+            jax.grad(loss, (0, 1), has_aux=True)
+        )(variables["params"], image)
     module = pytorch_models.load(pytorch_models.Ranker(**RANKER).double(), variables)
     module.train(train)
     given = _to_torch(image).requires_grad_()
@@ -157,7 +152,7 @@ def test_losses_equal_pytorchs(rng):
     variables = _single(_noisy(ranker))
     restored, clean = rng.random((2, 4, 32, 32, 1), np.float32)
     rank = functools.partial(ranker.apply, variables)
-    _, expected = _jit(
+    _, expected = jax.jit(
         lambda *images: steps.guided_loss(*images, rank, ALPHA, BETA),
     )(restored, clean)
     module = pytorch_models.load(pytorch_models.Ranker(**RANKER), variables).eval()
@@ -177,7 +172,7 @@ def _train(step, model, variables, batch, frozen):
     params, stats = variables["params"], variables.get("batch_stats", {})
     train_state = train_state.replace(params=params, average=params, batch_stats=stats)
     bound = {"apply": model.apply, "optimizer": optimizer, "ema_decay": EMA_DECAY}
-    step = _jit(functools.partial(step, **bound))
+    step = jax.jit(functools.partial(step, **bound))
     found = []
     for _ in range(4):
         train_state, metrics = step(train_state, frozen, batch)
