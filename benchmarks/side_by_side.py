@@ -5,8 +5,10 @@
 
 Prints a report in Markdown. Each framework works in a process of its own, on all cores
 or on --threads of them, and the two take turns, so that what else the machine does hits
-both. PyTorch runs in both of its memory formats, and the faster one counts. Before
-anything is timed, the outputs and losses of both are checked to be equal.
+both. With --devices=N, JAX makes N devices of the cores and divides a batch over as many
+of them as divide it, as JAX_NUM_CPU_DEVICES=N has a training do. PyTorch runs in both of
+its memory formats, and the faster one counts. Before anything is timed, the outputs and
+losses of both are checked to be equal.
 """
 
 import argparse
@@ -22,10 +24,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import torch
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from benchmarks import machine, pytorch_models
 from configs import deblock
-from cqr_jax import state, steps
+from cqr_jax import state, steps, tiles
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 
@@ -73,6 +76,7 @@ def _cases(preset: str) -> list[Case]:
         Case("deblocker: inference", "deblocker", False, (1, 256, 256)),
         Case("deblocker: inference", "deblocker", False, (1, 512, 512)),
         Case("deblocker: inference", "deblocker", False, evaluated),
+        Case("deblocker: inference", "deblocker", False, (6, tiles.SIDE, tiles.SIDE)),
         Case("deblocker: step, L1", "deblocker", True, (crops, side, side)),
         Case("deblocker: step, guided", "deblocker", True, (crops, side, side), True),
         Case("ranker: inference", "ranker", False, (1, 256, 256)),
@@ -108,9 +112,11 @@ def _variables(preset: str) -> dict[str, dict]:
 def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
     c = deblock.get_config(preset)
     models = {"ranker": Ranker(**c.ranker.model), "deblocker": Deblocker(**c.model)}
-    model, own = models[case.model], jax.device_put(variables[case.model])
+    everywhere, divided = _shardings(case)
+    put = functools.partial(jax.device_put, device=everywhere)
+    model, own = models[case.model], put(variables[case.model])
     if not case.train:
-        images = jax.device_put(_images(case, 1) / np.float32(255))
+        images = jax.device_put(_images(case, 1) / np.float32(255), divided)
         infer = jax.jit(model.apply)
         return lambda: infer(own, images)
 
@@ -142,16 +148,30 @@ def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
             **shared,
         )
         batch = {"compressed": _images(case, 1)[:, None], "clean": _images(case, 2)}
-        frozen = jax.device_put(variables["ranker"]) if case.guided else {}
-    batch = jax.device_put(batch)
-    step = jax.jit(step, donate_argnums=0)
-    held = [train_state]
+        frozen = put(variables["ranker"]) if case.guided else {}
+    batch = jax.device_put(batch, divided)
+    step = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
+    held = [put(train_state)]
 
     def work():
         held[0], metrics = step(held[0], frozen, batch)
         return metrics["loss"]
 
     return work
+
+
+def _shardings(case: Case) -> tuple[NamedSharding, NamedSharding]:
+    """On all of the devices that divide the case's batch, and divided over them."""
+    size = (
+        case.shape[0] // 2 if case.train and case.model == "ranker" else case.shape[0]
+    )
+    count = max(n for n in range(1, jax.device_count() + 1) if size % n == 0)
+    mesh = jax.make_mesh(
+        (count,), ("batch",), (AxisType.Auto,), devices=jax.devices()[:count]
+    )
+    specs = PartitionSpec(), PartitionSpec("batch")
+    everywhere, divided = (NamedSharding(mesh, spec) for spec in specs)
+    return everywhere, divided
 
 
 def _torch_work(
@@ -294,7 +314,9 @@ def main() -> None:
         "--seconds", type=float, default=1.0, help="of a repetition; at least one call"
     )
     parser.add_argument("--threads", type=int, help="cores to use, all by default")
+    parser.add_argument("--devices", type=int, default=1, help="of JAX (%(default)s)")
     args = parser.parse_args()
+    os.environ["JAX_NUM_CPU_DEVICES"] = str(args.devices)  # read by the workers
     cores = sorted(os.sched_getaffinity(0))[: args.threads]
     os.sched_setaffinity(0, cores)  # before the workers start, which inherit it
     variables = _variables(args.preset)
