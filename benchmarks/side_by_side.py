@@ -3,12 +3,12 @@
     python -m benchmarks.side_by_side > benchmarks/results/side_by_side.md
     python -m benchmarks.side_by_side --preset=paper
 
-Prints a report in Markdown. Each framework works in a process of its own, on all cores
-or on --threads of them, and the two take turns, so that what else the machine does hits
-both. With --devices=N, JAX makes N devices of the cores and divides a batch over as many
-of them as divide it, as JAX_NUM_CPU_DEVICES=N has a training do. PyTorch runs in both of
-its memory formats, and the faster one counts. Before anything is timed, the outputs and
-losses of both are checked to be equal.
+Prints a report in Markdown. Each framework works in a process of its own, on all
+cores or on --threads of them, and the two take turns, so that what else the machine
+does hits both. With --devices=N, JAX makes N devices of the cores and divides a batch
+over as many of them as divide it, as JAX_NUM_CPU_DEVICES=N has a training do. PyTorch
+runs in both of its memory formats, and the faster one counts. Before anything is timed,
+the outputs and losses of both are checked to be equal.
 """
 
 import argparse
