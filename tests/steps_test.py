@@ -14,6 +14,14 @@ from cqr_jax.models.ranker import Ranker
 
 RANKER = Ranker(width=2)
 DEBLOCKER = Deblocker(width=6, local_blocks=0, residual_blocks=0, scale=2)
+DEBLOCK_STEP = functools.partial(
+    steps.deblock_train_step,
+    apply=DEBLOCKER.apply,
+    rank=RANKER.apply,
+    alpha=0.01,
+    beta=0.9,
+    ema_decay=0.9,
+)
 
 
 def _images(*shape):
@@ -73,15 +81,7 @@ def test_the_frozen_ranker_is_a_constant(frozen):
     optimizer = optax.adam(1e-2)
     train_state = state.create(DEBLOCKER, 48, optimizer, 0)
     batch = {"clean": _images(2), "compressed": _images(2, 3)}
-    step = functools.partial(
-        steps.deblock_train_step,
-        apply=DEBLOCKER.apply,
-        rank=RANKER.apply,
-        optimizer=optimizer,
-        alpha=0.01,
-        beta=0.9,
-        ema_decay=0.9,
-    )
+    step = functools.partial(DEBLOCK_STEP, optimizer=optimizer)
 
     def loss(frozen):
         return step(train_state, frozen, batch)[1]["loss"]
@@ -104,15 +104,7 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole(frozen):
     optimizer = optax.sgd(1.0)  # moves by the gradient itself
     train_state = state.create(DEBLOCKER, 48, optimizer, 0)
     batch = {"clean": _images(4), "compressed": _images(4, 2)[::-1]}
-    step = functools.partial(
-        steps.deblock_train_step,
-        apply=DEBLOCKER.apply,
-        rank=RANKER.apply,
-        optimizer=optimizer,
-        alpha=0.01,
-        beta=0.9,
-        ema_decay=0.9,
-    )
+    step = functools.partial(DEBLOCK_STEP, optimizer=optimizer)
     whole, expected = jax.jit(step)(train_state, frozen, batch)
     parts, found = jax.jit(functools.partial(step, parts=2))(train_state, frozen, batch)
     for name, value in expected.items():
