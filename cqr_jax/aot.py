@@ -25,6 +25,11 @@ _log = logging.getLogger(__name__)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _GIB = 2**30
+_LOWERED = ("", "batch", "GFLOP", "lowers for")
+_COMPILED = (
+    *("", "devices", "batch", "GFLOP", "GB moved", "GiB"),
+    *("batch that would fit", "compiling"),
+)
 
 
 class Program(NamedTuple):
@@ -60,10 +65,8 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
     """
     guided = config.loss.alpha or config.loss.beta
     ranker = Ranker(**config.ranker.model) if guided else None
-    rank, deblock = (
-        stages.ranker_steps(config.ranker),
-        stages.deblock_steps(config, ranker),
-    )
+    rank = stages.ranker_steps(config.ranker)
+    deblock = stages.deblock_steps(config, ranker)
 
     def fresh(learner, patch):
         return jax.eval_shape(
@@ -88,10 +91,8 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
         restored: Any = deblock.model.apply(variables, steps.to_float(image))
         return jnp.round(jnp.clip(restored, 0, 1) * 255).astype(jnp.uint8)
 
-    ranker_state, deblocker_state = (
-        fresh(rank, config.ranker.patch),
-        fresh(deblock, config.patch),
-    )
+    ranker_state = fresh(rank, config.ranker.patch)
+    deblocker_state = fresh(deblock, config.patch)
     yield Program(
         "ranker step",
         rank.train_step,
@@ -131,35 +132,17 @@ def report(config: ml_collections.ConfigDict) -> None:
       UserError: the topology is unknown, or libtpu is not installed.
     """
     mesh = _mesh(config.topology) if config.topology else None
-    lines = [["", "batch", "GFLOP", "lowers for"]]
-    compiled = [
-        [
-            "",
-            "devices",
-            "batch",
-            "GFLOP",
-            "GB moved",
-            "GiB",
-            "batch that would fit",
-            "compiling",
-        ]
-    ]
+    lowered, compiled = [list(_LOWERED)], [list(_COMPILED)]
     for program in programs(config):
         gflop = flop(program.function, *program.arguments(program.size)) / 1e9
         exported = lower(program)
-        lines.append(
-            [
-                program.name,
-                str(program.size),
-                f"{gflop:.4g}",
-                ", ".join(exported.platforms),
-            ]
-        )
-        _log.info("%s: lowered for %s", program.name, ", ".join(exported.platforms))
+        platforms = ", ".join(exported.platforms)
+        lowered.append([program.name, str(program.size), f"{gflop:.4g}", platforms])
+        _log.info("%s: lowered for %s", program.name, platforms)
         if mesh:
             compiled.append(_measure(program, mesh, gflop, config.memory))
             _log.info("%s", "  ".join(compiled[-1]))
-    texts = [tables.markdown(lines)]
+    texts = [tables.markdown(lowered)]
     if mesh:
         kind = mesh.devices.flat[0].device_kind
         texts.append(

@@ -115,6 +115,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     if config.task == "ablation":
         _check_runs(config)
     if config.task == "aot":
+        _one_of(config, "config", "parallel", ("jit",))
         _at_least(config, "config", "side", 1)
         _in_range(config, "config", "memory", 0, 1e6)
 
