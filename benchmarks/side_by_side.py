@@ -1,6 +1,7 @@
 """Speed of this package beside PyTorch: the same models, weights, images and steps.
 
     python -m benchmarks.side_by_side > benchmarks/results/side_by_side.md
+    python -m benchmarks.side_by_side --devices=3
     python -m benchmarks.side_by_side --preset=paper
 
 Prints a report in Markdown. Each framework works in a process of its own, on all

@@ -97,7 +97,9 @@ def main() -> None:
         lines = []
         for stage, of in zip(both_stages(config), (config.ranker, config), strict=True):
             lines += _measure(stage, of, args.repetitions, args.steps)
-    print(f"{args.preset} preset, {jax.devices()[0]}, {machine.describe()}\n")
+    print("# Training and its input\n\n    python -m benchmarks.training_speed\n")
+    print(f"{args.preset} preset, {jax.devices()[0]}, {machine.describe()}.")
+    print(f"Median and range of {args.repetitions} times {args.steps} steps.\n")
     print("| | images/s | range | headroom |\n|---|---|---|---|")
     print("\n".join(lines))
 
