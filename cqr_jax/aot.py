@@ -166,7 +166,7 @@ def flop(function: Callable, *arguments) -> float:
     """Floating-point operations of the convolutions and matrix products in a function.
 
     A multiply-add is two. Loops count as often as they run, where XLA's own analysis
-    counts their body once.
+    counts their body once; of alternatives the most costly counts.
 
     Args:
       function: to be traced.
@@ -191,6 +191,8 @@ def _flop_of(equation) -> float:
         depth = math.prod(kernel) / kernel[outputs]
         return 2.0 * depth * math.prod(equation.outvars[0].aval.shape)
     inner = [_flop(jaxpr) for jaxpr in jaxprs_in_params(params)]
+    if name == "cond":
+        return max(inner)
     return params.get("length", 1) * sum(inner)
 
 

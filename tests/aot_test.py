@@ -37,6 +37,11 @@ def test_operations_of_products_and_convolutions():
 
     assert aot.flop(jax.jit(repeated), _shape(4, 4)) == 10 * 2 * 4**3
 
+    def either(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda: x @ x, lambda: x @ x @ x)
+
+    assert aot.flop(either, _shape(4, 4)) == 2 * 2 * 4**3
+
 
 @pytest.mark.slow
 def test_the_papers_programs_lower_for_every_platform():
