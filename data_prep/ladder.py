@@ -36,6 +36,21 @@ def sub_images(
             yield top, left, h, w
 
 
+def cut(
+    source: str | bytes, side: int, min_side: int
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Y of an image in sub-images, each with its top and left; see `examples`."""
+    y = jpeg.load_luma(source)
+    if min(y.shape) < min_side:
+        height, width = y.shape
+        raise jpeg.ImageError(
+            f"too small: {width}x{height}, sides of at least {min_side} are needed"
+        )
+    for top, left, height, width in sub_images(y.shape[0], y.shape[1], side):
+        part = y[top : top + height, left : left + width]
+        yield top, left, np.ascontiguousarray(part)
+
+
 def examples(
     name: str,
     source: str | bytes,
@@ -58,27 +73,18 @@ def examples(
     Raises:
       ImageError: the image can't be used, with the reason.
     """
-    y = jpeg.load_luma(source)
-    if min(y.shape) < min_side:
-        height, width = y.shape
-        raise jpeg.ImageError(
-            f"too small: {width}x{height}, sides of at least {min_side} are needed"
-        )
-    found = []
-    for top, left, height, width in sub_images(y.shape[0], y.shape[1], side):
-        part = np.ascontiguousarray(y[top : top + height, left : left + width])
-        found.append(
-            {
-                "name": name,
-                "top": top,
-                "left": left,
-                "height": height,
-                "width": width,
-                "clean": jpeg.encode_png(part),
-                "jpegs": [jpeg.encode(part, quality) for quality in qualities],
-            }
-        )
-    return found
+    return [
+        {
+            "name": name,
+            "top": top,
+            "left": left,
+            "height": part.shape[0],
+            "width": part.shape[1],
+            "clean": jpeg.encode_png(part),
+            "jpegs": [jpeg.encode(part, quality) for quality in qualities],
+        }
+        for top, left, part in cut(source, side, min_side)
+    ]
 
 
 def key(example: dict) -> str:

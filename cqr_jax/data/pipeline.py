@@ -203,6 +203,18 @@ def _uniform(seed: tf.Tensor, low, high) -> tf.Tensor:
     return tf.random.stateless_uniform((), seed, low, high, tf.int32)
 
 
+def decode_crop(
+    data: tf.Tensor, top: tf.Tensor, left: tf.Tensor, patch: int
+) -> tf.Tensor:
+    """A square crop of a JPEG, decoded as Pillow decodes."""
+    return tf.image.decode_and_crop_jpeg(
+        data,
+        tf.stack([top, left, patch, patch]),
+        channels=1,
+        dct_method="INTEGER_ACCURATE",
+    )
+
+
 def _crops(
     record: dict,
     jpegs: list[tf.Tensor],
@@ -219,15 +231,7 @@ def _crops(
         tf.image.decode_png(png, channels=1)[top : top + patch, left : left + patch]
         for png in pngs
     ]
-    images += [
-        tf.image.decode_and_crop_jpeg(
-            data,
-            tf.stack([top, left, patch, patch]),
-            channels=1,
-            dct_method="INTEGER_ACCURATE",  # as Pillow decodes
-        )
-        for data in jpegs
-    ]
+    images += [decode_crop(data, top, left, patch) for data in jpegs]
     stack = tf.ensure_shape(tf.stack(images), (len(images), patch, patch, 1))
     if augment:
         stack = tf.image.rot90(stack, _uniform(turn, 0, 4))
