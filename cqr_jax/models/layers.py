@@ -9,7 +9,6 @@ to block, and training starts several times slower.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -27,7 +26,6 @@ def conv3x3(
     zero: bool = False,
 ) -> jax.Array:
     """A 3x3 convolution padded by its dilation; its kernel starts at zero if asked."""
-    initializers: dict[str, Any] = {"kernel_init": nn.initializers.zeros}
     return nn.Conv(
         features,
         (3, 3),
@@ -35,14 +33,19 @@ def conv3x3(
         kernel_dilation=dilation,
         padding=dilation,
         dtype=x.dtype,
+        kernel_init=_kernel_init(zero),
         name=name,
-        **(initializers if zero else {}),
     )(x)
 
 
-def dense(x: jax.Array, features: int, name: str, **options) -> jax.Array:
-    """A 1x1 convolution."""
-    return nn.Dense(features, dtype=x.dtype, name=name, **options)(x)
+def dense(x: jax.Array, features: int, name: str, zero: bool = False) -> jax.Array:
+    """A 1x1 convolution; its kernel starts at zero if asked."""
+    kernel_init = _kernel_init(zero)
+    return nn.Dense(features, dtype=x.dtype, kernel_init=kernel_init, name=name)(x)
+
+
+def _kernel_init(zero: bool) -> nn.initializers.Initializer:
+    return nn.initializers.zeros if zero else nn.initializers.lecun_normal()
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:
@@ -119,7 +122,7 @@ class NonLocalAttention(nn.Module):
         phi = dense(source, inner, "phi").reshape(b, -1, inner)
         g = dense(source, inner, "g").reshape(b, -1, inner)
         y = attend(theta, phi, g).reshape(b, h, w, inner)
-        return x + dense(y, width, "out", kernel_init=nn.initializers.zeros)
+        return x + dense(y, width, "out", zero=True)
 
 
 class Upsample(nn.Module):
