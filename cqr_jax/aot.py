@@ -12,14 +12,11 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from jax.experimental import topologies
 from jax.extend.core import jaxprs_in_params
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cqr_jax import files, stages, state, steps, tables
+from cqr_jax import files, parallel, stages, state, steps, tables
 from cqr_jax.errors import UserError
-from cqr_jax.models.ranker import Ranker
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +39,8 @@ class Program(NamedTuple):
       frozen: second argument, shapes.
       batch: number of images, a part of the third argument's shapes -> the argument.
       size: images, crops or pairs, of the config.
-      donate: whether the first argument's memory is used anew.
+      train: a training step, on all devices, that uses the state's memory anew; else
+        one device does it.
     """
 
     name: str
@@ -51,7 +49,7 @@ class Program(NamedTuple):
     frozen: Any
     batch: Callable[[int], Any]
     size: int
-    donate: bool
+    train: bool
 
     def arguments(self, size: int) -> tuple:
         return self.state, self.frozen, self.batch(size)
@@ -64,9 +62,8 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
       config: as `configs/aot.py` makes it.
     """
     guided = config.loss.alpha or config.loss.beta
-    ranker = Ranker(**config.ranker.model) if guided else None
     rank = stages.ranker_steps(config.ranker)
-    deblock = stages.deblock_steps(config, ranker)
+    deblock = stages.deblock_steps(config, rank.model if guided else None)
 
     def fresh(learner, patch):
         return jax.eval_shape(
@@ -89,7 +86,7 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
     def restore(variables, frozen, image) -> jax.Array:
         del frozen
         restored: Any = deblock.model.apply(variables, steps.to_float(image))
-        return jnp.round(jnp.clip(restored, 0, 1) * 255).astype(jnp.uint8)
+        return steps.to_levels(restored).astype(jnp.uint8)
 
     ranker_state = fresh(rank, config.ranker.patch)
     deblocker_state = fresh(deblock, config.patch)
@@ -100,7 +97,7 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
         {},
         pairs,
         config.ranker.batch_size,
-        donate=True,
+        train=True,
     )
     yield Program(
         "deblocker step",
@@ -109,7 +106,7 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
         ranker_state.variables() if guided else {},
         ladders,
         config.batch_size,
-        donate=True,
+        train=True,
     )
     yield Program(
         f"restore {config.side}x{config.side}",
@@ -118,7 +115,7 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
         {},
         lambda size: images(config.side, size),
         1,
-        donate=False,
+        train=False,
     )
 
 
@@ -131,7 +128,7 @@ def report(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: the topology is unknown, or libtpu is not installed.
     """
-    mesh = _mesh(config.topology) if config.topology else None
+    devices = _devices(config.topology) if config.topology else []
     lowered, compiled = [list(_LOWERED)], [list(_COMPILED)]
     for program in programs(config):
         gflop = flop(program.function, *program.arguments(program.size)) / 1e9
@@ -139,14 +136,14 @@ def report(config: ml_collections.ConfigDict) -> None:
         platforms = ", ".join(exported.platforms)
         lowered.append([program.name, str(program.size), f"{gflop:.4g}", platforms])
         _log.info("%s: lowered for %s", program.name, platforms)
-        if mesh:
-            compiled.append(_measure(program, mesh, gflop, config.memory))
+        if devices:
+            compiled.append(_measure(program, devices, gflop, config.memory))
             _log.info("%s", "  ".join(compiled[-1]))
     texts = [tables.markdown(lowered)]
-    if mesh:
-        kind = mesh.devices.flat[0].device_kind
+    if devices:
+        kind = f"{len(devices)} x {devices[0].device_kind}"
         texts.append(
-            f"{config.topology}, {mesh.size} x {kind}, jax {jax.__version__}; GFLOP, "
+            f"{config.topology}, {kind}, jax {jax.__version__}; GFLOP, "
             f"GB and GiB are of one device, of which {config.memory:g} GiB may be "
             "filled.\n\n" + tables.markdown(compiled)
         )
@@ -196,26 +193,28 @@ def _flop_of(equation) -> float:
     return params.get("length", 1) * sum(inner)
 
 
-def _mesh(topology: str) -> Mesh:
+def _devices(topology: str) -> list[jax.Device]:
     # Without a TPU there is no metadata server to ask.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     try:
-        devices = topologies.get_topology_desc(topology, platform="tpu").devices
+        return list(topologies.get_topology_desc(topology, platform="tpu").devices)
     except Exception as error:
         line = str(error).splitlines()[0]
         raise UserError(
             f"config.topology={topology}: {line}; known are v5e:2x2, v4:2x2x1 and the "
             "like; libtpu comes with: pip install -e '.[tpu]'"
         ) from None
-    return Mesh(np.array(devices), ("batch",), axis_types=(AxisType.Auto,))
 
 
-def _measure(program: Program, mesh: Mesh, gflop: float, memory: float) -> list[str]:
+def _measure(
+    program: Program, devices: list[jax.Device], gflop: float, memory: float
+) -> list[str]:
     """A line of the table of compiled programs."""
-    devices = mesh.size if program.donate else 1  # an image is restored by one
-    size = -(-program.size // devices) * devices
+    used = devices if program.train else devices[:1]
+    count = len(used)
+    size = -(-program.size // count) * count
     start = time.perf_counter()
-    compiled = _compile(program, mesh, size)
+    compiled = _compile(program, used, size)
     seconds = time.perf_counter() - start
     stats = compiled.memory_analysis()
     fixed = (
@@ -226,31 +225,27 @@ def _measure(program: Program, mesh: Mesh, gflop: float, memory: float) -> list[
     )
     # The rest, mostly activations, grows in proportion to the batch.
     fits = size * (memory * _GIB - fixed) / stats.temp_size_in_bytes
-    fits = max(0, int(fits // devices * devices))
-    used = fixed + stats.temp_size_in_bytes
+    fits = max(0, int(fits // count * count))
+    peak = fixed + stats.temp_size_in_bytes
     moved = compiled.cost_analysis()["bytes accessed"]
     return [
         program.name,
-        str(devices),
+        str(count),
         str(size),
-        f"{gflop * size / program.size / devices:.4g}",
+        f"{gflop * size / program.size / count:.4g}",
         f"{moved / 1e9:.3g}",
-        f"{used / _GIB:.3g}",
+        f"{peak / _GIB:.3g}",
         str(fits),
         f"{seconds:.0f} s",
     ]
 
 
-def _compile(program: Program, mesh: Mesh, size: int):
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    spread = NamedSharding(mesh, PartitionSpec("batch"))
-    if not program.donate:
-        mesh = Mesh(mesh.devices.flat[:1], ("batch",), axis_types=(AxisType.Auto,))
-        everywhere = spread = NamedSharding(mesh, PartitionSpec())
+def _compile(program: Program, devices: list[jax.Device], size: int):
+    everywhere, divided = parallel.shardings(devices)
     step = jax.jit(
         program.function,
-        in_shardings=(everywhere, everywhere, spread),
+        in_shardings=(everywhere, everywhere, divided),
         out_shardings=everywhere,
-        donate_argnums=0 if program.donate else (),
+        donate_argnums=0 if program.train else (),
     )
     return step.lower(*program.arguments(size)).compile()

@@ -15,7 +15,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -133,7 +133,8 @@ def replicate(tree: Any, mode: str) -> Any:
     if mode == "pmap":
         count = jax.local_device_count()
         return jax.tree.map(lambda x: np.stack([x] * count), tree)
-    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
+    everywhere, _ = shardings(jax.devices())
+    return jax.device_put(tree, everywhere)
 
 
 def fetch(tree: Any, mode: str) -> Any:
@@ -148,9 +149,9 @@ def split(batch: dict[str, np.ndarray], mode: str) -> dict[str, Any]:
     if mode == "pmap":
         count = jax.local_device_count()
         return {k: x.reshape(count, -1, *x.shape[1:]) for k, x in batch.items()}
-    sharding = NamedSharding(_mesh(), PartitionSpec(_AXIS))
+    _, divided = shardings(jax.devices())
     return {
-        k: jax.make_array_from_process_local_data(sharding, x) for k, x in batch.items()
+        k: jax.make_array_from_process_local_data(divided, x) for k, x in batch.items()
     }
 
 
@@ -158,7 +159,7 @@ def compile_train_step(step: Callable, mode: str) -> Callable:
     """(state, frozen, batch) -> (state, metrics), the state's memory used anew."""
     if mode == "pmap":
         return jax.pmap(step, axis_name=_AXIS, donate_argnums=0)
-    everywhere = NamedSharding(_mesh(), PartitionSpec())
+    everywhere, _ = shardings(jax.devices())
     return jax.jit(step, donate_argnums=0, out_shardings=everywhere)
 
 
@@ -166,9 +167,14 @@ def compile_eval_step(step: Callable, mode: str) -> Callable:
     """(variables, frozen, batch) -> sums."""
     if mode == "pmap":
         return jax.pmap(step, axis_name=_AXIS)
-    return jax.jit(step, out_shardings=NamedSharding(_mesh(), PartitionSpec()))
+    everywhere, _ = shardings(jax.devices())
+    return jax.jit(step, out_shardings=everywhere)
 
 
-def _mesh() -> jax.sharding.Mesh:
+def shardings(devices: Sequence[jax.Device]) -> tuple[NamedSharding, NamedSharding]:
+    """On each of the devices, and divided over them along the first axis."""
     # Auto axes: Linen's reshapes don't know explicit ones.
-    return jax.make_mesh((jax.device_count(),), (_AXIS,), (AxisType.Auto,))
+    mesh = jax.make_mesh((len(devices),), (_AXIS,), (AxisType.Auto,), devices=devices)
+    specs = PartitionSpec(), PartitionSpec(_AXIS)
+    everywhere, divided = (NamedSharding(mesh, spec) for spec in specs)
+    return everywhere, divided

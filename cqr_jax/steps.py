@@ -196,7 +196,7 @@ def deblock_eval_step(
     clean, compressed = _clean_and_compressed(batch)
     restored = apply({"params": variables["params"]}, compressed)
     shape = batch["compressed"].shape
-    restored = jnp.round(jnp.clip(restored, 0, 1) * 255).reshape(shape)
+    restored = to_levels(restored).reshape(shape)
     clean = batch["clean"][:, None].astype(jnp.float32)
     mask = batch["mask"][:, None]
 
@@ -216,6 +216,11 @@ def deblock_eval_step(
 def to_float(image: jax.typing.ArrayLike) -> jax.Array:
     """uint8 to float32 in [0, 1]."""
     return jnp.asarray(image, jnp.float32) / 255
+
+
+def to_levels(image: jax.Array) -> jax.Array:
+    """[0, 1] to the levels of a saved picture: rounded and clipped, 0 to 255, float."""
+    return jnp.round(jnp.clip(image, 0, 1) * 255)
 
 
 def _clean_and_compressed(batch: Batch) -> tuple[jax.Array, jax.Array]:
