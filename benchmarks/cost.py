@@ -15,13 +15,13 @@ import functools
 import multiprocessing
 import resource
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
-from benchmarks import machine
+from benchmarks import machine, timing
 from configs import deblock
 from cqr_jax import config as config_lib
 from cqr_jax import metrics, stages, state, tiles
@@ -38,8 +38,7 @@ TRAINING = {  # one field of the compact preset at a time
 
 def _restore(megapixels: float, repetitions: int) -> tuple[list[float], float]:
     """Seconds of each repetition, and the process's peak of memory in GiB."""
-    config = deblock.get_config("compact,without=cqr")
-    model = stages.deblock_steps(config, None).model
+    model = _model("compact")
     variables = {"params": state.init(model, tiles.SIDE, 0)["params"]}
     apply = jax.jit(model.apply)
 
@@ -50,7 +49,8 @@ def _restore(megapixels: float, repetitions: int) -> tuple[list[float], float]:
     width = round(1.5 * height)
     y = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
     tiles.restore(run, y[: tiles.SIDE, : tiles.SIDE])  # compiles
-    return _repeat(functools.partial(tiles.restore, run, y), repetitions), _peak()
+    restore = functools.partial(tiles.restore, run, y)
+    return timing.seconds(restore, repetitions), _peak()
 
 
 def _train(field: str, value: int, repetitions: int) -> tuple[list[float], float]:
@@ -62,22 +62,13 @@ def _train(field: str, value: int, repetitions: int) -> tuple[list[float], float
     steps = stages.deblock_steps(config, None)
     images = np.zeros((config.batch_size, config.patch, config.patch, 1), np.uint8)
     batch = {"clean": images, "compressed": images[:, None]}
-    held = [state.create(steps.model, config.patch, steps.optimizer, 0)]
-    step = jax.jit(steps.train_step, donate_argnums=0)
-
-    def learn():
-        for _ in range(5):
-            held[0], figures = step(held[0], {}, batch)
-        jax.block_until_ready(figures)
-
-    learn()  # compiles
-    return [1000 * x / 5 for x in _repeat(learn, repetitions)], _peak()
+    learn = timing.training(steps, config.patch, {}, batch, 5)
+    return [1000 * x / 5 for x in timing.seconds(learn, repetitions)], _peak()
 
 
 def _whole(side: int) -> tuple[list[float], float]:
     """What the compiler plans for the paper's network on a whole image, in GiB."""
-    config = deblock.get_config("paper,without=cqr")
-    model = stages.deblock_steps(config, None).model
+    model = _model("paper")
     shapes = jax.eval_shape(lambda: state.init(model, 48, 0))
     image = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
     stats = jax.jit(model.apply).lower(shapes, image).compile().memory_analysis()
@@ -87,22 +78,17 @@ def _whole(side: int) -> tuple[list[float], float]:
 
 def _whole_run(side: int) -> tuple[list[float], float]:
     """Seconds and the peak of memory in GiB of the paper's network on a whole image."""
-    config = deblock.get_config("paper,without=cqr")
-    model = stages.deblock_steps(config, None).model
+    model = _model("paper")
     variables = {"params": state.init(model, 48, 0)["params"]}
     image = np.zeros((1, side, side, 1), np.float32)
     compiled = jax.jit(model.apply).lower(variables, image).compile()
     call = functools.partial(compiled, variables, image)
-    return _repeat(lambda: jax.block_until_ready(call()), 1), _peak()
+    return timing.seconds(lambda: jax.block_until_ready(call()), 1), _peak()
 
 
-def _repeat(call, repetitions: int) -> list[float]:
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+def _model(preset: str) -> nn.Module:
+    config = deblock.get_config(f"{preset},without=cqr")
+    return stages.deblock_steps(config, None).model
 
 
 def _peak() -> float:
@@ -115,10 +101,6 @@ def _alone(function, *arguments):
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
         return pool.submit(function, *arguments).result()
-
-
-def _shown(values: list[float]) -> str:
-    return f"{np.median(values):.3g} | {min(values):.3g} to {max(values):.3g}"
 
 
 def main() -> None:
@@ -143,7 +125,8 @@ def main() -> None:
         for size in MEGAPIXELS:
             seconds, peak = _alone(_restore, size, args.repetitions)
             speed = size / np.median(seconds)
-            print(f"| {size} | {_shown(seconds)} | {speed:.2f} | {peak:.2f} |")
+            row = f"{timing.shown(seconds, '.3g')} | {speed:.2f} | {peak:.2f}"
+            print(f"| {size} | {row} |")
         print("\n## Whole images through the paper's network\n")
         print("| side | GiB planned | of it a Mpixel |\n|---|---|---|")
         for side in WHOLE_SIDES:
@@ -154,13 +137,14 @@ def main() -> None:
             print(f"\nRun at {args.run_whole}: {seconds:.0f} s, peak {peak:.2f} GiB.")
         print("\n## A training step, compact preset, plain L1\n")
         print("| | ms | range | ms an image | peak GiB |\n|---|---|---|---|---|")
+        batch_size = deblock.get_config("compact").batch_size
         for field, values in TRAINING.items():
             for value in values:
                 found, peak = _alone(_train, field, value, args.repetitions)
-                images = value if field == "batch_size" else 18
-                each = np.median(found) / images
-                row = f"| {field} {value} | {_shown(found)} | {each:.3g} | {peak:.2f} |"
-                print(row)
+                crops = value if field == "batch_size" else batch_size
+                each = np.median(found) / crops
+                row = f"{timing.shown(found, '.3g')} | {each:.3g} | {peak:.2f}"
+                print(f"| {field} {value} | {row} |")
 
 
 if __name__ == "__main__":

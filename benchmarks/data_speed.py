@@ -23,8 +23,9 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import machine, training_speed
+from benchmarks import machine, timing, training_speed
 from configs import deblock
+from cqr_jax.config import level_ranges
 from cqr_jax.data import jpeg, pipeline, records
 from cqr_jax.errors import one_line_errors
 from data_prep import ladder, sources
@@ -38,13 +39,10 @@ def _encode(paths: list[str]) -> tuple[int, float, float]:
     pixels, seconds, cpu = 0, 0.0, 0.0
     for path in paths:
         try:
-            y = jpeg.load_luma(path)
+            parts = [part for _, _, part in ladder.cut(path, SIDE, MIN_SIDE)]
         except jpeg.ImageError:
             continue
-        if min(y.shape) < MIN_SIDE:
-            continue
-        for top, left, height, width in ladder.sub_images(*y.shape, SIDE):
-            part = np.ascontiguousarray(y[top : top + height, left : left + width])
+        for part in parts:
             start, cpu_start = time.perf_counter(), time.process_time()
             for quality in records.QUALITIES:
                 jpeg.encode(part, quality)
@@ -110,9 +108,8 @@ The whole runs at {share:.2f} of the limit by the clock, {cpu_share:.2f} by CPU 
 
 
 def _row(speeds: list[float], cpu: list[float], cores: int) -> str:
-    median = np.median(speeds)
-    ends = f"{min(speeds):.2f} to {max(speeds):.2f}"
-    return f"{median:.2f} | {ends} | {median / cores:.2f} | {np.median(cpu):.0f}"
+    each = np.median(speeds) / cores
+    return f"{timing.shown(speeds, '.2f')} | {each:.2f} | {np.median(cpu):.0f}"
 
 
 def _milliseconds(data: tf.data.Dataset, count: int) -> float:
@@ -128,15 +125,15 @@ def _milliseconds(data: tf.data.Dataset, count: int) -> float:
     return float(np.median([draw() for _ in range(5)]))
 
 
-def _costs(builder, patch: int, batch: int, count: int) -> dict[str, float]:
+def _costs(builder, config, count: int) -> dict[str, float]:
     """CPU milliseconds of the parts of one example, and of all of it.
 
     Args:
       builder: of the records.
-      patch: side of a crop in pixels.
-      batch: examples in a batch.
+      config: of the deblocker, with the ranker's.
       count: examples drawn for each figure.
     """
+    patch, batch = config.patch, config.batch_size
     stored = pipeline.read(builder, "train").take(256).cache()
     data = stored.repeat()
 
@@ -149,12 +146,8 @@ def _costs(builder, patch: int, batch: int, count: int) -> dict[str, float]:
     def crop(index, record):
         top = (record["height"] - patch) // 16 * 8
         left = (record["width"] - patch) // 16 * 8
-        window = tf.stack([top, left, patch, patch])
-        return tf.image.decode_and_crop_jpeg(
-            record["jpegs"][9], window, channels=1, dct_method="INTEGER_ACCURATE"
-        )
+        return pipeline.decode_crop(record["jpegs"][9], top, left, patch)
 
-    examples = builder.info.splits["train"].num_examples
     nothing = mapped(lambda index, record: index)
     element = _milliseconds(data, count)
     still, turned = (
@@ -164,9 +157,9 @@ def _costs(builder, patch: int, batch: int, count: int) -> dict[str, float]:
         {"clean": tf.zeros((patch, patch, 1), tf.uint8)}
     ).repeat()
     batches = _milliseconds(images.batch(batch), count // batch)
-    read = pipeline.read(builder, "train")
+    read = pipeline.read(builder, "train").repeat()
     return {
-        "reading a record": _milliseconds(read.repeat(-(-count // examples)), count),
+        "reading a record": _milliseconds(read, count),
         f"decoding a {patch}x{patch} crop of a JPEG, QF 10": mapped(crop) - nothing,
         "decoding the clean PNG": mapped(
             lambda index, record: tf.image.decode_png(record["clean"], channels=1)
@@ -175,7 +168,7 @@ def _costs(builder, patch: int, batch: int, count: int) -> dict[str, float]:
         "augmentation of a crop and its JPEG": turned - still,
         f"putting an image into a batch of {batch}": batches / batch,
         "a whole example of the ranker's stage, from the record on": example(
-            pipeline.pairs(patch, ((1, 10), (11, 20), (21, 30)), True)
+            pipeline.pairs(patch, level_ranges(config.ranker), True)
         )
         - element,
         "a whole example of the deblocker's stage, one quality": turned - element,
@@ -188,9 +181,9 @@ def _input(data_dir: str, repetitions: int, count: int) -> str:
     lines = []
     for stage in training_speed.both_stages(config):
         speeds = training_speed.pipeline_speeds(stage, repetitions, steps=100)
-        lines.append(f"| {stage.name} | {training_speed.shown(speeds)} |")
+        lines.append(f"| {stage.name} | {timing.shown(speeds, '.0f')} |")
     builder = records.open_builder(data_dir, _NAME)
-    costs = _costs(builder, config.patch, config.batch_size, count)
+    costs = _costs(builder, config, count)
     units = [f"| {name} | {cost:.3f} |" for name, cost in costs.items()]
     head = "| | images/s | range |\n|---|---|---|"
     unit_head = "| | ms |\n|---|---|"

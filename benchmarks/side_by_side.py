@@ -13,7 +13,6 @@ the outputs and losses of both are checked to be equal.
 """
 
 import argparse
-import functools
 import multiprocessing
 import os
 import sys
@@ -25,11 +24,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import torch
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from benchmarks import machine, pytorch_models
 from configs import deblock
-from cqr_jax import state, steps, tiles
+from cqr_jax import parallel, stages, state, tiles
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 
@@ -112,47 +110,34 @@ def _variables(preset: str) -> dict[str, dict]:
 
 def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
     c = deblock.get_config(preset)
-    models = {"ranker": Ranker(**c.ranker.model), "deblocker": Deblocker(**c.model)}
-    everywhere, divided = _shardings(case)
-    put = functools.partial(jax.device_put, device=everywhere)
-    model, own = models[case.model], put(variables[case.model])
+    if not case.guided:
+        c.loss.update({"alpha": 0.0, "beta": 0.0})
+    learner = ranking = stages.ranker_steps(c.ranker)
+    if case.model == "deblocker":
+        learner = stages.deblock_steps(c, ranking.model)
+    everywhere, divided = parallel.shardings(_devices(case))
+    own = jax.device_put(variables[case.model], everywhere)
     if not case.train:
         images = jax.device_put(_images(case, 1) / np.float32(255), divided)
-        infer = jax.jit(model.apply)
+        infer = jax.jit(learner.model.apply)
         return lambda: infer(own, images)
 
-    fields = c.ranker if case.model == "ranker" else c
-    optimizer = state.create_optimizer(fields.optimizer, fields.steps)
-    train_state = state.create(model, c.patch, optimizer, 0).replace(
+    frozen = {}
+    if case.model == "ranker":
+        image_i, image_j = np.split(_images(case, 1), 2)
+        batch = {"image_i": image_i, "image_j": image_j, **_labels(case)}
+    else:
+        batch = {"compressed": _images(case, 1)[:, None], "clean": _images(case, 2)}
+        if case.guided:
+            frozen = jax.device_put(variables["ranker"], everywhere)
+    train_state = state.create(learner.model, c.patch, learner.optimizer, 0).replace(
         params=own["params"],
         batch_stats=own.get("batch_stats", {}),
         average=jax.tree.map(jax.numpy.copy, own["params"]),
     )
-    shared = {
-        "apply": model.apply,
-        "optimizer": optimizer,
-        "ema_decay": fields.ema_decay,
-    }
-    frozen = {}
-    if case.model == "ranker":
-        step = functools.partial(
-            steps.ranker_train_step, margin=fields.margin, **shared
-        )
-        image_i, image_j = np.split(_images(case, 1), 2)
-        batch = {"image_i": image_i, "image_j": image_j, **_labels(case)}
-    else:
-        step = functools.partial(
-            steps.deblock_train_step,
-            rank=models["ranker"].apply,
-            alpha=c.loss.alpha if case.guided else 0,
-            beta=c.loss.beta if case.guided else 0,
-            **shared,
-        )
-        batch = {"compressed": _images(case, 1)[:, None], "clean": _images(case, 2)}
-        frozen = put(variables["ranker"]) if case.guided else {}
     batch = jax.device_put(batch, divided)
-    step = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
-    held = [put(train_state)]
+    step = jax.jit(learner.train_step, donate_argnums=0, out_shardings=everywhere)
+    held = [jax.device_put(train_state, everywhere)]
 
     def work():
         held[0], metrics = step(held[0], frozen, batch)
@@ -161,18 +146,12 @@ def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
     return work
 
 
-def _shardings(case: Case) -> tuple[NamedSharding, NamedSharding]:
-    """On all of the devices that divide the case's batch, and divided over them."""
-    size = (
-        case.shape[0] // 2 if case.train and case.model == "ranker" else case.shape[0]
-    )
+def _devices(case: Case) -> list[jax.Device]:
+    """As many of the devices as divide the case's batch."""
+    pairs = case.train and case.model == "ranker"
+    size = case.shape[0] // 2 if pairs else case.shape[0]
     count = max(n for n in range(1, jax.device_count() + 1) if size % n == 0)
-    mesh = jax.make_mesh(
-        (count,), ("batch",), (AxisType.Auto,), devices=jax.devices()[:count]
-    )
-    specs = PartitionSpec(), PartitionSpec("batch")
-    everywhere, divided = (NamedSharding(mesh, spec) for spec in specs)
-    return everywhere, divided
+    return jax.devices()[:count]
 
 
 def _torch_work(

@@ -9,13 +9,11 @@ guides the deblocker is a fresh one: its weights don't matter for the speed.
 
 import argparse
 import itertools
-import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from benchmarks import machine
+from benchmarks import machine, timing
 from configs import deblock
 from cqr_jax import config as config_lib
 from cqr_jax import stages, state, weights
@@ -32,11 +30,6 @@ def both_stages(config) -> tuple[stages.Stage, stages.Stage]:
     return stages.ranker_stage(config.ranker), stages.deblock_stage(config, given)
 
 
-def shown(speeds: list[float]) -> str:
-    """Median and range as two cells of a table."""
-    return f"{np.median(speeds):.0f} | {min(speeds):.0f} to {max(speeds):.0f}"
-
-
 def pipeline_speeds(stage: stages.Stage, repetitions: int, steps: int) -> list[float]:
     """Images per second of a stage's training batches, `steps` of them at a time."""
     batches = stage.batches(0)
@@ -46,36 +39,20 @@ def pipeline_speeds(stage: stages.Stage, repetitions: int, steps: int) -> list[f
         for _ in itertools.islice(batches, steps):
             pass
 
-    return _repeat(feed, repetitions, steps * stage.images_per_step)
-
-
-def _repeat(call: Callable[[], None], repetitions: int, images: int) -> list[float]:
-    """Images per second of `call`, which handles `images`, at each repetition."""
-    speeds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        call()
-        speeds.append(images / (time.perf_counter() - start))
-    return speeds
+    images = steps * stage.images_per_step
+    return [images / spent for spent in timing.seconds(feed, repetitions)]
 
 
 def _measure(stage: stages.Stage, config, repetitions: int, steps: int) -> list[str]:
     fed = pipeline_speeds(stage, repetitions, steps)
     batch = next(stage.batches(0))
-    held = [state.create(stage.steps.model, config.patch, stage.steps.optimizer, 0)]
-    step = jax.jit(stage.steps.train_step, donate_argnums=0)
-
-    def learn():
-        for _ in range(steps):
-            held[0], metrics = step(held[0], stage.frozen, batch)
-        jax.block_until_ready(metrics)
-
-    learn()  # compiles
-    learned = _repeat(learn, repetitions, steps * stage.images_per_step)
+    learn = timing.training(stage.steps, config.patch, stage.frozen, batch, steps)
+    images = steps * stage.images_per_step
+    learned = [images / spent for spent in timing.seconds(learn, repetitions)]
     headroom = np.median(fed) / np.median(learned)
     return [
-        f"| {stage.name}: pipeline | {shown(fed)} | {headroom:.1f} |",
-        f"| {stage.name}: step | {shown(learned)} | |",
+        f"| {stage.name}: pipeline | {timing.shown(fed, '.0f')} | {headroom:.1f} |",
+        f"| {stage.name}: step | {timing.shown(learned, '.0f')} | |",
     ]
 
 

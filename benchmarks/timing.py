@@ -1,0 +1,42 @@
+"""Taking times, and showing them."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from cqr_jax import stages, state
+
+
+def seconds(call: Callable[[], Any], repetitions: int) -> list[float]:
+    """How long each of the calls takes."""
+    found = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def shown(values: list[float], form: str) -> str:
+    """Median and range as two cells of a table, their numbers formatted by `form`."""
+    median, low, high = np.median(values), min(values), max(values)
+    return f"{median:{form}} | {low:{form}} to {high:{form}}"
+
+
+def training(
+    steps: stages.Steps, patch: int, frozen: Any, batch: dict, count: int
+) -> Callable[[], None]:
+    """A call of `count` training steps on one batch, compiled."""
+    held = [state.create(steps.model, patch, steps.optimizer, 0)]
+    step = jax.jit(steps.train_step, donate_argnums=0)
+
+    def learn():
+        for _ in range(count):
+            held[0], figures = step(held[0], frozen, batch)
+        jax.block_until_ready(figures)
+
+    learn()
+    return learn
