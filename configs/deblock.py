@@ -56,7 +56,8 @@ def get_config(text: str = "") -> ConfigDict:
     c.steps = 400_000  # training steps
     c.ema_decay = 0.0  # of the exponential moving average of the weights; 0 for none
 
-    c.optimizer = ConfigDict()  # Adam
+    c.optimizer = ConfigDict()
+    c.optimizer.name = "adam"  # adam or muon
     c.optimizer.learning_rate = 1e-4
     c.optimizer.schedule = "halving"  # halving, or cosine to zero at the last step
     c.optimizer.halve_every = 100_000  # steps, for the schedule halving

@@ -150,6 +150,7 @@ def _check_training(config, where: str) -> None:
                 f"{name}.patch={owner.patch}: must be a multiple of 8, at least 32"
             )
     optimizer, name = config.optimizer, f"{where}.optimizer"
+    _one_of(optimizer, name, "name", ("adam", "muon"))
     _one_of(optimizer, name, "schedule", ("halving", "cosine"))
     if optimizer.learning_rate <= 0:
         raise UserError(f"{name}.learning_rate must be positive")

@@ -10,10 +10,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+import optax.contrib
 from flax import linen as nn
 
 # Modules whose kernels start at zero: the last of each residual branch.
 _ZERO = re.compile(r"tail|out|dilated\d+")
+
+# Root mean square of Adam's updates, as a part of the learning rate.
+_ADAM_RMS = 0.2
 
 
 @flax.struct.dataclass
@@ -126,8 +130,41 @@ def learning_rate(config: ml_collections.ConfigDict, steps: int) -> optax.Schedu
 def create_optimizer(
     config: ml_collections.ConfigDict, steps: int
 ) -> optax.GradientTransformation:
-    """Adam with the schedule of `learning_rate`, after clipping if asked for."""
-    adam = optax.adam(learning_rate(config, steps))
+    """Adam or Muon with the schedule of `learning_rate`, after clipping if asked for.
+
+    Muon (Jordan 2024) moves kernels by their orthogonalized momentum, scaled so that
+    Adam's learning rates suit it (Liu et al. 2025), and all else as Adam does.
+
+    Args:
+      config: the `optimizer` fields of a training config.
+      steps: training steps in all.
+    """
+    schedule = learning_rate(config, steps)
+    if config.name == "muon":
+        optimizer = optax.contrib.muon(
+            schedule,
+            muon_weight_dimension_numbers=_matrices,
+            consistent_rms=_ADAM_RMS,
+        )
+    else:
+        optimizer = optax.adam(schedule)
     if config.clip_norm:
-        return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
-    return adam
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer
+
+
+def _matrices(params: Any) -> Any:
+    """How Muon sees each parameter: kernels as matrices, others not at all.
+
+    The shorter of a kernel's two channel axes is the one side of the matrix, all else
+    the other: what orthogonalizing costs grows with the square of the shorter side.
+    """
+
+    def matrix(path, leaf):
+        if path[-1].key != "kernel":
+            return None
+        side = leaf.ndim - (1 if leaf.shape[-1] <= leaf.shape[-2] else 2)
+        rest = tuple(axis for axis in range(leaf.ndim) if axis != side)
+        return optax.contrib.MuonDimensionNumbers(rest, side)
+
+    return jax.tree_util.tree_map_with_path(matrix, params)
