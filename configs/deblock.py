@@ -36,12 +36,18 @@ def get_config(text: str = "") -> ConfigDict:
     c.data.data_dir = "data"  # root of the records
     c.data.name = "div2k"  # data set; div2k and embedded are made when missing
 
+    c.initial_weights = ""  # to begin with, rather than drawn from the seed
     c.ranker_weights = ""  # frozen ranker; empty: that of stage 1, trained if missing
     c.loss = ConfigDict()  # eq. 6; without alpha and beta no ranker is used
     c.loss.alpha = 0.01  # weight of the quality loss L_Q
     c.loss.beta = 0.9  # weight of the feature matching loss L_F
-    c.qualities = (10, 20, 30)  # JPEG quality factors of the training images
+    c.degradation = "ladder"  # ladder: JPEGs of the records; blind: made on the way
+    c.qualities = (10, 20, 30)  # JPEG quality factors of the ladder to train on
     c.qualities_per_crop = 0  # how many of them each crop gets, drawn anew; 0: all
+    c.blind = ConfigDict()  # what a blind degradation is drawn from
+    c.blind.qualities = (5, 95)  # lowest and highest quality factor
+    c.blind.double = 0.25  # probability that it was a JPEG before, on another grid
+    c.blind.shifted = 0.5  # probability that blocks don't begin at the corner
 
     c.model = ConfigDict()
     c.model.width = 64  # channels

@@ -6,10 +6,13 @@
     python -m cqr_jax.main --config=configs/eval.py:ablation
     python -m cqr_jax.main --config=configs/eval.py:ranker \
         --config.weights=runs/ranker-compact/ranker.safetensors
+    python -m cqr_jax.main --config=configs/eval.py:blind \
+        --config.weights=runs/a/deblocker.safetensors
 
 Presets: table2 (default; plain JPEG, weights, and folders of restored images, beside
 the published figures), ablation (Table 1, from the runs of configs/ablation.py), ranker
-(accuracy and rank correlation, and a plot of the score).
+(accuracy and rank correlation, and a plot of the score), blind (what deblockers gain at
+QF 5 to 95, on shifted grids and after double compression).
 """
 
 from ml_collections import ConfigDict
@@ -38,6 +41,12 @@ def get_config(text: str = "") -> ConfigDict:
         c.side = 256  # of the square cut from each image's middle; 0 for whole images
         return c
 
+    if preset == "blind":
+        c.workdir = "runs/eval-blind"  # blind.json, blind.csv, blind.md
+        c.sets = "classic5,live1"
+        c.weights = ""  # deblockers, a column each
+        return c
+
     c.qualities = (10, 20, 30)  # JPEG quality factors, 1 to 100
     c.panels = False  # write original, JPEG and restored side by side, a PNG an image
     c.save_images = False  # write every method's images: images/METHOD/q10/SET/NAME.png
@@ -51,4 +60,4 @@ def get_config(text: str = "") -> ConfigDict:
     return c
 
 
-PRESETS = ("table2", "ablation", "ranker")
+PRESETS = ("table2", "ablation", "ranker", "blind")

@@ -28,6 +28,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.data.data_dir = "data"  # root of the records
     c.data.name = "div2k"  # data set; div2k and embedded are made when missing
 
+    c.initial_weights = ""  # to begin with, rather than drawn from the seed
     c.min_quality = 1  # lowest JPEG quality factor (the paper's a)
     c.max_quality = 30  # highest (the paper's b)
     c.levels = 3  # equal ranges of quality factors (the paper's n)

@@ -20,6 +20,7 @@ _TASKS = (
     "eval",
     "eval_ablation",
     "eval_ranker",
+    "eval_blind",
 )
 
 # What a variant of Table 1 goes without; 'nothing' is the whole method.
@@ -106,7 +107,7 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise UserError(
                 f"config.side={config.side}: must be 0, or a multiple of 8 from 32 on"
             )
-    else:
+    elif config.task != "eval_blind":
         _check_training(config, "config")
         if config.task == "ranker":
             _check_ranker(config, "config")
@@ -211,6 +212,17 @@ def _check_deblock(config) -> None:
             f"not {_list(map(str, sorted(outside)))}"
         )
     _in_range(config, "config", "qualities_per_crop", 0, len(config.qualities))
+    _one_of(config, "config", "degradation", ("ladder", "blind"))
+    low, high = _range(config.blind, "config.blind", "qualities")
+    if not 1 <= low <= high <= 100:
+        raise UserError(f"config.blind.qualities={low, high}: must be within 1 to 100")
+    for field in ("double", "shifted"):
+        _in_range(config.blind, "config.blind", field, 0, 1)
+    if config.degradation == "blind" and config.qualities_per_crop != 1:
+        raise UserError(
+            f"config.qualities_per_crop={config.qualities_per_crop}: a blind "
+            "degradation is one for each crop; must be 1"
+        )
     for field in ("alpha", "beta"):
         if config.loss[field] < 0:
             raise UserError(f"config.loss.{field}={config.loss[field]}: is negative")
@@ -248,6 +260,13 @@ def _in_range(config, where, field, low, high, high_open=False) -> None:
     if not low <= value <= high or (high_open and value == high):
         end = ")" if high_open else "]"
         raise UserError(f"{where}.{field}={value}: must be in [{low}, {high}{end}")
+
+
+def _range(config, where: str, field: str) -> tuple[int, int]:
+    if len(config[field]) != 2:
+        raise UserError(f"{where}.{field}={config[field]}: needs two numbers")
+    low, high = config[field]
+    return low, high
 
 
 def _one_of(config, where: str, field: str, values: tuple[str, ...]) -> None:

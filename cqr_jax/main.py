@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
 
 
 def _run_task(task: str, config) -> None:
-    from cqr_jax import ablation, aot, evaluate, evaluate_ranker, train
+    from cqr_jax import ablation, aot, evaluate, evaluate_blind, evaluate_ranker, train
     from cqr_jax.config import words
 
     if task == "ranker":
@@ -100,6 +100,8 @@ def _run_task(task: str, config) -> None:
         aot.report(config)
     elif task == "eval_ablation":
         ablation.table1(config, config.workdir)
+    elif task == "eval_blind":
+        evaluate_blind.evaluate_blind(config)
     elif task == "eval_ranker":
         evaluate_ranker.evaluate_ranker(config)
     else:

@@ -132,14 +132,23 @@ def deblock_stage(
     config: ml_collections.ConfigDict, ranker: weights.Weights | None
 ) -> Stage:
     """Stage 2 of `config`, guided by `ranker` (None without alpha and beta)."""
-    draws = config.qualities_per_crop
+    examples: functools.partial[pipeline.Example]
+    if config.degradation == "blind":
+        names = ["blind"]
+        examples = functools.partial(pipeline.blind, **config.blind)
+        training = validation = examples
+    else:
+        names = [f"q{quality}" for quality in config.qualities]
+        examples = functools.partial(pipeline.ladders, qualities=config.qualities)
+        training = functools.partial(examples, draws=config.qualities_per_crop)
+        validation = examples
 
     def summarize(sums):
         results = {}
         for name, kind in (("psnr", "mse"), ("jpeg", "mse_jpeg")):
             values = [metrics.psnr_of_mse(x / sums["count"]) for x in sums[kind]]
-            for quality, value in zip(config.qualities, values, strict=True):
-                results[f"{name}_q{quality}"] = value
+            for case, value in zip(names, values, strict=True):
+                results[f"{name}_{case}"] = value
             results[name] = sum(values) / len(values)
         return results
 
@@ -149,12 +158,12 @@ def deblock_stage(
         frozen=ranker.variables if ranker else {},
         **_data(
             config,
-            pipeline.ladders(config.patch, config.qualities, augment=True, draws=draws),
-            pipeline.ladders(config.validation.patch, config.qualities, augment=False),
+            training(patch=config.patch, augment=True),
+            validation(patch=config.validation.patch, augment=False),
         ),
         summarize=summarize,
         best=("psnr", "max"),
-        images_per_step=config.batch_size * (draws or len(config.qualities)),
+        images_per_step=config.batch_size * (config.qualities_per_crop or len(names)),
     )
 
 

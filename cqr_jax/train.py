@@ -1,5 +1,6 @@
 """One training loop for both stages."""
 
+import dataclasses
 import functools
 import json
 import logging
@@ -77,7 +78,7 @@ def _run(
     """Trains a stage up to `config.steps`, from where its workdir stands.
 
     Weights are initialised from the latest checkpoint of the workdir if there is one,
-    else from `config.seed`.
+    else from `config.initial_weights` if given, else from `config.seed`.
     """
     parallel.check_batch(config.batch_size, "batch_size", config.accumulate)
     parallel.check_batch(config.validation.batch_size, "validation.batch_size")
@@ -94,6 +95,8 @@ def _run(
             _log.info("%s: resuming at step %d", stage.name, latest)
             train_state = checkpoint.restore(manager, train_state, latest)
         else:
+            if config.initial_weights:
+                train_state = _begin_with(config, stage.name, train_state)
             count = sum(x.size for x in jax.tree.leaves(train_state.params))
             _log.info("%s: %s parameters", stage.name, f"{count:,}")
         if (latest or 0) < config.steps:
@@ -113,6 +116,20 @@ def _run(
     parallel.wait("weights")
     _log.info("%s: weights of step %d in %s", stage.name, best, path)
     return path
+
+
+def _begin_with(
+    config: ml_collections.ConfigDict, kind: str, train_state: state.TrainState
+) -> state.TrainState:
+    """A fresh state with the variables of `config.initial_weights`."""
+    given = weights.load(config.initial_weights, kind, config.model.to_dict())
+    params = given.variables["params"]
+    return dataclasses.replace(
+        train_state,
+        params=params,
+        batch_stats=given.variables["batch_stats"],
+        average=jax.tree.map(np.copy, params),
+    )
 
 
 def _keep_config(config: ml_collections.ConfigDict, resuming: bool) -> None:

@@ -88,6 +88,69 @@ def ladders(
     return example
 
 
+def blind(
+    patch: int,
+    qualities: tuple[int, int],
+    double: float,
+    shifted: float,
+    augment: bool,
+) -> Example:
+    """Examples of the deblocker's stage as JPEGs are met with, compressed on the way.
+
+    A crop of the clean sub-image is compressed at a quality factor drawn uniformly;
+    with probability `double` it was once before, at another one and on another grid.
+    With probability `shifted` the grid of its blocks begins anywhere, as after
+    cropping, else at its corner.
+
+    Fields: clean (patch, patch, 1); compressed (1, patch, patch, 1).
+
+    Args:
+      patch: side of the crop in pixels, a multiple of 8.
+      qualities: lowest and highest JPEG quality factor, of 1 to 100.
+      double: probability of double compression.
+      shifted: probability of a grid that doesn't begin at the corner.
+      augment: random flips and quarter turns.
+    """
+    low, high = qualities
+    room = patch + BLOCK  # of the last compression
+    first_room = room + BLOCK  # of the first of two
+
+    def compress(image, key):
+        quality = _uniform(key, low, high + 1)
+        # An op of one quality for each call; tf.io.encode_jpeg takes a constant.
+        data = tf.raw_ops.EncodeJpegVariableQuality(images=image, quality=quality)
+        return decode(data)
+
+    def cut(images, side, key):
+        vertical, horizontal = tf.unstack(tf.random.split(key, 2))
+        top, left = _uniform(vertical, 0, BLOCK), _uniform(horizontal, 0, BLOCK)
+        return [image[top : top + side, left : left + side] for image in images]
+
+    def at_corner(images):
+        return [image[:patch, :patch] for image in images]
+
+    def example(record, seed):
+        keys = tf.unstack(tf.random.split(tf.random.fold_in(seed, 3), 7))
+        clean = tf.image.decode_png(record["clean"], channels=1)
+        top = _uniform(keys[0], 0, record["height"] - first_room + 1)
+        left = _uniform(keys[1], 0, record["width"] - first_room + 1)
+        clean = clean[top : top + first_room, left : left + first_room]
+        twice = tf.random.stateless_uniform((), keys[2]) < double
+        once = tf.cond(twice, lambda: compress(clean, keys[3]), lambda: clean)
+        clean, image = cut([clean, once], room, keys[4])
+        image = compress(image, keys[5])
+        anywhere = tf.random.stateless_uniform((), keys[6]) < shifted
+        clean, image = tf.cond(
+            anywhere,
+            lambda: cut([clean, image], patch, tf.random.fold_in(keys[6], 1)),
+            lambda: at_corner([clean, image]),
+        )
+        images = _turned([clean, image], patch, augment, seed)
+        return {"clean": images[0], "compressed": images[1][None]}
+
+    return example
+
+
 def training_batches(
     builder: tfds.core.DatasetBuilder,
     example: Example,
@@ -102,7 +165,7 @@ def training_batches(
 
     Args:
       builder: of the records.
-      example: `pairs(...)` or `ladders(...)`.
+      example: `pairs(...)`, `ladders(...)` or `blind(...)`.
       batch_size: global, over all processes; a multiple of `process_count`.
       seed: of the stream.
       first_step: number of the first batch.
@@ -152,7 +215,7 @@ def validation_batches(
 
     Args:
       builder: of the records.
-      example: `pairs(...)` or `ladders(...)`, without augmentation.
+      example: `pairs(...)`, `ladders(...)` or `blind(...)`, without augmentation.
       examples: how many in all; the records are gone through as often as that takes,
         each time with other crops.
       batch_size, seed, process_index, process_count: as in `training_batches`.
@@ -203,6 +266,11 @@ def _uniform(seed: tf.Tensor, low, high) -> tf.Tensor:
     return tf.random.stateless_uniform((), seed, low, high, tf.int32)
 
 
+def decode(data: tf.Tensor) -> tf.Tensor:
+    """A JPEG, decoded as Pillow decodes."""
+    return tf.io.decode_jpeg(data, channels=1, dct_method="INTEGER_ACCURATE")
+
+
 def decode_crop(
     data: tf.Tensor, top: tf.Tensor, left: tf.Tensor, patch: int
 ) -> tf.Tensor:
@@ -224,7 +292,7 @@ def _crops(
     seed: tf.Tensor,
 ) -> list[tf.Tensor]:
     """The same crop on the 8-grid of PNGs, then of JPEGs, equally turned."""
-    top, left, turn, flip = tf.unstack(tf.random.split(tf.random.fold_in(seed, 1), 4))
+    top, left, _, _ = tf.unstack(tf.random.split(tf.random.fold_in(seed, 1), 4))
     top = BLOCK * _uniform(top, 0, (record["height"] - patch) // BLOCK + 1)
     left = BLOCK * _uniform(left, 0, (record["width"] - patch) // BLOCK + 1)
     images = [
@@ -232,6 +300,14 @@ def _crops(
         for png in pngs
     ]
     images += [decode_crop(data, top, left, patch) for data in jpegs]
+    return _turned(images, patch, augment, seed)
+
+
+def _turned(
+    images: list[tf.Tensor], patch: int, augment: bool, seed: tf.Tensor
+) -> list[tf.Tensor]:
+    """Square images, equally flipped and turned if `augment`."""
+    _, _, turn, flip = tf.unstack(tf.random.split(tf.random.fold_in(seed, 1), 4))
     stack = tf.ensure_shape(tf.stack(images), (len(images), patch, patch, 1))
     if augment:
         stack = tf.image.rot90(stack, _uniform(turn, 0, 4))
