@@ -133,7 +133,7 @@ def create_optimizer(
     """Adam or Muon with the schedule of `learning_rate`, after clipping if asked for.
 
     Muon (Jordan 2024) moves kernels by their orthogonalized momentum, scaled so that
-    Adam's learning rates suit it (Liu et al. 2025), and all else as Adam does.
+    Adam's learning rates suit it (Liu et al. 2025), and all else as NAdam does.
 
     Args:
       config: the `optimizer` fields of a training config.

@@ -1,5 +1,6 @@
 """One training loop for both stages."""
 
+import csv
 import dataclasses
 import functools
 import json
@@ -14,13 +15,14 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from cqr_jax import checkpoint, evaluate, files, parallel, state, weights
+from cqr_jax import checkpoint, evaluate, files, parallel, state, tables, weights
 from cqr_jax.errors import UserError
 from cqr_jax.stages import Stage, deblock_stage, ranker_stage
 
 _log = logging.getLogger(__name__)
 
 DEBLOCKER_FILE = "deblocker.safetensors"  # in the workdir of a finished stage 2
+CURVE_FILE = "validation.csv"  # in the workdir: hours and figures at each validation
 
 # Fields that a resumed run may change: they don't touch what is learned.
 _FREE_FIELDS = (
@@ -108,6 +110,8 @@ def _run(
     provenance = {
         "step": best,
         "validation": figures,
+        "curve": _read_curve(config.workdir, config.steps),
+        "initial": _origin(config, stage.name),
         "config": json.loads(config.to_json()),
     }
     if jax.process_index() == 0:
@@ -130,6 +134,25 @@ def _begin_with(
         batch_stats=given.variables["batch_stats"],
         average=jax.tree.map(np.copy, params),
     )
+
+
+def _origin(config: ml_collections.ConfigDict, kind: str) -> dict | None:
+    """The provenance of `config.initial_weights`, if given."""
+    if not config.initial_weights:
+        return None
+    return weights.load(config.initial_weights, kind).provenance
+
+
+def _read_curve(workdir: str, last: int) -> list[dict]:
+    """Rows of `CURVE_FILE` up to the step `last`: step, hours, validation figures."""
+    path = pathlib.Path(workdir) / CURVE_FILE
+    if not path.is_file():
+        return []
+    rows = [
+        {name: float(value) for name, value in row.items()}
+        for row in csv.DictReader(path.read_text().splitlines())
+    ]
+    return [{**row, "step": int(row["step"])} for row in rows if row["step"] <= last]
 
 
 def _keep_config(config: ml_collections.ConfigDict, resuming: bool) -> None:
@@ -181,6 +204,9 @@ def _loop(
         logs = pathlib.Path(config.workdir) / "logs"
         writer = tf.summary.create_file_writer(str(logs))
     clock = _Clock(config.steps, stage.images_per_step)
+    curve = _read_curve(config.workdir, first)
+    before = curve[-1]["hours"] if curve else 0.0
+    begin = time.perf_counter()
     pending: list[tuple[int, dict]] = []  # metrics still on the devices
 
     def check_finite(what, value, step):
@@ -195,6 +221,13 @@ def _loop(
             check_finite("loss", np.ravel(figures["loss"])[0], step)
         pending.clear()
         return {name: float(np.ravel(x)[0]) for name, x in figures.items()}
+
+    def keep_curve(step, figures):
+        hours = before + (time.perf_counter() - begin) / 3600
+        curve.append({"step": step, "hours": round(hours, 4), **figures})
+        if jax.process_index() == 0:
+            path = pathlib.Path(config.workdir) / CURVE_FILE
+            files.write(path, tables.to_csv(curve))
 
     def report(step, prefix, figures):
         with writer.as_default(step=step):
@@ -232,6 +265,7 @@ def _loop(
                 name, _ = stage.best
                 check_finite(f"validation {name}", figures[name], step)
                 report(step, "validation", figures)
+                keep_curve(step, figures)
                 _log.info("%s validation  %s", stage.name, _format(figures))
                 checkpoint.save(manager, parallel.fetch(train_state, mode), figures)
                 clock.mark(step)

@@ -141,3 +141,62 @@ def test_missing_records_and_large_crops(data_dir, tmp_path):
         pipeline.open_records(str(tmp_path), "photos", 48)
     with pytest.raises(UserError, match="sides of 128"):
         pipeline.open_records(str(data_dir), "photos", 48, 136)
+
+
+def _blind(builder, **kwargs):
+    """A crop of 32 pixels, its degraded image, and the photograph it is from."""
+    example = pipeline.blind(32, augment=False, **kwargs)
+    (batch,) = pipeline.validation_batches(
+        builder, example, examples=1, batch_size=1, seed=5
+    )
+    record = next(iter(pipeline.read(builder, "validation").take(1)))
+    assert batch["clean"].shape == (1, 32, 32, 1)
+    assert batch["compressed"].shape == (1, 1, 32, 32, 1)
+    clean, image = batch["clean"][0, ..., 0], batch["compressed"][0, 0, ..., 0]
+    whole = jpeg.decode(record["clean"].numpy())
+    windows = np.lib.stride_tricks.sliding_window_view(whole, (32, 32))
+    places = np.argwhere((windows == clean).all(axis=(2, 3)))
+    assert len(places) == 1
+    return clean, image, whole, places[0]
+
+
+def _on_grid(whole, place, quality, shift, side):
+    """Pillow's JPEG of a part of a photograph, on a grid that begins before `place`."""
+    top, left = (max(0, p - s) for p, s in zip(place, shift, strict=True))
+    part = np.ascontiguousarray(whole[top : top + side, left : left + side])
+    return jpeg.compress(part, quality)[shift[0] :, shift[1] :]
+
+
+def test_blind_at_the_corner_is_a_pillow_jpeg_at_a_drawn_quality(builder):
+    clean, image, _, _ = _blind(builder, qualities=(5, 95), double=0.0, shifted=0.0)
+    matches = [
+        q for q in range(1, 101) if np.array_equal(jpeg.compress(clean, q), image)
+    ]
+    assert matches
+    assert 5 <= matches[0] <= 95
+
+
+def test_blind_shifted_is_a_pillow_jpeg_on_one_other_grid(builder):
+    _, image, whole, place = _blind(
+        builder, qualities=(20, 20), double=0.0, shifted=1.0
+    )
+    matches = [
+        shift
+        for shift in itertools.product(range(8), repeat=2)
+        if np.array_equal(_on_grid(whole, place, 20, shift, 40)[:32, :32], image)
+    ]
+    assert len(matches) == 1
+    assert matches != [(0, 0)]
+
+
+def test_blind_twice_is_a_pillow_jpeg_of_a_pillow_jpeg(builder):
+    _, image, whole, place = _blind(
+        builder, qualities=(30, 30), double=1.0, shifted=0.0
+    )
+    matches = []
+    for shift in itertools.product(range(8), repeat=2):
+        once = _on_grid(whole, place, 30, shift, 48)
+        again = jpeg.compress(np.ascontiguousarray(once[:40, :40]), 30)
+        if np.array_equal(again[:32, :32], image):
+            matches.append(shift)
+    assert len(matches) == 1

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -226,3 +227,37 @@ def test_learning_rate_schedules():
     assert float(rate(200)) == pytest.approx(config.learning_rate)
     assert 0 < float(rate(0)) <= config.learning_rate / 200 * 1.01
     assert float(rate(1000)) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 8, 8), (3, 3, 8, 32), (16, 8)])
+def test_muon_moves_kernels_along_their_nearest_orthogonal_matrix(shape):
+    """The first step beside NumPy's singular value decomposition; biases as NAdam."""
+    config = ml_collections.ConfigDict(
+        {
+            "name": "muon",
+            "learning_rate": 1e-2,
+            "schedule": "cosine",
+            "warmup_steps": 0,
+            "clip_norm": 0.0,
+        }
+    )
+    optimizer = state.create_optimizer(config, 1000)
+    gradient = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    grads = {"kernel": jnp.asarray(gradient), "bias": jnp.array([0.5, -2.0])}
+    moved, _ = jax.jit(optimizer.update)(grads, optimizer.init(grads), grads)
+    nadam = optax.nadam(1e-2)  # Muon's momentum is Nesterov's, here too
+    bias, _ = nadam.update(grads["bias"], nadam.init(grads["bias"]))
+    np.testing.assert_allclose(moved["bias"], bias, rtol=1e-4)
+
+    side = len(shape) - (2 if shape[-1] > shape[-2] else 1)  # the shorter of the two
+
+    def matrix(x):
+        return np.moveaxis(np.asarray(x), side, 0).reshape(shape[side], -1)
+
+    left, _, right = np.linalg.svd(matrix(gradient), full_matrices=False)
+    nearest = -(left @ right)
+    found = matrix(moved["kernel"])
+    cosine = np.sum(found * nearest) / np.linalg.norm(found) / np.linalg.norm(nearest)
+    assert cosine > 0.97
+    # Newton and Schulz leave the singular values within 0.7 to 1.2 of one another.
+    assert np.sqrt(np.mean(found**2)) == pytest.approx(0.2e-2, rel=0.25)

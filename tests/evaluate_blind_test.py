@@ -1,0 +1,59 @@
+"""Blind use: what befalls the images, and the command as a process."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cqr_jax import evaluate_blind, metrics
+from cqr_jax.data import jpeg
+from cqr_jax.evaluate_blind import Degradation
+from tests.conftest import run, save_fresh
+
+
+def test_degradations(image):
+    """Each against the same done by hand."""
+    once = jpeg.compress(image, 20)
+    cut = np.ascontiguousarray(once[3:, 5:])
+    expected = {
+        Degradation("aligned", (20,)): (once, image),
+        Degradation("shifted", (20,)): (cut, image[3:, 5:]),
+        Degradation("double", (20, 60)): (jpeg.compress(once, 60), image),
+        Degradation("double shifted", (20, 60)): (
+            jpeg.compress(cut, 60),
+            image[3:, 5:],
+        ),
+    }
+    for degradation, pair in expected.items():
+        found = evaluate_blind.degrade(image, degradation)
+        for left, right in zip(found, pair, strict=True):
+            np.testing.assert_array_equal(left, right, str(degradation))
+    assert {x.kind for x in evaluate_blind.DEGRADATIONS} == {x.kind for x in expected}
+
+
+@pytest.mark.slow
+def test_the_command(photographs, tmp_path):
+    """A deblocker that does nothing gains nothing, however the images were degraded."""
+    path = save_fresh(tmp_path, "deblocker")
+    arguments = (
+        "cqr_jax.main",
+        "--config=configs/eval.py:blind",
+        f"--config.sets={photographs}",
+        f"--config.workdir={tmp_path}/out",
+    )
+    code, out, err = run(*arguments, f"--config.weights={path}")
+    assert code == 0, err
+    rows = json.loads((tmp_path / "out" / "blind.json").read_text())
+    assert len(rows) == len(evaluate_blind.DEGRADATIONS)
+    assert {row["gain"] for row in rows} == {row["worst"] for row in rows} == {0.0}
+    plain = [
+        metrics.psnr(y, jpeg.compress(y, 5))
+        for y in map(jpeg.load_luma, photographs.iterdir())
+    ]
+    assert rows[0]["psnr"] == pytest.approx(np.mean(plain))
+    assert out.splitlines()[1].split()[:2] == ["aligned", "5"]
+    assert "+0.00 (+0.00)" in out.splitlines()[1]
+
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: config.weights: name deblockers'")
