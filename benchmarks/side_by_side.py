@@ -269,13 +269,13 @@ def _row(
     best = max(_LAYOUTS, key=lambda layout: np.median(speeds[layout]))
     return (
         f"{case.name}, {'x'.join(map(str, case.shape))}",
-        _spread(speeds[_JAX]),
-        f"{_spread(speeds[best])}, {best}",
-        _spread(np.divide(speeds[_JAX], speeds[best])),
+        spread(speeds[_JAX]),
+        f"{spread(speeds[best])}, {best}",
+        spread(np.divide(speeds[_JAX], speeds[best])),
     )
 
 
-def _spread(values) -> str:
+def spread(values) -> str:
     """Median and range, to three digits."""
     three = (np.median(values), min(values), max(values))
     median, low, high = (f"{float(f'{x:.3g}'):g}" for x in three)

@@ -6,7 +6,7 @@ import pathlib
 import jax
 import ml_collections
 
-from cqr_jax import evaluate, published, tables, train
+from cqr_jax import evaluate, published, train
 from cqr_jax.config import ABLATIONS, ablate, words
 from cqr_jax.errors import UserError
 
@@ -77,5 +77,4 @@ def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
         {**row, "method": _TITLES.get(row["method"].split("/")[0], row["method"])}
         for row in rows
     ]
-    table = tables.by_method(titled)
-    evaluate.write(workdir, rows, images, table, published.table1)
+    evaluate.write(workdir, rows, images, titled, published.table1)

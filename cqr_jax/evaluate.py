@@ -1,4 +1,4 @@
-"""PSNR, SSIM and PSNR-B of plain JPEG and of deblockers on sets of images: Table 2."""
+"""Metrics of plain JPEG and of deblockers on sets of images: Table 2."""
 
 import collections
 import concurrent.futures
@@ -66,7 +66,7 @@ def table2(
     restored = by_name(folders, [JPEG])
     methods = by_name(paths, [JPEG, *restored])
     rows, images = measure(config, workdir, methods, restored)
-    write(workdir, rows, images, tables.by_method(rows), published.table2)
+    write(workdir, rows, images, rows, published.table2)
 
 
 def by_name(paths: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
@@ -98,7 +98,7 @@ def measure(
     methods: dict[str, str],
     restored: dict[str, str],
 ) -> tuple[list[dict], list[dict]]:
-    """PSNR, SSIM and PSNR-B of every method on every set and quality.
+    """The metrics of every method on every set and quality.
 
     Images are read, compressed and scored on all cores beside the network, which
     gets all qualities of an image at once and is compiled once for each shape. An image
@@ -114,10 +114,10 @@ def measure(
 
     Returns:
       A row for each set, quality and method: dataset, quality, method, weights (path,
-      where it has some), psnr and psnr_b (dB) and ssim, averaged over the images with
-      finite ones (None if there are none), images (how many), and identical (how many
-      equal their original). And one for each image: dataset, image, quality, method,
-      psnr, ssim, psnr_b.
+      where it has some), psnr and psnr_b (dB), ssim and gmsd, averaged over the images
+      with finite ones (None if there are none), images (how many), and identical (how
+      many equal their original). And one for each image: dataset, image, quality,
+      method, and the metrics.
 
     Raises:
       UserError: a set, weights or a restored image is missing, an image can't be read,
@@ -190,19 +190,23 @@ def write(
     workdir: str,
     rows: list[dict],
     images: list[dict],
-    table: tables.Table,
+    titled: list[dict],
     reference: Callable[[Iterable[dict]], dict[str, tables.Table]],
 ) -> None:
-    """Prints a table with the published ones beneath, and writes all results.
+    """Prints tables with the published ones beneath, and writes all results.
 
     Args:
       workdir: of rows.json, rows.csv, images.csv and table.md.
       rows, images: as `measure` returns them.
-      table: of the rows.
+      titled: the rows with their methods called as the tables are to call them.
       reference: rows -> tables of what was published for their sets, by title.
     """
     note = tables.identical_note(rows)
-    parts = [("Measured: PSNR | SSIM | PSNR-B", table, note)]
+    table, perceptual = tables.by_method(titled), tables.by_method(titled, ("gmsd",))
+    parts = [
+        ("Measured: PSNR | SSIM | PSNR-B", table, note),
+        ("Measured: GMSD, lower is better", perceptual, ""),
+    ]
     parts += [(title, known, "") for title, known in reference(rows).items()]
     folder = pathlib.Path(workdir)
     files.write(

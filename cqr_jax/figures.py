@@ -28,8 +28,8 @@ _LEAST_WIDTH = 256  # of a shown crop: smaller ones are enlarged by a whole numb
 def caption(name: str, reference: np.ndarray, image: np.ndarray) -> str:
     """Two lines: a method, and PSNR | SSIM | PSNR-B of its (height, width) image."""
     values = (
-        tables.shown(figure, function(reference, image))
-        for figure, function in metrics.METRICS.items()
+        tables.shown(figure, metrics.METRICS[figure](reference, image))
+        for figure in tables.FIGURES
     )
     return f"{name}\n{' | '.join(values)}"
 

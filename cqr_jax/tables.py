@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 
 Table = list[list[str]]
 
-_DIGITS = {"psnr": 2, "ssim": 4, "psnr_b": 2}
-FIGURES = tuple(_DIGITS)
+_DIGITS = {"psnr": 2, "ssim": 4, "psnr_b": 2, "gmsd": 4}
+FIGURES = ("psnr", "ssim", "psnr_b")  # of the literature's tables
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -26,8 +26,10 @@ def mean(values: Sequence[float]) -> float | None:
     return math.fsum(finite) / len(finite) if finite else None
 
 
-def by_method(rows: Iterable[dict]) -> Table:
+def by_method(rows: Iterable[dict], figures: Sequence[str] = FIGURES) -> Table:
     """A line for each dataset and quality, a column for each method.
+
+    A cell gives the `figures` of its row.
 
     Where several rows fall into one cell (runs of one method with other seeds), it
     gives their mean and, behind it, their standard deviation.
@@ -38,7 +40,10 @@ def by_method(rows: Iterable[dict]) -> Table:
         cells.setdefault((line, row["method"]), []).append(row)
     return pivot(
         ("dataset", "QF", "images"),
-        ((line, method, _cell(members)) for (line, method), members in cells.items()),
+        (
+            (line, method, _cell(members, figures))
+            for (line, method), members in cells.items()
+        ),
     )
 
 
@@ -53,7 +58,7 @@ def pivot(head: Sequence[str], cells: Iterable[tuple[tuple, str, str]]) -> Table
 
 
 def shown(figure: str, value: float) -> str:
-    """The value of one of `FIGURES`, with the digits in which it is reported."""
+    """The value of one of the metrics, with the digits in which it is reported."""
     return f"{value:.{_DIGITS[figure]}f}"
 
 
@@ -104,9 +109,9 @@ def to_csv(rows: Sequence[dict]) -> str:
     return buffer.getvalue()
 
 
-def _cell(rows: list[dict]) -> str:
+def _cell(rows: list[dict], figures: Sequence[str]) -> str:
     mark = "*" if any(row["identical"] for row in rows) else ""
-    return " | ".join(_mean_and_spread(rows, figure) for figure in FIGURES) + mark
+    return " | ".join(_mean_and_spread(rows, figure) for figure in figures) + mark
 
 
 def _mean_and_spread(rows: list[dict], figure: str) -> str:

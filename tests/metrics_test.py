@@ -1,6 +1,7 @@
 """Metrics against scikit-image, against hand-computed values, and at the edges."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -72,6 +73,8 @@ def test_bad_input_is_refused(image):
         metrics.ssim(image, image.astype(np.float32))
     with pytest.raises(ValueError, match="11 pixels"):
         metrics.ssim(image[:10], image[:10])
+    with pytest.raises(ValueError, match="3 pixels"):
+        metrics.gmsd(image[:2], image[:2])
 
 
 def test_to_uint8_rounds_and_clips():
@@ -93,6 +96,55 @@ def _blocking_effect_by_loops(image):
         return 0
     difference = sum(at) / len(at) - sum(off) / len(off)
     return max(0, math.log(8) / math.log(min(height, width)) * difference)
+
+
+def _gmsd_by_loops(reference, image):
+    """Xue et al.'s definition, pixel by pixel."""
+
+    def at(y, i, j):
+        inside = 0 <= i < len(y) and 0 <= j < len(y[0])
+        return float(y[i][j]) if inside else 0.0
+
+    def magnitudes(y):
+        height, width = y.shape
+        halved = [
+            [
+                sum(at(y, i + a, j + b) for a in (0, 1) for b in (0, 1)) / 4
+                for j in range(0, width, 2)
+            ]
+            for i in range(0, height, 2)
+        ]
+        found = []
+        for i in range(len(halved)):
+            for j in range(len(halved[0])):
+                across = [
+                    at(halved, i + k, j + 1) - at(halved, i + k, j - 1)
+                    for k in (-1, 0, 1)
+                ]
+                down = [
+                    at(halved, i + 1, j + k) - at(halved, i - 1, j + k)
+                    for k in (-1, 0, 1)
+                ]
+                found.append(math.hypot(sum(across) / 3, sum(down) / 3))
+        return found
+
+    similarities = [
+        (2 * a * b + 170) / (a * a + b * b + 170)
+        for a, b in zip(magnitudes(reference), magnitudes(image), strict=True)
+    ]
+    return statistics.stdev(similarities)
+
+
+@pytest.mark.parametrize(("reference", "image"), list(_pairs()))
+def test_gmsd_by_loops(reference, image):
+    expected = _gmsd_by_loops(reference, image)
+    assert metrics.gmsd(reference, image) == pytest.approx(expected)
+
+
+def test_gmsd_is_lower_for_better_images(image):
+    assert metrics.gmsd(image, image) == 0
+    found = [metrics.gmsd(image, jpeg.compress(image, q)) for q in (5, 10, 20, 40, 80)]
+    assert found == sorted(found, reverse=True)
 
 
 SHAPES = ((2, 9), (3, 40), (7, 7), (8, 8), (9, 10), (16, 16), (21, 26), (33, 12))

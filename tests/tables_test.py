@@ -37,6 +37,11 @@ def test_a_column_for_each_method():
     ]
 
 
+def test_other_figures_in_the_cells():
+    rows = [_row("ours", 29.5, gmsd=x) for x in (0.1, 0.3)]
+    assert tables.by_method(rows, ("gmsd",))[1][3] == "0.2000 ±0.1414"
+
+
 def test_seeds_share_a_cell():
     """Mean and sample standard deviation by hand: 29, 30, 31 -> 30 and 1."""
     table = tables.by_method([_row("ours", x) for x in (29.0, 30.0, 31.0)])

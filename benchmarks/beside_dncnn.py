@@ -1,0 +1,134 @@
+"""Speed of a deblocker beside DnCNN-3 (Zhang et al. 2017) in PyTorch, on one machine.
+
+    python -m benchmarks.beside_dncnn --devices=3 > benchmarks/results/beside_dncnn.md
+
+Prints a report in Markdown. DnCNN-3 is one model for all qualities, as ours is: 20
+convolutions of 3x3, 64 channels, ReLU between them, 0.67 M multiply-adds a pixel; its
+batch norms folded into the convolutions, its weights random, for they don't change its
+speed. Each framework works in a process of its own, on all cores, and the two take
+turns. PyTorch runs in both of its memory formats, and the faster one counts.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor as Pool
+
+import jax
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks import machine
+from benchmarks.side_by_side import spread
+from cqr_jax import parallel, weights
+
+_SHAPES = ((1, 256, 256), (1, 512, 512), (3, 321, 481), (6, 192, 192))
+_LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+_OURS = ""  # in the place of a layout
+_works: dict = {}  # (layout, shape) -> a call that restores, in a worker
+
+
+def dncnn3() -> nn.Module:
+    """DnCNN-3 without its batch norms; what it predicts is taken off its input."""
+    layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, padding=1), nn.ReLU(inplace=True)]
+    for _ in range(18):
+        layers += [nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Conv2d(64, 1, 3, padding=1))
+
+
+def _ours(path: str, shape: tuple[int, ...]):
+    deblocker = weights.load(path, "deblocker")
+    count = max(n for n in range(1, jax.device_count() + 1) if shape[0] % n == 0)
+    everywhere, divided = parallel.shardings(jax.devices()[:count])
+    params = jax.device_put({"params": deblocker.variables["params"]}, everywhere)
+    image = jax.device_put(_images(shape)[..., None], divided)
+    restore = jax.jit(deblocker.model.apply)
+    return lambda: jax.block_until_ready(restore(params, image))
+
+
+def _theirs(layout: str, shape: tuple[int, ...]):
+    module = dncnn3().eval().to(memory_format=_LAYOUTS[layout])
+    image = torch.tensor(_images(shape))[:, None]
+    image = image.to(memory_format=_LAYOUTS[layout])
+
+    @torch.inference_mode()
+    def restore():
+        return image - module(image)
+
+    return restore
+
+
+def _images(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def _seconds(layout: str, path: str, shape: tuple[int, ...], calls: int) -> float:
+    """In a worker: seconds that `calls` calls take; the first is made beforehand."""
+    key = layout, shape
+    if key not in _works:
+        _works[key] = _theirs(layout, shape) if layout else _ours(path, shape)
+        _works[key]()
+    start = time.perf_counter()
+    for _ in range(calls):
+        _works[key]()
+    return time.perf_counter() - start
+
+
+def _row(path: str, shape: tuple[int, ...], pools: dict[str, Pool], args) -> list[str]:
+    def seconds(layout, calls):
+        return pools[layout].submit(_seconds, layout, path, shape, calls).result()
+
+    calls = {x: max(1, round(args.seconds / seconds(x, 1))) for x in pools}
+    speeds: dict[str, list[float]] = {layout: [] for layout in pools}
+    for _ in range(args.repetitions):
+        for layout, count in calls.items():
+            pixels = count * np.prod(shape) / 1e6
+            speeds[layout].append(pixels / seconds(layout, count))
+    best = max(_LAYOUTS, key=lambda layout: np.median(speeds[layout]))
+    return [
+        "x".join(map(str, shape)),
+        spread(speeds[_OURS]),
+        f"{spread(speeds[best])}, {best}",
+        spread(np.divide(speeds[_OURS], speeds[best])),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.beside_dncnn",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--weights", default="cqr_jax/weights/compact.safetensors")
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a repetition")
+    parser.add_argument("--devices", type=int, default=1, help="of JAX (%(default)s)")
+    args = parser.parse_args()
+    os.environ["JAX_NUM_CPU_DEVICES"] = str(args.devices)  # read by the workers
+    spawn = multiprocessing.get_context("spawn")
+    with Pool(1, spawn) as ours, Pool(1, spawn) as theirs:
+        pools = {_OURS: ours, **dict.fromkeys(_LAYOUTS, theirs)}
+        rows = []
+        for shape in _SHAPES:
+            rows.append(_row(args.weights, shape, pools, args))
+            print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
+    command = " ".join(["python -m benchmarks.beside_dncnn", *sys.argv[1:]])
+    print("# Beside DnCNN-3\n")
+    print(f"`{command}`\n\n{machine.describe()}, torch {torch.__version__}\n")
+    print(
+        f"Megapixels a second of {args.weights} in JAX on {args.devices} devices of "
+        "the CPU, and of DnCNN-3 in PyTorch, in the faster of its memory formats "
+        "(NHWC is `channels_last`): median (range) of "
+        f"{args.repetitions} repetitions in turn, of {args.seconds:g} s or one call. "
+        "The ratio is ours over DnCNN-3's, pair by pair.\n"
+    )
+    print("| images | ours | DnCNN-3 | ratio |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()
