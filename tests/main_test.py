@@ -1,5 +1,6 @@
 """The command line as a process: bad configs, both stages, resuming, stopping."""
 
+import csv
 import json
 import signal
 import time
@@ -12,7 +13,9 @@ import safetensors.numpy
 from configs import ablation, deblock, ranker
 from configs import eval as evaluation
 from cqr_jax import config as config_lib
+from cqr_jax import state, weights
 from cqr_jax.errors import UserError
+from cqr_jax.models.ranker import Ranker
 from tests.conftest import run, start
 
 # A ranker and a deblocker that train in seconds.
@@ -84,6 +87,14 @@ def test_bad_command_lines_get_one_line(arguments, words):
     [
         (["--config.data.name=nothing"], "no records of 'nothing'"),
         (["--config.ranker_weights=none.safetensors"], "no such weights file"),
+        (
+            [
+                "--config.loss.alpha=0.",
+                "--config.loss.beta=0.",
+                "--config.initial_weights=x",
+            ],
+            "x: no such weights file",
+        ),
     ],
 )
 def test_bad_paths_get_one_line(arguments, words, tmp_path):
@@ -128,6 +139,12 @@ def test_ranges_of_the_ranker(field, value, words):
         ("qualities", (10, 40), "the records hold 1 to 30, not 40"),
         ("qualities", (10, 10), "given twice"),
         ("qualities_per_crop", 4, r"must be in \[0, 3\]"),
+        ("degradation", "blind", "qualities_per_crop=0: a blind degradation is one"),
+        ("degradation", "noise", "choose ladder or blind"),
+        ("blind.qualities", (0, 95), "must be within 1 to 100"),
+        ("blind.qualities", (5,), "needs two numbers"),
+        ("blind.double", 1.5, r"must be in \[0, 1\]"),
+        ("optimizer.name", "sgd", "choose adam or muon"),
         ("loss.beta", -1.0, "is negative"),
         ("model.dilations", (), "needs one or more dilations"),
         ("ranker.levels", 7, r"config\.ranker\.levels=7"),
@@ -234,6 +251,31 @@ def test_killed_and_resumed_equals_unbroken(data_dir, tmp_path):
     assert {50, 60} <= set(steps)  # the latest two, and the best
     assert len(steps) <= 3
 
+    # The curve has each validation once, hours and all, and goes with the weights.
+    with (broken / "validation.csv").open() as file:
+        curve = [{k: float(x) for k, x in row.items()} for row in csv.DictReader(file)]
+    assert [row["step"] for row in curve] == [10, 20, 30, 40, 50, 60]
+    hours = [row["hours"] for row in curve]
+    assert hours == sorted(hours)
+    _, _, provenance, _ = weights.read(broken / "ranker.safetensors")
+    assert provenance["curve"] == curve
+    assert provenance["initial"] is None
+
+    # Another run can begin with these weights: it keeps them where it does not learn.
+    given = broken / "ranker.safetensors"
+    code, _, err = run(
+        *_train_ranker(data_dir, tmp_path / "next", 1, 1),
+        f"--config.initial_weights={given}",
+        "--config.optimizer.learning_rate=1e-30",
+        "--config.optimizer.warmup_steps=0",
+    )
+    assert code == 0, err
+    _, _, after, arrays = weights.read(tmp_path / "next" / "ranker.safetensors")
+    assert after["initial"] == provenance
+    for name, x in arrays.items():
+        if name.startswith("params/"):
+            np.testing.assert_array_equal(x, second[name], name)
+
     # Another config in the same workdir is refused; a finished run is not repeated.
     code, _, err = run(*_train_ranker(data_dir, broken, 60, 10, "--config.margin=0.4"))
     assert code == 1
@@ -303,13 +345,13 @@ def test_both_stages_and_the_evaluation(data_dir, tmp_path, photographs, paralle
     assert list((workdir / "logs").glob("events.*"))
 
     # The weights alone give the same rows; those of another width are refused.
-    weights = workdir / "deblocker.safetensors"
+    trained = workdir / "deblocker.safetensors"
     code, _, err = run(
         "cqr_jax.main",
         "--config=configs/eval.py",
         f"--config.workdir={tmp_path}/eval",
         f"--config.sets={photographs}",
-        f"--config.weights={weights}",
+        f"--config.weights={trained}",
     )
     assert code == 0, err
     assert json.loads((tmp_path / "eval" / "rows.json").read_text()) == rows
@@ -386,10 +428,41 @@ def test_no_finished_runs_for_table_1(tmp_path):
     assert err.splitlines()[-1].startswith(f"error: {tmp_path}: holds no finished run")
 
 
-def test_weights_report_every_misfit(tmp_path):
-    from cqr_jax import state, weights
-    from cqr_jax.models.ranker import Ranker
+def test_shipped_weights_are_half_as_large_and_load_as_float32(tmp_path):
+    path, small = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    model = Ranker(width=2)
+    variables = state.init(model, 48, 0)
+    provenance = {"step": 3, "config": {"workdir": "/home/x", "steps": 4}}
+    fields = {"width": 2, "hidden": 100}
+    weights.save(path, "ranker", fields, variables, provenance)
+    code, out, err = run("cqr_jax.weights", path, f"--ship={small}")
+    assert (code, out) == (0, ""), err
+    assert small.stat().st_size < 0.7 * path.stat().st_size
+    loaded = weights.load(small, "ranker", fields)
+    assert loaded.provenance == {"step": 3, "config": {"steps": 4}}
+    for x, y in zip(
+        jax.tree.leaves(loaded.variables), jax.tree.leaves(variables), strict=True
+    ):
+        assert x.dtype == np.float32
+        np.testing.assert_allclose(x, y, rtol=2**-11, atol=2**-24)
+    stats = loaded.variables["batch_stats"]
+    jax.tree.map(np.testing.assert_array_equal, stats, variables["batch_stats"])
 
+    code, out, err = run("cqr_jax.weights", small)
+    assert code == 0, err
+    told = json.loads(out)
+    count = sum(x.size for x in jax.tree.leaves(variables["params"]))
+    assert (told["kind"], told["parameters"], told["fields"]) == (
+        "ranker",
+        count,
+        fields,
+    )
+    code, _, err = run("cqr_jax.weights", tmp_path / "none.safetensors")
+    assert code == 1
+    assert err.splitlines()[-1].endswith("none.safetensors: no such weights file")
+
+
+def test_weights_report_every_misfit(tmp_path):
     variables = state.init(Ranker(width=2), 48, 0)
     path = tmp_path / "ranker.safetensors"
     weights.save(path, "ranker", {"width": 2, "hidden": 100}, variables, {"step": 3})

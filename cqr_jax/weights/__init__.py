@@ -1,6 +1,7 @@
 """Weights as single files: safetensors whose header tells the model and its origin.
 
-Reading and writing them needs neither TensorFlow nor Orbax.
+Reading and writing them needs neither TensorFlow nor Orbax. `compact.safetensors` and
+its like in this folder come with the package; README.md beside them says what they are.
 """
 
 import json
@@ -20,6 +21,8 @@ from cqr_jax import files
 from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
+
+SHIPPED = pathlib.Path(__file__).parent  # folder of the weights of the package
 
 _MODELS = {"ranker": Ranker, "deblocker": Deblocker}
 
@@ -73,18 +76,9 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
       UserError: no such file, not weights of this kind, other fields than wanted, or
         missing, extra or mis-shaped arrays.
     """
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"{path}: no such weights file")
-    try:
-        with safetensors.safe_open(path, "numpy") as file:
-            header = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found = json.loads(header["fields"])
-        provenance = json.loads(header["provenance"])
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: not a weights file of cqr_jax ({error})") from None
-    if header["kind"] != kind:
-        raise UserError(f"{path}: holds a {header['kind']}, not a {kind}")
+    held, found, provenance, arrays = read(path)
+    if held != kind:
+        raise UserError(f"{path}: holds a {held}, not a {kind}")
     for name, value in (fields or {}).items():
         if found.get(name) != json.loads(json.dumps(value)):
             raise UserError(
@@ -101,6 +95,33 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
     _check(path, arrays, _flatten(expected))
     variables = flax.traverse_util.unflatten_dict(arrays, sep="/")
     return Weights(model, {"batch_stats": {}, **variables}, found, provenance)
+
+
+def read(path: str | os.PathLike) -> tuple[str, dict, dict, dict[str, np.ndarray]]:
+    """What a weights file holds, whatever model it is for.
+
+    Returns:
+      Its kind, fields and provenance as `save` was told, and its arrays by the names of
+      the variables, 'params/head/kernel' for one; float32, also where the file rounds
+      to half precision.
+
+    Raises:
+      UserError: no such file, or not a weights file.
+    """
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"{path}: no such weights file")
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            header = file.metadata() or {}
+            arrays = {
+                name: file.get_tensor(name).astype(np.float32)
+                for name in file.keys()  # noqa: SIM118
+            }
+        fields = json.loads(header["fields"])
+        provenance = json.loads(header["provenance"])
+        return header["kind"], fields, provenance, arrays
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a weights file of cqr_jax ({error})") from None
 
 
 def _flatten(variables: Any) -> dict:
