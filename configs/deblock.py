@@ -93,18 +93,21 @@ def get_config(text: str = "") -> ConfigDict:
     c.evaluation.sets = ""  # as in configs/eval.py; none: no evaluation
 
     if preset == "compact":
-        c.model.width = 24
+        c.model.width = 32
         c.model.local_blocks = 2
         c.model.residual_blocks = 0
         c.model.scale = 2
         c.model.key_pool = 8
         c.batch_size = 18
         c.qualities_per_crop = 1
-        c.steps = 80_000
+        c.steps = 20_000
         c.ema_decay = 0.999
+        c.optimizer.name = "muon"
         c.optimizer.learning_rate = 2e-3
         c.optimizer.schedule = "cosine"
         c.optimizer.warmup_steps = 200
+        c.validation.examples = 96
+        c.validation.batch_size = 6
         c.validate_every = 1000
     elif preset == "quickstart":
         c.data.name = "embedded"

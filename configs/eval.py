@@ -28,7 +28,8 @@ def get_config(text: str = "") -> ConfigDict:
     c.task = "eval" if preset == "table2" else f"eval_{preset}"
     c.workdir = "runs/eval"  # tables, figures of each image, pictures
     c.set_dir = "data/eval"  # folder of the named sets; what it lacks is downloaded
-    # classic5, live1, bsds500-test (200), bsds500 (500), embedded, folders of images
+    # classic5, live1, bsds500-test (200), bsds500 (500), embedded, folders of images;
+    # FOLDER:validation for those that data_prep.build holds out of training
     c.sets = "classic5,live1,bsds500-test,bsds500"
 
     if preset == "ranker":

@@ -63,6 +63,7 @@ def get_config(text: str = "") -> ConfigDict:
     if preset == "compact":
         c.model.width = 16
         c.steps = 6_000
+        c.optimizer.name = "muon"
         c.optimizer.learning_rate = 1e-3
         c.optimizer.schedule = "cosine"
         c.optimizer.warmup_steps = 200

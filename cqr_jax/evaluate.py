@@ -24,6 +24,7 @@ from data_prep import sources, test_sets
 _log = logging.getLogger(__name__)
 
 JPEG = "jpeg"
+HELD_OUT = ":validation"  # behind a folder: its images held out from training
 _AHEAD = 4  # images loaded, and scored, ahead of the network, per core
 
 # Compressed Y to restored Y, both uint8 of shape (images, height, width).
@@ -258,8 +259,9 @@ def find_images(sets: Iterable[str], set_dir: str) -> dict[str, Image]:
     """Key -> image, of all images of the sets, each once.
 
     Args:
-      sets: names of `data_prep.test_sets.SETS`, 'embedded', or folders; the key of a
-        folder's image is its path from the folder's parent, without suffix.
+      sets: names of `data_prep.test_sets.SETS`, 'embedded', or folders; of a folder
+        with ':validation' behind it, the images that `data_prep.build` holds out. The
+        key of a folder's image is its path from the folder's parent, without suffix.
       set_dir: folder of the named sets.
 
     Raises:
@@ -274,10 +276,11 @@ def find_images(sets: Iterable[str], set_dir: str) -> dict[str, Image]:
         elif name == "embedded":
             members = {f"embedded/{x.stem}": x for x in sources.embedded("test")}
         else:
-            folder = pathlib.Path(name).resolve()
-            paths = jpeg.list_images(name)
+            root = name.removesuffix(HELD_OUT)
+            folder = pathlib.Path(root).resolve()
+            paths = jpeg.list_images(root) if root == name else sources.held_out(root)
             members = {
-                f"{folder.name}/{test_sets.key(x, name)}": x.resolve() for x in paths
+                f"{folder.name}/{test_sets.key(x, root)}": x.resolve() for x in paths
             }
             if len(members) < len(paths):
                 raise UserError(f"{name}: two images differ in their suffix alone")

@@ -28,7 +28,7 @@ def build(
     data_dir: str,
     name: str = "",
     *,
-    validation_fraction: float = 0.05,
+    validation_fraction: float = sources.VALIDATION_FRACTION,
     side: int = SIDE,
     min_side: int = MIN_SIDE,
     processes: int = 0,
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument(
         "--validation_fraction",
         type=float,
-        default=0.05,
+        default=sources.VALIDATION_FRACTION,
         help="of a folder's images, held out (%(default)s)",
     )
     parser.add_argument(

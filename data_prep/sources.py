@@ -13,6 +13,8 @@ from cqr_jax.errors import UserError
 
 _DIV2K_HOST = "https://data.vision.ee.ethz.ch"
 
+VALIDATION_FRACTION = 0.05  # of a folder's images, unless said otherwise
+
 # Photographs that scikit-image ships in its wheel, by their part in the quickstart.
 EMBEDDED = {
     "train": (
@@ -50,7 +52,9 @@ class Source:
     fetch: Callable[[], None] = lambda: None
 
 
-def find(source: str, name: str = "", validation_fraction: float = 0.05) -> Source:
+def find(
+    source: str, name: str = "", validation_fraction: float = VALIDATION_FRACTION
+) -> Source:
     """The source that `--source` names.
 
     Args:
@@ -86,6 +90,16 @@ def embedded(split: str) -> list[pathlib.Path]:
 
     folder = pathlib.Path(skimage.__file__).parent / "data"
     return [folder / file for file in EMBEDDED[split]]
+
+
+def held_out(folder: str) -> list[pathlib.Path]:
+    """The images of a folder that are kept for validation where nothing else is said.
+
+    Raises:
+      UserError: no such folder, or fewer than two images in it.
+    """
+    found = _divide(epath.Path(folder), VALIDATION_FRACTION)["validation"]
+    return [pathlib.Path(folder) / file for file in found]
 
 
 def _files(name: str, origin: str, splits: dict[str, list[pathlib.Path]]) -> Source:

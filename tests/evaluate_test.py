@@ -15,7 +15,7 @@ import pytest
 
 from configs import eval as eval_config
 from cqr_jax import evaluate, metrics
-from cqr_jax.data import jpeg
+from cqr_jax.data import jpeg, pipeline
 from cqr_jax.errors import UserError
 from data_prep import test_sets
 from tests.conftest import ROOT, save_fresh
@@ -155,6 +155,22 @@ def test_names_of_methods():
         evaluate.by_name(["runs/b.safetensors", "b"], [])
     with pytest.raises(UserError, match="'jpeg' too"):
         evaluate.by_name(["x/jpeg"], ["jpeg"])
+
+
+def test_the_images_held_out_of_training(photographs, builder):
+    names = {name.decode() for name in _names(builder, "validation")}
+    found = evaluate.find_images([f"{photographs}:validation"], "")
+    assert {image.path.name for image in found.values()} == names
+    assert [image.sets for image in found.values()] == [
+        [f"{photographs.name}:validation"] for _ in names
+    ]
+    assert not names & {name.decode() for name in _names(builder, "train")}
+    with pytest.raises(UserError, match="no such folder of images"):
+        evaluate.find_images(["nowhere:validation"], "")
+
+
+def _names(builder, split):
+    return {x["name"].numpy() for x in pipeline.read(builder, split)}
 
 
 def test_an_image_too_small_for_ssim_is_named(tmp_path):
