@@ -110,6 +110,7 @@ def _variables(preset: str) -> dict[str, dict]:
 
 def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
     c = deblock.get_config(preset)
+    c.optimizer.name = c.ranker.optimizer.name = "adam"  # as the twin's
     if not case.guided:
         c.loss.update({"alpha": 0.0, "beta": 0.0})
     learner = ranking = stages.ranker_steps(c.ranker)
