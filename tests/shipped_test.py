@@ -1,0 +1,60 @@
+"""The weights that come with the package, on photographs that they never saw."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from cqr_jax import evaluate, metrics, weights
+from cqr_jax.data import jpeg
+from cqr_jax.steps import to_float
+from data_prep import sources
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    """A uint8 photograph of 192x192 pixels."""
+    y = jpeg.load_luma(sources.embedded("test")[1])
+    return np.ascontiguousarray(y[96:288, 200:392])
+
+
+def test_the_deblocker_restores(photograph):
+    restore = evaluate.restorer(
+        weights.load(weights.SHIPPED / "compact.safetensors", "deblocker")
+    )
+    qualities = (10, 20, 30)
+    compressed = np.stack([jpeg.compress(photograph, q) for q in qualities])
+    for image, restored in zip(compressed, restore(compressed), strict=True):
+        for metric in ("psnr", "ssim", "psnr_b"):
+            measure = metrics.METRICS[metric]
+            assert measure(photograph, restored) > measure(photograph, image), metric
+        gain = metrics.psnr(photograph, restored) - metrics.psnr(photograph, image)
+        assert gain > 0.8
+
+
+def test_the_ranker_ranks(photograph):
+    ranker = weights.load(weights.SHIPPED / "compact-ranker.safetensors", "ranker")
+    qualities = (1, 5, 10, 15, 20, 25, 30)
+    images = [jpeg.compress(photograph, q) for q in qualities] + [photograph]
+    batch = to_float(np.stack(images)[..., None])
+    scores, _ = jax.jit(ranker.model.apply)(ranker.variables, batch)
+    assert scores.tolist() == sorted(scores.tolist())
+
+
+@pytest.mark.parametrize("path", sorted(weights.SHIPPED.glob("*.safetensors")))
+def test_provenance_names_no_folder(path):
+    _, _, provenance, arrays = weights.read(path)
+    assert provenance["config"]["data"]["name"] == "photos"
+    assert "workdir" not in json.dumps(provenance)
+    assert path.stat().st_size < 3e6
+    assert all(np.isfinite(x).all() for x in arrays.values())
+    assert path.name in (weights.SHIPPED / "README.md").read_text()
+
+
+def test_every_photograph_is_credited():
+    with (weights.SHIPPED / "photographs.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert len({row["image"] for row in rows}) == len(rows) == 719
+    assert all(row["origin"] and row["path"] and row["licence"] for row in rows)
