@@ -273,7 +273,7 @@ def _accumulate(
 
 
 def _mean(tree, axis_name: str | None):
-    """The tree's mean over devices, in one exchange: on CPUs each of them takes long."""
+    """The mean over devices, in one exchange: on CPUs each of them takes long."""
     if not axis_name:
         return tree
     flat, unravel = jax.flatten_util.ravel_pytree(tree)
