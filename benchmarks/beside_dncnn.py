@@ -22,12 +22,10 @@ import torch
 from torch import nn
 
 from benchmarks import machine
-from benchmarks.side_by_side import spread
+from benchmarks.side_by_side import JAX, LAYOUTS, dividing, in_turn
 from cqr_jax import parallel, weights
 
 _SHAPES = ((1, 256, 256), (1, 512, 512), (3, 321, 481), (6, 192, 192))
-_LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
-_OURS = ""  # in the place of a layout
 _works: dict = {}  # (layout, shape) -> a call that restores, in a worker
 
 
@@ -41,8 +39,7 @@ def dncnn3() -> nn.Module:
 
 def _ours(path: str, shape: tuple[int, ...]):
     deblocker = weights.load(path, "deblocker")
-    count = max(n for n in range(1, jax.device_count() + 1) if shape[0] % n == 0)
-    everywhere, divided = parallel.shardings(jax.devices()[:count])
+    everywhere, divided = parallel.shardings(dividing(shape[0]))
     params = jax.device_put({"params": deblocker.variables["params"]}, everywhere)
     image = jax.device_put(_images(shape)[..., None], divided)
     restore = jax.jit(deblocker.model.apply)
@@ -50,9 +47,9 @@ def _ours(path: str, shape: tuple[int, ...]):
 
 
 def _theirs(layout: str, shape: tuple[int, ...]):
-    module = dncnn3().eval().to(memory_format=_LAYOUTS[layout])
+    module = dncnn3().eval().to(memory_format=LAYOUTS[layout])
     image = torch.tensor(_images(shape))[:, None]
-    image = image.to(memory_format=_LAYOUTS[layout])
+    image = image.to(memory_format=LAYOUTS[layout])
 
     @torch.inference_mode()
     def restore():
@@ -77,23 +74,13 @@ def _seconds(layout: str, path: str, shape: tuple[int, ...], calls: int) -> floa
     return time.perf_counter() - start
 
 
-def _row(path: str, shape: tuple[int, ...], pools: dict[str, Pool], args) -> list[str]:
+def _row(
+    path: str, shape: tuple[int, ...], pools: dict[str, Pool], args
+) -> tuple[str, ...]:
     def seconds(layout, calls):
         return pools[layout].submit(_seconds, layout, path, shape, calls).result()
 
-    calls = {x: max(1, round(args.seconds / seconds(x, 1))) for x in pools}
-    speeds: dict[str, list[float]] = {layout: [] for layout in pools}
-    for _ in range(args.repetitions):
-        for layout, count in calls.items():
-            pixels = count * np.prod(shape) / 1e6
-            speeds[layout].append(pixels / seconds(layout, count))
-    best = max(_LAYOUTS, key=lambda layout: np.median(speeds[layout]))
-    return [
-        "x".join(map(str, shape)),
-        spread(speeds[_OURS]),
-        f"{spread(speeds[best])}, {best}",
-        spread(np.divide(speeds[_OURS], speeds[best])),
-    ]
+    return "x".join(map(str, shape)), *in_turn(seconds, np.prod(shape) / 1e6, args)
 
 
 def main() -> None:
@@ -110,7 +97,7 @@ def main() -> None:
     os.environ["JAX_NUM_CPU_DEVICES"] = str(args.devices)  # read by the workers
     spawn = multiprocessing.get_context("spawn")
     with Pool(1, spawn) as ours, Pool(1, spawn) as theirs:
-        pools = {_OURS: ours, **dict.fromkeys(_LAYOUTS, theirs)}
+        pools = {JAX: ours, **dict.fromkeys(LAYOUTS, theirs)}
         rows = []
         for shape in _SHAPES:
             rows.append(_row(args.weights, shape, pools, args))

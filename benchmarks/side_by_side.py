@@ -32,8 +32,8 @@ from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 
 _TOLERANCE = 1e-4  # of outputs and losses, as a part of their largest magnitude
-_JAX = ""  # in the place of a layout
-_LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+JAX = ""  # in the place of a layout
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
 
 class Case(NamedTuple):
@@ -150,7 +150,11 @@ def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
 def _devices(case: Case) -> list[jax.Device]:
     """As many of the devices as divide the case's batch."""
     pairs = case.train and case.model == "ranker"
-    size = case.shape[0] // 2 if pairs else case.shape[0]
+    return dividing(case.shape[0] // 2 if pairs else case.shape[0])
+
+
+def dividing(size: int) -> list[jax.Device]:
+    """As many of the devices as divide a batch of this size."""
     count = max(n for n in range(1, jax.device_count() + 1) if size % n == 0)
     return jax.devices()[:count]
 
@@ -159,7 +163,7 @@ def _torch_work(
     preset: str, case: Case, variables: dict[str, dict], layout: str
 ) -> Work:
     c = deblock.get_config(preset)
-    memory_format = _LAYOUTS[layout]
+    memory_format = LAYOUTS[layout]
 
     def build(module, name):
         pytorch_models.load(module, variables[name])
@@ -252,7 +256,7 @@ def _row(
         layout: pool.submit(_prepare, layout, preset, case, variables).result()
         for layout, pool in pools.items()
     }
-    expected = results[_JAX]
+    expected = results[JAX]
     for layout, found in results.items():
         error = np.abs(found - expected).max() / np.abs(expected).max()
         if not error < _TOLERANCE:
@@ -261,22 +265,38 @@ def _row(
     def seconds(layout, calls):
         return pools[layout].submit(_time, layout, calls).result()
 
-    calls = {x: max(1, round(args.seconds / seconds(x, 1))) for x in pools}
-    speeds: dict[str, list[float]] = {layout: [] for layout in pools}
+    name = f"{case.name}, {'x'.join(map(str, case.shape))}"
+    return name, *in_turn(seconds, case.shape[0], args)
+
+
+def in_turn(
+    seconds: Callable[[str, int], float], size: float, args: argparse.Namespace
+) -> tuple[str, str, str]:
+    """Speeds of JAX and of PyTorch in the faster of its layouts, taken in turn.
+
+    Args:
+      seconds: (`JAX` or a layout, number of calls) -> how long they take.
+      size: what a call works through, in the unit of the speed times seconds.
+      args: with `seconds` of a repetition and the number of `repetitions`.
+
+    Returns:
+      Cells of a table: both speeds, and the ratio of JAX's over PyTorch's.
+    """
+    layouts = (JAX, *LAYOUTS)
+    calls = {x: max(1, round(args.seconds / seconds(x, 1))) for x in layouts}
+    speeds: dict[str, list[float]] = {layout: [] for layout in layouts}
     for _ in range(args.repetitions):
         for layout, count in calls.items():
-            speed = count * case.shape[0] / seconds(layout, count)
-            speeds[layout].append(speed)
-    best = max(_LAYOUTS, key=lambda layout: np.median(speeds[layout]))
+            speeds[layout].append(count * size / seconds(layout, count))
+    best = max(LAYOUTS, key=lambda layout: np.median(speeds[layout]))
     return (
-        f"{case.name}, {'x'.join(map(str, case.shape))}",
-        spread(speeds[_JAX]),
-        f"{spread(speeds[best])}, {best}",
-        spread(np.divide(speeds[_JAX], speeds[best])),
+        _spread(speeds[JAX]),
+        f"{_spread(speeds[best])}, {best}",
+        _spread(np.divide(speeds[JAX], speeds[best])),
     )
 
 
-def spread(values) -> str:
+def _spread(values) -> str:
     """Median and range, to three digits."""
     three = (np.median(values), min(values), max(values))
     median, low, high = (f"{float(f'{x:.3g}'):g}" for x in three)
@@ -303,7 +323,7 @@ def main() -> None:
     variables = _variables(args.preset)
     spawn = multiprocessing.get_context("spawn")
     with Pool(1, spawn) as ours, Pool(1, spawn) as theirs:
-        pools = {_JAX: ours, **dict.fromkeys(_LAYOUTS, theirs)}
+        pools = {JAX: ours, **dict.fromkeys(LAYOUTS, theirs)}
         rows = []
         for case in _cases(args.preset):
             rows.append(_row(case, args.preset, variables, pools, args))

@@ -84,6 +84,8 @@ def _run(
     """
     parallel.check_batch(config.batch_size, "batch_size", config.accumulate)
     parallel.check_batch(config.validation.batch_size, "validation.batch_size")
+    given = config.initial_weights
+    _, _, initial, _ = weights.read(given) if given else (None,) * 4
     stage = make_stage(config)
     manager = checkpoint.open_manager(config.workdir, config.keep, *stage.best)
     with manager, parallel.failing_alone():  # closing waits for the other processes
@@ -111,7 +113,7 @@ def _run(
         "step": best,
         "validation": figures,
         "curve": _read_curve(config.workdir, config.steps),
-        "initial": _origin(config, stage.name),
+        "initial": initial,
         "config": json.loads(config.to_json()),
     }
     if jax.process_index() == 0:
@@ -134,13 +136,6 @@ def _begin_with(
         batch_stats=given.variables["batch_stats"],
         average=jax.tree.map(np.copy, params),
     )
-
-
-def _origin(config: ml_collections.ConfigDict, kind: str) -> dict | None:
-    """The provenance of `config.initial_weights`, if given."""
-    if not config.initial_weights:
-        return None
-    return weights.load(config.initial_weights, kind).provenance
 
 
 def _read_curve(workdir: str, last: int) -> list[dict]:

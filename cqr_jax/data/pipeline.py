@@ -121,13 +121,10 @@ def blind(
         data = tf.raw_ops.EncodeJpegVariableQuality(images=image, quality=quality)
         return decode(data)
 
-    def cut(images, side, key):
+    def cut(images, side, key, places):
         vertical, horizontal = tf.unstack(tf.random.split(key, 2))
-        top, left = _uniform(vertical, 0, BLOCK), _uniform(horizontal, 0, BLOCK)
+        top, left = _uniform(vertical, 0, places), _uniform(horizontal, 0, places)
         return [image[top : top + side, left : left + side] for image in images]
-
-    def at_corner(images):
-        return [image[:patch, :patch] for image in images]
 
     def example(record, seed):
         keys = tf.unstack(tf.random.split(tf.random.fold_in(seed, 3), 7))
@@ -137,15 +134,12 @@ def blind(
         clean = clean[top : top + first_room, left : left + first_room]
         twice = tf.random.stateless_uniform((), keys[2]) < double
         once = tf.cond(twice, lambda: compress(clean, keys[3]), lambda: clean)
-        clean, image = cut([clean, once], room, keys[4])
+        clean, image = cut([clean, once], room, keys[4], BLOCK)
         image = compress(image, keys[5])
         anywhere = tf.random.stateless_uniform((), keys[6]) < shifted
-        clean, image = tf.cond(
-            anywhere,
-            lambda: cut([clean, image], patch, tf.random.fold_in(keys[6], 1)),
-            lambda: at_corner([clean, image]),
-        )
-        images = _turned([clean, image], patch, augment, seed)
+        places = tf.where(anywhere, BLOCK, 1)
+        images = cut([clean, image], patch, tf.random.fold_in(keys[6], 1), places)
+        images = _turned(images, patch, augment, seed)
         return {"clean": images[0], "compressed": images[1][None]}
 
     return example
