@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from benchmarks import machine
-from benchmarks.side_by_side import JAX, LAYOUTS, dividing, in_turn
+from benchmarks.side_by_side import JAX, LAYOUTS, in_turn
 from cqr_jax import parallel, weights
 
 _SHAPES = ((1, 256, 256), (1, 512, 512), (3, 321, 481), (6, 192, 192))
@@ -39,7 +39,7 @@ def dncnn3() -> nn.Module:
 
 def _ours(path: str, shape: tuple[int, ...]):
     deblocker = weights.load(path, "deblocker")
-    everywhere, divided = parallel.shardings(dividing(shape[0]))
+    everywhere, divided = parallel.shardings(parallel.dividing(shape[0]))
     params = jax.device_put({"params": deblocker.variables["params"]}, everywhere)
     image = jax.device_put(_images(shape)[..., None], divided)
     restore = jax.jit(deblocker.model.apply)

@@ -43,13 +43,17 @@ def _restore(megapixels: float, repetitions: int) -> tuple[list[float], float]:
     apply = jax.jit(model.apply)
 
     def run(images):
-        return metrics.to_uint8(apply(variables, images.astype(np.float32) / 255))
+        images = images[..., None].astype(np.float32) / 255
+        return metrics.to_uint8(apply(variables, images))[..., 0]
 
     height = round((megapixels * 1e6 / 1.5) ** 0.5)
     width = round(1.5 * height)
     y = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
-    tiles.restore(run, y[: tiles.SIDE, : tiles.SIDE])  # compiles
-    restore = functools.partial(tiles.restore, run, y)
+    next(tiles.restore(run, [y[: tiles.SIDE, : tiles.SIDE]]))  # compiles
+
+    def restore():
+        next(tiles.restore(run, [y]))
+
     return timing.seconds(restore, repetitions), _peak()
 
 

@@ -150,13 +150,7 @@ def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
 def _devices(case: Case) -> list[jax.Device]:
     """As many of the devices as divide the case's batch."""
     pairs = case.train and case.model == "ranker"
-    return dividing(case.shape[0] // 2 if pairs else case.shape[0])
-
-
-def dividing(size: int) -> list[jax.Device]:
-    """As many of the devices as divide a batch of this size."""
-    count = max(n for n in range(1, jax.device_count() + 1) if size % n == 0)
-    return jax.devices()[:count]
+    return parallel.dividing(case.shape[0] // 2 if pairs else case.shape[0])
 
 
 def _torch_work(

@@ -14,7 +14,16 @@ import jax
 import ml_collections
 import numpy as np
 
-from cqr_jax import figures, files, metrics, progress, published, tables, weights
+from cqr_jax import (
+    figures,
+    files,
+    metrics,
+    parallel,
+    progress,
+    published,
+    tables,
+    weights,
+)
 from cqr_jax.config import words
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
@@ -231,6 +240,8 @@ def restorer(
 ) -> Restore:
     """The function that restores images of one shape, compiled once for each shape.
 
+    They are divided over as many of this process's devices as divide them evenly.
+
     Args:
       deblocker: its model and variables.
       seconds: a defaultdict, to which the times spent 'compiling' and 'restoring' are
@@ -244,8 +255,9 @@ def restorer(
         start = time.perf_counter()
         image = y[..., None].astype(np.float32) / 255
         if y.shape not in compiled:
-            lowered = jax.jit(deblocker.model.apply).lower(params, image)
-            compiled[y.shape] = lowered.compile()
+            shardings = parallel.shardings(parallel.dividing(len(y)))
+            apply = jax.jit(deblocker.model.apply, in_shardings=shardings)
+            compiled[y.shape] = apply.lower(params, image).compile()
             spent["compiling"] += time.perf_counter() - start
             start = time.perf_counter()
         restored = metrics.to_uint8(compiled[y.shape](params, image))[..., 0]

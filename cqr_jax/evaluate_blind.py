@@ -1,11 +1,16 @@
 """What deblockers gain where they were not trained: any quality, grid, and twice."""
 
+import functools
+import itertools
 import json
 import logging
+import operator
+import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import jax
 import ml_collections
 import numpy as np
 
@@ -18,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 _QUALITIES = (5, *range(10, 91, 10), 95)
 _SHIFT = (3, 5)  # rows and columns cropped away, so that blocks begin elsewhere
-_TILES = 4  # restored at a time
+_TILES = 2  # restored at a time on each device
 _DOUBLE = ((10, 90), (90, 10), (30, 50), (50, 30), (75, 95), (95, 75))
 
 
@@ -85,24 +90,35 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
         raise UserError("config.weights: name deblockers' weights, .safetensors files")
     methods = evaluate.by_name(words(config.weights), [evaluate.JPEG])
     networks = {
-        name: _on_tiles(evaluate.restorer(weights.load(path, "deblocker")))
+        name: evaluate.restorer(weights.load(path, "deblocker"))
         for name, path in methods.items()
     }
     images = evaluate.find_images(words(config.sets), config.set_dir)
 
-    def measure(image):
-        clean = jpeg.load_named(image.path)
-        return [_gains(clean, x, networks) for x in DEGRADATIONS]
+    cases = [(image.path, x) for image in images.values() for x in DEGRADATIONS]
 
-    measured = progress.over(
-        map(measure, images.values()), len(images), "evaluation", "image"
-    )
-    # (images, degradations, 1 + methods)
-    table = np.array(list(measured))
+    def measure(name, restore):
+        """PSNR of each case."""
+        degraded, again = itertools.tee(_degraded(cases))
+        restored = restore(y for y, _ in degraded)
+        psnr = (
+            metrics.psnr(clean, y)
+            for (_, clean), y in zip(again, restored, strict=True)
+        )
+        return list(progress.over(psnr, len(cases), name, "image"))
+
+    batch = _TILES * jax.local_device_count()
+    ways = {evaluate.JPEG: iter} | {
+        name: functools.partial(tiles.restore, network, batch=batch)
+        for name, network in networks.items()
+    }
+    psnr = np.array([measure(*way) for way in ways.items()])
+    # (1 + methods, images, degradations)
+    psnr = psnr.reshape(len(ways), len(images), len(DEGRADATIONS))
     rows = []
     for i, degradation in enumerate(DEGRADATIONS):
-        plain, *gains = table[:, i].T
-        for name, gain in zip(methods, gains, strict=True):
+        plain, *restored = psnr[:, :, i]
+        for name, gain in zip(methods, restored - plain, strict=True):
             rows.append(
                 {
                     "kind": degradation.kind,
@@ -139,17 +155,14 @@ def as_table(rows: Iterable[dict]) -> tables.Table:
     )
 
 
-def _gains(clean, degradation, networks) -> list[float]:
-    """PSNR of the degraded image, and what each network adds to it."""
-    image, clean = degrade(clean, degradation)
-    plain = metrics.psnr(clean, image)
-    restored = (tiles.restore(f, image, batch=_TILES) for f in networks.values())
-    return [plain, *(metrics.psnr(clean, y) - plain for y in restored)]
-
-
-def _on_tiles(restore: evaluate.Restore) -> Callable[[np.ndarray], np.ndarray]:
-    """The same on (images, height, width, 1)."""
-    return lambda tiles: restore(tiles[..., 0])[..., None]
+def _degraded(
+    cases: Iterable[tuple[os.PathLike, Degradation]],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`degrade` of each case; an image in several cases on end is read once."""
+    for path, group in itertools.groupby(cases, operator.itemgetter(0)):
+        clean = jpeg.load_named(path)
+        for _, degradation in group:
+            yield degrade(clean, degradation)
 
 
 def _db(value: float) -> str:

@@ -171,6 +171,13 @@ def compile_eval_step(step: Callable, mode: str) -> Callable:
     return jax.jit(step, out_shardings=everywhere)
 
 
+def dividing(size: int) -> list[jax.Device]:
+    """As many of this process's devices as divide a batch of this size."""
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
+    return devices[:count]
+
+
 def shardings(devices: Sequence[jax.Device]) -> tuple[NamedSharding, NamedSharding]:
     """On each of the devices, and divided over them along the first axis."""
     # Auto axes: Linen's reshapes don't know explicit ones.

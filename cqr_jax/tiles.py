@@ -4,8 +4,10 @@ What a tile costs in time and memory does not depend on the image, and a network
 compiled once.
 """
 
+import collections
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,28 +17,53 @@ SIDE = 192
 OVERLAP = 24
 
 
+class _Tile(NamedTuple):
+    """Where a tile begins along both axes, and the part that it hands over."""
+
+    top: int
+    left: int
+    part: tuple[slice, slice]
+
+
+class _Work:
+    """An image on its way: padded, its restored pixels, and how many tiles lack."""
+
+    def __init__(self, y: np.ndarray, side: int, overlap: int):
+        self.shape = y.shape
+        padding = [(0, max(side - length, -length % BLOCK)) for length in y.shape]
+        self.image = np.pad(y, padding, mode="edge")
+        self.restored = np.empty_like(self.image)
+        rows, columns = (_places(n, side, overlap) for n in self.image.shape)
+        self.tiles = [
+            _Tile(top, left, (down, across))
+            for (top, down), (left, across) in itertools.product(rows, columns)
+        ]
+        self.lacking = len(self.tiles)
+
+
 def restore(
     run: Callable[[np.ndarray], np.ndarray],
-    y: np.ndarray,
+    images: Iterable[np.ndarray],
     side: int = SIDE,
     overlap: int = OVERLAP,
     batch: int = 1,
-) -> np.ndarray:
-    """Restores an image tile by tile.
+) -> Iterator[np.ndarray]:
+    """Restores images tile by tile; the tiles of several share a batch.
 
     Each tile hands over its middle; the borders, where it sees less of the image than
     the whole network would, are dropped but for those of the image itself.
 
     Args:
-      run: restores (batch, side, side, 1), uint8.
-      y: uint8, (height, width).
+      run: restores (batch, side, side), uint8.
+      images: uint8, (height, width), of any sizes; each is taken when the batch has
+        room for it.
       side: of a tile in pixels, a multiple of 8.
       overlap: pixels dropped at each border of a tile, a multiple of 8, less than half
         of the side.
       batch: tiles at a time.
 
-    Returns:
-      uint8, (height, width).
+    Yields:
+      The restored images in their order, uint8, (height, width).
 
     Raises:
       ValueError: side or overlap is not as above.
@@ -46,27 +73,38 @@ def restore(
             f"side={side} and overlap={overlap}: must be multiples of {BLOCK}, overlap "
             "less than half of side"
         )
-    height, width = y.shape
-    padding = [(0, max(side - length, -length % BLOCK)) for length in y.shape]
-    image = np.pad(y, padding, mode="edge")
-    restored = np.empty_like(image)
-    rows, columns = (_places(length, side, overlap) for length in image.shape)
-    places = list(itertools.product(rows, columns))
-    tiles = np.zeros((batch, side, side, 1), np.uint8)
-    for first in range(0, len(places), batch):
-        group = places[first : first + batch]
-        for i, ((top, _, _), (left, _, _)) in enumerate(group):
-            tiles[i, ..., 0] = image[top : top + side, left : left + side]
-        done = run(tiles)
-        for i, ((top, y0, y1), (left, x0, x1)) in enumerate(group):
-            part = done[i, y0 - top : y1 - top, x0 - left : x1 - left, 0]
-            restored[y0:y1, x0:x1] = part
-    return restored[:height, :width]
+    waiting: collections.deque[_Work] = collections.deque()
+
+    def all_tiles():
+        for y in images:
+            waiting.append(_Work(y, side, overlap))
+            for tile in waiting[-1].tiles:
+                yield waiting[-1], tile
+
+    stack = np.zeros((batch, side, side), np.uint8)
+    stream = all_tiles()
+    while group := list(itertools.islice(stream, batch)):
+        for i, (work, tile) in enumerate(group):
+            rows, columns = (slice(x, x + side) for x in (tile.top, tile.left))
+            stack[i] = work.image[rows, columns]
+        done = run(stack)
+        for (work, tile), y in zip(group, done, strict=False):
+            rows, columns = tile.part
+            inside = y[
+                rows.start - tile.top : rows.stop - tile.top,
+                columns.start - tile.left : columns.stop - tile.left,
+            ]
+            work.restored[tile.part] = inside
+            work.lacking -= 1
+        while waiting and not waiting[0].lacking:
+            work = waiting.popleft()
+            height, width = work.shape
+            yield work.restored[:height, :width]
 
 
-def _places(length: int, side: int, overlap: int) -> list[tuple[int, int, int]]:
-    """Along one axis, each tile's start, and start and end of what it hands over."""
+def _places(length: int, side: int, overlap: int) -> list[tuple[int, slice]]:
+    """Along one axis, each tile's start, and what it hands over."""
     last = length - side
     starts = [*range(0, last, side - 2 * overlap), last]
     ends = [start + side - overlap for start in starts[:-1]] + [length]
-    return list(zip(starts, [0, *ends[:-1]], ends, strict=True))
+    return list(zip(starts, map(slice, [0, *ends[:-1]], ends), strict=True))
