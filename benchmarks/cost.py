@@ -24,8 +24,9 @@ from flax import linen as nn
 from benchmarks import machine, timing
 from configs import deblock
 from cqr_jax import config as config_lib
-from cqr_jax import metrics, stages, state, tiles
+from cqr_jax import stages, state
 from cqr_jax.errors import one_line_errors
+from cqr_jax.restoring import tiles
 
 MEGAPIXELS = (0.1, 0.5, 1, 4, 12, 24)
 WHOLE_SIDES = (256, 512, 1024)
@@ -44,7 +45,7 @@ def _restore(megapixels: float, repetitions: int) -> tuple[list[float], float]:
 
     def run(images):
         images = images[..., None].astype(np.float32) / 255
-        return metrics.to_uint8(apply(variables, images))[..., 0]
+        return np.asarray(apply(variables, images))[..., 0]
 
     height = round((megapixels * 1e6 / 1.5) ** 0.5)
     width = round(1.5 * height)

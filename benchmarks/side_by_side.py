@@ -27,9 +27,10 @@ import torch
 
 from benchmarks import machine, pytorch_models
 from configs import deblock
-from cqr_jax import parallel, stages, state, tiles
+from cqr_jax import parallel, stages, state
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
+from cqr_jax.restoring import tiles
 
 _TOLERANCE = 1e-4  # of outputs and losses, as a part of their largest magnitude
 JAX = ""  # in the place of a layout

@@ -8,9 +8,8 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import ml_collections
 import numpy as np
 
@@ -18,7 +17,6 @@ from cqr_jax import (
     figures,
     files,
     metrics,
-    parallel,
     progress,
     published,
     tables,
@@ -28,6 +26,7 @@ from cqr_jax.config import words
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
 from cqr_jax.metrics import METRICS
+from cqr_jax.restoring import network
 from data_prep import sources, test_sets
 
 _log = logging.getLogger(__name__)
@@ -35,9 +34,6 @@ _log = logging.getLogger(__name__)
 JPEG = "jpeg"
 HELD_OUT = ":validation"  # behind a folder: its images held out from training
 _AHEAD = 4  # images loaded, and scored, ahead of the network, per core
-
-# Compressed Y to restored Y, both uint8 of shape (images, height, width).
-Restore = Callable[[np.ndarray], np.ndarray]
 
 
 class Image(NamedTuple):
@@ -135,7 +131,7 @@ def measure(
     """
     seconds: dict[str, float] = collections.defaultdict(float)
     networks = {
-        name: restorer(weights.load(path, "deblocker"), seconds)
+        name: network.runner(weights.load(path, "deblocker"), seconds)
         for name, path in methods.items()
     }
     images = find_images(words(config.sets), config.set_dir)
@@ -156,8 +152,8 @@ def measure(
 
     def restore(case):
         key, clean, results = case
-        for name, network in networks.items():
-            results[name] = network(results[JPEG])
+        for name, run in networks.items():
+            results[name] = metrics.to_uint8(run(results[JPEG]))
         return key, clean, results
 
     def score(case):
@@ -233,38 +229,6 @@ def write(
         print(f"{title}\n{tables.text(lines)}" + (f"\n{below}" if below else ""))
         print()
     _log.info("rows, table and figures of each image in %s", folder)
-
-
-def restorer(
-    deblocker: weights.Weights, seconds: dict[str, float] | None = None
-) -> Restore:
-    """The function that restores images of one shape, compiled once for each shape.
-
-    They are divided over as many of this process's devices as divide them evenly.
-
-    Args:
-      deblocker: its model and variables.
-      seconds: a defaultdict, to which the times spent 'compiling' and 'restoring' are
-        added.
-    """
-    params = {"params": deblocker.variables["params"]}
-    compiled: dict[tuple, Any] = {}
-    spent = collections.defaultdict(float) if seconds is None else seconds
-
-    def restore(y):
-        start = time.perf_counter()
-        image = y[..., None].astype(np.float32) / 255
-        if y.shape not in compiled:
-            shardings = parallel.shardings(parallel.dividing(len(y)))
-            apply = jax.jit(deblocker.model.apply, in_shardings=shardings)
-            compiled[y.shape] = apply.lower(params, image).compile()
-            spent["compiling"] += time.perf_counter() - start
-            start = time.perf_counter()
-        restored = metrics.to_uint8(compiled[y.shape](params, image))[..., 0]
-        spent["restoring"] += time.perf_counter() - start
-        return restored
-
-    return restore
 
 
 def find_images(sets: Iterable[str], set_dir: str) -> dict[str, Image]:

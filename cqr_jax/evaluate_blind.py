@@ -14,10 +14,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from cqr_jax import evaluate, files, metrics, progress, tables, tiles, weights
+from cqr_jax import evaluate, files, metrics, progress, tables, weights
 from cqr_jax.config import words
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
+from cqr_jax.restoring import network, tiles
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
         raise UserError("config.weights: name deblockers' weights, .safetensors files")
     methods = evaluate.by_name(words(config.weights), [evaluate.JPEG])
     networks = {
-        name: evaluate.restorer(weights.load(path, "deblocker"))
+        name: network.runner(weights.load(path, "deblocker"))
         for name, path in methods.items()
     }
     images = evaluate.find_images(words(config.sets), config.set_dir)
@@ -102,15 +103,15 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
         degraded, again = itertools.tee(_degraded(cases))
         restored = restore(y for y, _ in degraded)
         psnr = (
-            metrics.psnr(clean, y)
+            metrics.psnr(clean, y if y.dtype == np.uint8 else metrics.to_uint8(y))
             for (_, clean), y in zip(again, restored, strict=True)
         )
         return list(progress.over(psnr, len(cases), name, "image"))
 
     batch = _TILES * jax.local_device_count()
     ways = {evaluate.JPEG: iter} | {
-        name: functools.partial(tiles.restore, network, batch=batch)
-        for name, network in networks.items()
+        name: functools.partial(tiles.restore, run, batch=batch)
+        for name, run in networks.items()
     }
     psnr = np.array([measure(*way) for way in ways.items()])
     # (1 + methods, images, degradations)

@@ -119,6 +119,7 @@ def png(figure, dpi: int) -> bytes:
 def _draw_panel(args: argparse.Namespace) -> None:
     from cqr_jax import evaluate, weights  # after the flags, so that help comes at once
     from cqr_jax.config import words
+    from cqr_jax.restoring import network
 
     if not 1 <= args.quality <= 100:
         raise UserError(f"--quality={args.quality}: is 1 to 100")
@@ -127,8 +128,8 @@ def _draw_panel(args: argparse.Namespace) -> None:
     methods = evaluate.by_name(words(args.weights), [evaluate.JPEG])
     images = {caption(f"JPEG, QF {args.quality}", clean, compressed): compressed}
     for name, path in methods.items():
-        restore = evaluate.restorer(weights.load(path, "deblocker"))
-        restored = restore(compressed[None])[0]
+        run = network.runner(weights.load(path, "deblocker"))
+        restored = metrics.to_uint8(run(compressed[None])[0])
         images[caption(name, clean, restored)] = restored
     images = {"original": clean, **images}
     rows, columns = _window(args.crop, clean.shape)

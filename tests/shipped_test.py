@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from cqr_jax import evaluate, metrics, weights
+from cqr_jax import metrics, weights
 from cqr_jax.data import jpeg
+from cqr_jax.restoring import network
 from cqr_jax.steps import to_float
 from data_prep import sources
 
@@ -21,12 +22,14 @@ def photograph():
 
 
 def test_the_deblocker_restores(photograph):
-    restore = evaluate.restorer(
+    run = network.runner(
         weights.load(weights.SHIPPED / "compact.safetensors", "deblocker")
     )
     qualities = (10, 20, 30)
     compressed = np.stack([jpeg.compress(photograph, q) for q in qualities])
-    for image, restored in zip(compressed, restore(compressed), strict=True):
+    for image, restored in zip(
+        compressed, metrics.to_uint8(run(compressed)), strict=True
+    ):
         for metric in ("psnr", "ssim", "psnr_b"):
             measure = metrics.METRICS[metric]
             assert measure(photograph, restored) > measure(photograph, image), metric

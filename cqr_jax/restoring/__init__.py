@@ -1,0 +1,1 @@
+"""Restoring image files, big and small, with the weights that are shipped."""
