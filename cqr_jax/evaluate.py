@@ -7,7 +7,7 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import ml_collections
@@ -22,6 +22,7 @@ from cqr_jax import (
     tables,
     weights,
 )
+from cqr_jax.ahead import ahead
 from cqr_jax.config import words
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
@@ -177,8 +178,8 @@ def measure(
     found: dict[tuple, tuple] = {}
     depth = _AHEAD * (os.cpu_count() or 1)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        cases = map(restore, _ahead(pool, load, images, depth))
-        scored = _ahead(pool, score, cases, depth)
+        cases = map(restore, ahead(pool, load, images, depth))
+        scored = ahead(pool, score, cases, depth)
         for results in progress.over(scored, len(images), "evaluation", "image"):
             found.update(results)
     _report_time(time.perf_counter() - begin, seconds, len(found))
@@ -285,17 +286,6 @@ def _restored_paths(
                 )
             paths.setdefault(key, []).append(path)
     return paths
-
-
-def _ahead(pool, function: Callable, items: Iterable, depth: int) -> Iterator:
-    """Results of `function` in the items' order, computed up to `depth` items ahead."""
-    futures: collections.deque = collections.deque()
-    for item in items:
-        futures.append(pool.submit(function, item))
-        if len(futures) > depth or futures[0].done():
-            yield futures.popleft().result()
-    while futures:
-        yield futures.popleft().result()
 
 
 def _rows(config, images, found, methods) -> tuple[list[dict], list[dict]]:

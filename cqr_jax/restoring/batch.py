@@ -1,0 +1,328 @@
+"""Many files: found, read, restored and written; what fails is told, the rest goes on.
+
+Files are decoded and encoded on threads beside the network.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import glob
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from cqr_jax import files, tables
+from cqr_jax.ahead import ahead
+from cqr_jax.data.jpeg import ImageError
+from cqr_jax.errors import UserError
+from cqr_jax.restoring import pictures, quality, restorer, tiles
+from cqr_jax.restoring.pictures import Picture
+
+_AHEAD = 2  # pictures decoded, and encoded, beside those in the network
+_STANDARD = "-"
+_MARK = ".restored"  # in the names of files written beside their input
+
+
+class Source(NamedTuple):
+    """A file to read.
+
+    Attributes:
+      name: its path, or '-' for standard input.
+      under: its path from the folder that was named, or its name.
+    """
+
+    name: str
+    under: pathlib.PurePath
+
+
+class Outcome(NamedTuple):
+    """What became of a file.
+
+    Attributes:
+      input: its path, or '-'.
+      output: where it went, or was to go.
+      status: 'restored', 'skipped' or 'failed'.
+      reason: why it was not restored.
+      megapixels: of the image, if restored.
+    """
+
+    input: str
+    output: str = ""
+    status: str = "restored"
+    reason: str = ""
+    megapixels: float = 0.0
+
+
+class _Failure(NamedTuple):
+    reason: str
+
+
+def restore(args: argparse.Namespace) -> int:
+    """Restores what the command line names; returns how many files failed.
+
+    Raises:
+      UserError: an input is not there, --output can't be meant, or the weights can't
+        be read.
+    """
+    sources = _find(args.inputs, args.output)
+    run = restorer.load(args.weights) if args.weights else restorer.load()
+    tell = _Teller(len(sources))
+    jobs = []
+    for job in _plan(sources, args):
+        tell(job) if isinstance(job, Outcome) else jobs.append(job)
+    waiting: collections.deque[tuple[Source, str]] = collections.deque()
+    depth = np.dtype(f"uint{args.bits}") if args.bits else None
+
+    def read(job):
+        return job, _read(job[0], args.max_megapixels)
+
+    def decoded() -> Iterator[Picture]:
+        for job, picture in ahead(pool, read, jobs, _AHEAD):
+            if isinstance(picture, _Failure):
+                tell(Outcome(job[0].name, job[1], "failed", picture.reason))
+            else:
+                waiting.append(job)
+                yield picture
+
+    def restored() -> Iterator[tuple[Source, str, Picture]]:
+        for picture in restorer.restore_pictures(
+            run, decoded(), args.strength, args.tile or tiles.SIDE, depth
+        ):
+            yield *waiting.popleft(), picture
+
+    def write(job):
+        source, target, picture = job
+        reason = _write(picture, target, args)
+        megapixels = picture.pixels.shape[0] * picture.pixels.shape[1] / 1e6
+        if reason:
+            return Outcome(source.name, target, "failed", reason)
+        return Outcome(source.name, target, megapixels=megapixels)
+
+    with concurrent.futures.ThreadPoolExecutor(2 * _AHEAD) as pool:
+        for outcome in ahead(pool, write, restored(), _AHEAD):
+            tell(outcome)
+    return tell.end(args)
+
+
+def measure(args: argparse.Namespace) -> int:
+    """Prints the quality of what the command line names; returns how many failed.
+
+    Raises:
+      UserError: an input is not there.
+    """
+    rows, failed = [], 0
+    for source in _find(args.inputs, None):
+        picture = _read(source, args.max_megapixels)
+        if isinstance(picture, _Failure):
+            failed += 1
+            print(f"{source.name}: {picture.reason}", file=sys.stderr)
+            rows.append({"input": source.name, "reason": picture.reason})
+        else:
+            rows.append({"input": source.name, **quality.measure(picture)._asdict()})
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    elif len(rows) > failed:
+        lines = [
+            [x["input"], f"{x['score']:.2f}", str(x["factor"]), x["source"]]
+            for x in rows
+            if "score" in x
+        ]
+        print(tables.text([["file", "score", "QF", "QF from"], *lines]))
+    if args.report:
+        files.write(pathlib.Path(args.report), json.dumps(rows, indent=2) + "\n")
+    return failed
+
+
+class _Teller:
+    """Tells of each file as it is done: a bar where a person watches, else lines."""
+
+    def __init__(self, count: int):
+        self._outcomes: list[Outcome] = []
+        self._start = time.perf_counter()
+        self._bar = tqdm(
+            total=count, unit="image", disable=not sys.stderr.isatty(), leave=False
+        )
+
+    def __call__(self, outcome: Outcome) -> None:
+        self._outcomes.append(outcome)
+        self._bar.update()
+        if outcome.status != "restored":
+            line = f"{outcome.input}: {outcome.status}: {outcome.reason}"
+        elif self._bar.disable:
+            line = f"{outcome.input} -> {outcome.output}"
+        else:
+            return
+        self._bar.write(line, sys.stderr)
+
+    def end(self, args: argparse.Namespace) -> int:
+        """The last line, the report; how many failed."""
+        self._bar.close()
+        seconds = time.perf_counter() - self._start
+        count = collections.Counter(x.status for x in self._outcomes)
+        megapixels = sum(x.megapixels for x in self._outcomes)
+        parts = [
+            f"{count[status]} {status}"
+            for status in ("restored", "skipped", "failed")
+            if count[status] or status == "restored"
+        ]
+        print(
+            f"{', '.join(parts)}; {megapixels:.1f} megapixels in {seconds:.1f} s "
+            f"({megapixels / seconds:.2f} a second)",
+            file=sys.stderr,
+        )
+        text = json.dumps([x._asdict() for x in self._outcomes], indent=2)
+        if args.report:
+            files.write(pathlib.Path(args.report), text + "\n")
+        if args.json:
+            print(text)
+        return count["failed"]
+
+
+def _find(inputs: list[str], output: str | None) -> list[Source]:
+    """All files named; those under a folder sorted, without earlier outcomes.
+
+    Raises:
+      UserError: nothing is there by a name, or no image in a folder.
+    """
+    found: dict[str, Source] = {}
+    suffixes = {x for group in pictures.FORMATS.values() for x in group}
+    out = pathlib.Path(output).resolve() if output else None
+    for name in inputs:
+        path = pathlib.Path(name)
+        if name == _STANDARD:
+            sources = [Source(name, pathlib.PurePath("stdin"))]
+        elif path.is_dir():
+            within = sorted(
+                x
+                for x in path.rglob("*")
+                if x.suffix.lower() in suffixes
+                and not x.stem.endswith(_MARK)
+                and x.is_file()
+                and not (out and out.is_dir() and out in x.resolve().parents)
+            )
+            if not within:
+                raise UserError(f"{name}: no image in this folder")
+            sources = [Source(str(x), x.relative_to(path)) for x in within]
+        elif path.exists():
+            sources = [Source(name, pathlib.PurePath(path.name))]
+        else:
+            matching = sorted(x for x in glob.glob(name, recursive=True))
+            if not matching:
+                raise UserError(f"{name}: no such file or folder")
+            sources = [
+                Source(x, pathlib.PurePath(x).relative_to(_fixed_part(name)))
+                for x in matching
+                if pathlib.Path(x).is_file()
+            ]
+        found |= {x.name: x for x in sources if x.name not in found}
+    return list(found.values())
+
+
+def _fixed_part(pattern: str) -> pathlib.PurePath:
+    """The folder before a pattern's first wildcard."""
+    parts = pathlib.PurePath(pattern).parts
+    fixed = []
+    for part in parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return pathlib.PurePath(*fixed)
+
+
+def _plan(
+    sources: list[Source], args: argparse.Namespace
+) -> Iterator[tuple[Source, str] | Outcome]:
+    """Each file with where it goes, or why it won't."""
+    target_of = _targets(sources, args)
+    taken: dict[str, str] = {}
+    for source in sources:
+        target = target_of(source)
+        if target == _STANDARD:
+            yield source, target
+        elif target in taken:
+            reason = f"{taken[target]} goes to {target} too; restore it apart"
+            yield Outcome(source.name, target, "failed", reason)
+        elif os.path.exists(target) and not args.overwrite:
+            reason = f"{target} exists; --overwrite replaces it"
+            yield Outcome(source.name, target, "skipped", reason)
+        else:
+            taken[target] = source.name
+            yield source, target
+
+
+def _targets(
+    sources: list[Source], args: argparse.Namespace
+) -> Callable[[Source], str]:
+    """Where each file goes."""
+    output = args.output
+    if output == _STANDARD:
+        return lambda source: _STANDARD
+    named = output and pictures.format_of(output)
+    if named and not os.path.isdir(output):
+        if len(sources) > 1:
+            raise UserError(
+                f"-o {output}: is a file's name, but there are {len(sources)} images; "
+                "name a folder"
+            )
+        if args.format and args.format != named:
+            raise UserError(f"-o {output}: is not a name for --format {args.format}")
+        return lambda source: output
+
+    def target(source: Source) -> str:
+        name = _format(source, args)
+        suffix = pictures.FORMATS[name][0]
+        if output:
+            return str(pathlib.Path(output, source.under).with_suffix(suffix))
+        if source.name == _STANDARD:
+            raise UserError("standard input needs -o: a file's name, or -")
+        return str(pathlib.Path(source.name).with_suffix(_MARK + suffix))
+
+    return target
+
+
+def _format(source: Source, args: argparse.Namespace) -> str:
+    """Of the output, by --format, its name, or the input's."""
+    if args.format:
+        return args.format
+    named = pictures.format_of(args.output or "") or pictures.format_of(source.name)
+    lossless = named and (named != "jpeg" or pictures.format_of(args.output or ""))
+    return named if named and lossless else "png"
+
+
+def _read(source: Source, max_megapixels: float) -> Picture | _Failure:
+    try:
+        if source.name == _STANDARD:
+            data = sys.stdin.buffer.read()
+        else:
+            data = pathlib.Path(source.name).read_bytes()
+        return pictures.decode(data, round(max_megapixels * 1e6))
+    except ImageError as error:
+        return _Failure(str(error))
+    except OSError as error:
+        return _Failure(f"can't be read: {error.strerror or error}")
+
+
+def _write(picture: Picture, target: str, args: argparse.Namespace) -> str:
+    """Writes a picture; returns why it could not, or nothing."""
+    try:
+        if target == _STANDARD:
+            data = pictures.encode(picture, args.format or "png", args.quality)
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        else:
+            name = pictures.format_of(target)
+            assert name is not None, target
+            path = pathlib.Path(target)
+            files.write(path, pictures.encode(picture, name, args.quality))
+    except ImageError as error:
+        return str(error)
+    except OSError as error:
+        return f"can't be written to {target}: {error.strerror or error}"
+    return ""

@@ -1,0 +1,156 @@
+"""Removes the artifacts of JPEG compression from image files.
+
+    cqr-restore photo.jpg                      writes photo.restored.png beside it
+    cqr-restore photo.jpg -o better.png
+    cqr-restore holidays/ more/*.jpg -o out/   with the folders within holidays/
+    cqr-restore --quality-only holidays/       how good are they?
+    cat photo.jpg | cqr-restore - -o - > better.png
+
+JPEGs, and what was a JPEG once: PNG, WebP, TIFF, BMP. Gray, RGB, CMYK, palettes;
+alpha, EXIF, colour profile, XMP and resolution are kept. Files that can't be restored
+are named with the reason, the others go on, and the exit code is 1.
+"""
+
+import argparse
+import os
+import signal
+import sys
+
+from cqr_jax.errors import UserError, one_line_errors
+
+_FORMATS = ("png", "jpeg", "webp", "tiff", "bmp")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="cqr-restore",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="files, folders (with all within), globs, or - for standard input",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="a folder; for one file also a file's name, or - for standard output "
+        "(default: NAME.restored.png beside each file)",
+    )
+    parser.add_argument(
+        "-f",
+        "--format",
+        choices=_FORMATS,
+        help="of the output (default: the input's, but PNG for JPEGs)",
+    )
+    parser.add_argument(
+        "--quality",
+        type=_between(1, 100, int),
+        default=95,
+        help="of JPEGs that are written, 1 to 100 (%(default)s)",
+    )
+    parser.add_argument(
+        "--bits",
+        type=int,
+        choices=(8, 16),
+        help="a channel of the output, 16 in PNG and TIFF (default: the input's)",
+    )
+    parser.add_argument(
+        "--strength",
+        type=_between(0, 1, float),
+        default=1.0,
+        help="how much of the change to make, 0 to 1 (%(default)s)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files that are there"
+    )
+    parser.add_argument(
+        "--quality-only",
+        action="store_true",
+        help="restore nothing; print the ranker's score and the quality factor, from "
+        "a JPEG's tables or else estimated",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON in place of a table or summary"
+    )
+    parser.add_argument(
+        "--report", metavar="FILE", help="write what became of each file, JSON"
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="another deblocker than the one shipped"
+    )
+    parser.add_argument(
+        "--tile",
+        type=_multiple_of_8,
+        metavar="SIDE",
+        help="side of a tile in pixels, a multiple of 8 from 64 on (default: 192)",
+    )
+    parser.add_argument(
+        "--max-megapixels",
+        type=_between(0, float("inf"), float),
+        default=500.0,
+        help="larger images are refused (%(default)g)",
+    )
+    return parser
+
+
+def _between(low, high, kind):
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"'{text}' is not {low} to {high}")
+        return value
+
+    return convert
+
+
+def _multiple_of_8(text: str) -> int:
+    if not text.isdecimal() or int(text) % 8 or int(text) < 64:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a multiple of 8 from 64 on")
+    return int(text)
+
+
+def main() -> None:
+    """The command `cqr-restore`."""
+    args = parser().parse_args()
+    # What a reader of a pipe that has gone would otherwise cause is a traceback.
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with one_line_errors():
+        from cqr_jax.restoring import batch  # JAX, after the flags
+
+        if args.output == "-" and (len(args.inputs) > 1 or args.json):
+            raise UserError(
+                "-o - writes one image to standard output; name one input, no --json"
+            )
+        _use_all_cores()
+        failed = batch.measure(args) if args.quality_only else batch.restore(args)
+    sys.exit(1 if failed else 0)
+
+
+def _use_all_cores() -> None:
+    """A device for each core, if JAX has but the CPU; and compiled code kept."""
+    import jax
+
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    for name, value in (
+        ("jax_num_cpu_devices", cores),
+        ("jax_compilation_cache_dir", f"{cache}/cqr_jax"),
+        ("jax_persistent_cache_min_compile_time_secs", 0),
+        ("jax_persistent_cache_min_entry_size_bytes", -1),
+    ):
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""Image files as pixels that can be restored, and back, with all that they carry."""
+
+import io
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin
+
+from cqr_jax.data.jpeg import ImageError
+from cqr_jax.restoring import deep
+
+MAX_PIXELS = 500_000_000  # of an image; a larger one is taken for a decompression bomb
+
+# Format -> suffixes, the first of which is given to files of that format.
+FORMATS = {
+    "png": (".png",),
+    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "webp": (".webp",),
+    "tiff": (".tif", ".tiff"),
+    "bmp": (".bmp",),
+}
+_FORMAT_OF = {suffix: name for name, all_ in FORMATS.items() for suffix in all_}
+
+# Of a TIFF's own tags, those that speak of the picture rather than of the file.
+_KEPT = tuple(
+    tag.value
+    for tag in (
+        ExifTags.Base.ImageDescription,
+        ExifTags.Base.Make,
+        ExifTags.Base.Model,
+        ExifTags.Base.Orientation,
+        ExifTags.Base.Software,
+        ExifTags.Base.DateTime,
+        ExifTags.Base.Artist,
+        ExifTags.Base.Copyright,
+    )
+)
+_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+_XMP_TAG = 700
+
+
+class Metadata(NamedTuple):
+    """What a file tells beside its pixels; empty or None where it doesn't.
+
+    Attributes:
+      exif: as a JPEG holds it, orientation included.
+      icc_profile: colour profile.
+      xmp: XML.
+      dpi: across and down.
+    """
+
+    exif: bytes = b""
+    icc_profile: bytes = b""
+    xmp: bytes = b""
+    dpi: tuple[float, float] | None = None
+
+
+class Picture(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+      pixels: uint8 or uint16 (full range), (height, width, channels): gray, RGB or
+        CMYK (as Pillow has it: 0 is no ink), as stored, not turned by its orientation.
+      alpha: of the same dtype, (height, width), or None.
+      sampling: pixels that one of a JPEG's chroma samples stands for, (down, across);
+        None where the file doesn't tell.
+      quantization: a JPEG's table of its luma, 64 numbers row by row, or None.
+      metadata: what to carry over.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    sampling: tuple[int, int] | None = None
+    quantization: tuple[int, ...] | None = None
+    metadata: Metadata = Metadata()
+
+
+def format_of(path: str | os.PathLike) -> str | None:
+    """The format that a path's suffix names, None if it names none of `FORMATS`."""
+    return _FORMAT_OF.get(pathlib.Path(path).suffix.lower())
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
+    """The picture in a file's bytes, whatever its format and colours.
+
+    A palette becomes RGB. 16 bits a channel are kept, in PNG and TIFF.
+
+    Raises:
+      ImageError: not an image, damaged or truncated, above `max_pixels`, of several
+        pages or frames, or of colours that are neither gray nor RGB nor CMYK.
+    """
+    if not data:
+        raise ImageError("an empty file")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            _check(image, max_pixels)
+            image.load()
+            return _picture(image, deep.pixels(image, data))
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ImageError("not an image that Pillow can read") from None
+    except Image.DecompressionBombError:
+        raise ImageError("too many pixels (a decompression bomb?)") from None
+    except MemoryError:
+        raise ImageError("too large for the memory") from None
+    # Pillow's plugins and those of `deep` raise whatever damaged bytes lead them to.
+    except Exception as error:
+        raise ImageError(f"damaged or truncated: {error}") from None
+
+
+def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
+    """The bytes of a file of a picture, with its metadata as far as the format has it.
+
+    PNG, WebP and TIFF are lossless, JPEG has its chroma at full resolution. CMYK is
+    kept by JPEG and TIFF and becomes RGB elsewhere, by its profile if it has one. BMP
+    holds no metadata, WebP no resolution.
+
+    Args:
+      picture: to write.
+      name: of a format of `FORMATS`.
+      quality: of a JPEG, 1 to 100.
+
+    Raises:
+      ImageError: the format can't hold it: transparency, 16 bits, or its size.
+    """
+    if picture.alpha is not None and name in ("jpeg", "bmp"):
+        raise ImageError(f"has transparency, which {name} can't hold; take png")
+    if picture.pixels.dtype == np.uint16:
+        if name not in ("png", "tiff"):
+            raise ImageError(f"16 bits are more than {name} can hold; take png or tiff")
+        if picture.pixels.shape[-1] == 4:
+            raise ImageError("CMYK is written with 8 bits only")
+        return deep.encode(picture, name)
+    image = to_pillow(picture)
+    meta = picture.metadata
+    if image.mode == "CMYK" and name not in ("jpeg", "tiff"):
+        image, meta = _to_rgb(image, meta), meta._replace(icc_profile=b"")
+    options = _options(name, meta, quality)
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, name, **options)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"can't be written as {name}: {error}") from None
+    return buffer.getvalue()
+
+
+def _check(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise ImageError(
+            f"{image.width}x{image.height} is above {max_pixels / 1e6:g} megapixels"
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # of an MPO the first is the picture
+        raise ImageError(f"holds {frames} frames or pages; split it first")
+
+
+def from_pillow(image: Image.Image) -> Picture:
+    """The picture in one of Pillow's images.
+
+    Raises:
+      ImageError: of colours that are neither gray nor RGB nor CMYK.
+    """
+    return _picture(image, None)
+
+
+def to_pillow(picture: Picture) -> Image.Image:
+    """The picture as one of Pillow's images, of 8 bits or 16-bit gray.
+
+    Raises:
+      ImageError: 16 bits a channel that is not gray.
+    """
+    pixels = picture.pixels
+    if pixels.dtype == np.uint16 and (pixels.shape[-1] > 1 or picture.alpha):
+        raise ImageError("Pillow has 16 bits for gray alone")
+    if picture.alpha is not None:
+        pixels = np.concatenate([pixels, picture.alpha[..., None]], axis=-1)
+    if picture.pixels.shape[-1] == 4:
+        return Image.frombytes("CMYK", pixels.shape[1::-1], pixels.tobytes())
+    return Image.fromarray(pixels if pixels.shape[-1] > 1 else pixels[..., 0])
+
+
+def _picture(image: Image.Image, pixels: np.ndarray | None) -> Picture:
+    """Of its `pixels` with their alpha, if given, else of those that Pillow gives."""
+    metadata = _metadata(image)
+    quantization = sampling = None
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        (_, across, down, table) = image.layer[0]
+        (_, across_1, down_1, _) = image.layer[-1]
+        quantization = tuple(image.quantization[table])
+        if len(image.layer) == 3:
+            sampling = (max(1, down // down_1), max(1, across // across_1))
+    if pixels is None:
+        pixels = _pixels(image)
+    alpha = None
+    if pixels.shape[-1] in (2, 4) and image.mode != "CMYK":
+        pixels, alpha = pixels[..., :-1], pixels[..., -1]
+    return Picture(pixels, alpha, sampling, quantization, metadata)
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Gray, gray and alpha, RGB, RGBA or CMYK."""
+    if image.mode == "1":
+        image = image.convert("L")
+    elif image.mode.startswith("I"):
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ImageError("integer pixels outside 16 bits")
+        return wide.astype(np.uint16)[..., None]
+    elif image.mode in ("F", "LAB", "HSV"):
+        raise ImageError(f"colours of mode {image.mode}; convert it to RGB first")
+    elif image.has_transparency_data:
+        image = image.convert("LA" if image.mode in ("L", "LA", "La") else "RGBA")
+    elif image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("RGB")
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _metadata(image: Image.Image) -> Metadata:
+    exif = image.info.get("exif", b"")
+    if image.format == "TIFF":
+        exif = _tiff_exif(image)
+    elif not exif and "Raw profile type exif" in image.info:
+        exif = image.getexif().tobytes()
+    xmp = image.info.get("xmp", b"")
+    dpi = image.info.get("dpi")
+    return Metadata(
+        exif,
+        image.info.get("icc_profile") or b"",
+        xmp.encode() if isinstance(xmp, str) else xmp,
+        (float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
+    )
+
+
+def _tiff_exif(image: Image.Image) -> bytes:
+    """What a TIFF says of the picture, as a JPEG would hold it."""
+    found, kept = image.getexif(), Image.Exif()
+    for tag in _KEPT:
+        if tag in found:
+            kept[tag] = found[tag]
+    for ifd in _IFDS:
+        if tags := found.get_ifd(ifd):
+            kept.get_ifd(ifd).update(tags)
+    return kept.tobytes() if len(kept) or any(map(kept.get_ifd, _IFDS)) else b""
+
+
+def _to_rgb(image: Image.Image, meta: Metadata) -> Image.Image:
+    if meta.icc_profile:
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(meta.icc_profile))
+            srgb = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(
+                image, profile, srgb, outputMode="RGB"
+            )
+            if converted is not None:
+                return converted
+        except (OSError, ImageCms.PyCMSError):
+            pass  # a profile that isn't one of CMYK: as without
+    return image.convert("RGB")
+
+
+def _options(name: str, meta: Metadata, quality: int) -> dict:
+    """What Pillow is told beside the pixels."""
+    options: dict = {}
+    if name == "bmp":
+        return {"dpi": meta.dpi} if meta.dpi else {}
+    if meta.exif:
+        options["exif"] = meta.exif
+    if meta.icc_profile:
+        options["icc_profile"] = meta.icc_profile
+    if meta.dpi and name != "webp":
+        options["dpi"] = meta.dpi
+    if meta.xmp:
+        if name == "png":
+            info = PngImagePlugin.PngInfo()
+            info.add_itxt("XML:com.adobe.xmp", meta.xmp.decode(errors="replace"))
+            options["pnginfo"] = info
+        elif name == "tiff":
+            options["tiffinfo"] = {_XMP_TAG: meta.xmp}
+        else:
+            options["xmp"] = meta.xmp
+    if name == "jpeg":
+        options |= {"quality": quality, "subsampling": 0}
+    elif name == "webp":
+        options |= {"lossless": True, "quality": 50}  # of the effort
+    elif name == "tiff":
+        options["compression"] = "tiff_adobe_deflate"
+    return options
