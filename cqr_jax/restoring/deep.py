@@ -35,7 +35,8 @@ def pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits = image.tag_v2.get(ExifTags.Base.BitsPerSample, ())
         if len(bits) > 1 and set(bits) == {16}:
-            return tifffile.imread(io.BytesIO(data)).reshape(*image.size[::-1], -1)
+            stack = tifffile.imread(io.BytesIO(data))
+            return stack if stack.shape[-1] == len(bits) else np.moveaxis(stack, 0, -1)
     return None
 
 
@@ -91,7 +92,7 @@ def _tiff(stack: np.ndarray, picture: "Picture") -> bytes:
     tifffile.imwrite(
         buffer,
         stack if stack.shape[-1] > 1 else stack[..., 0],
-        photometric="rgb" if stack.shape[-1] > 2 else "minisblack",
+        photometric="rgb" if stack.shape[-1] > 1 else "minisblack",
         planarconfig="contig" if stack.shape[-1] > 1 else None,
         extrasamples=["unassalpha"] if picture.alpha is not None else None,
         compression="adobe_deflate",

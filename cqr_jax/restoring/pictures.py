@@ -39,6 +39,7 @@ _KEPT = tuple(
 )
 _IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _XMP_TAG = 700
+_EXIF = b"Exif\0\0"
 
 
 class Metadata(NamedTuple):
@@ -62,7 +63,7 @@ class Picture(NamedTuple):
 
     Attributes:
       pixels: uint8 or uint16 (full range), (height, width, channels): gray, RGB or
-        CMYK (as Pillow has it: 0 is no ink), as stored, not turned by its orientation.
+        CMYK (as Pillow has it: 0 is no ink); to be turned as the metadata says.
       alpha: of the same dtype, (height, width), or None.
       sampling: pixels that one of a JPEG's chroma samples stands for, (down, across);
         None where the file doesn't tell.
@@ -96,8 +97,12 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     try:
         with Image.open(io.BytesIO(data)) as image:
             _check(image, max_pixels)
+            pixels, exif = deep.pixels(image, data), None
+            if image.format == "TIFF":
+                # Loading closes the file, and turns what Pillow reads.
+                exif = _tiff_exif(image, turned=pixels is None)
             image.load()
-            return _picture(image, deep.pixels(image, data))
+            return _picture(image, pixels, exif)
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
@@ -114,7 +119,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
 def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
     """The bytes of a file of a picture, with its metadata as far as the format has it.
 
-    PNG, WebP and TIFF are lossless, JPEG has its chroma at full resolution. CMYK is
+    PNG, WebP and TIFF are lossless (TIFF of 8 bits without compression: with it Pillow
+    can't write EXIF), JPEG has its chroma at full resolution. CMYK is
     kept by JPEG and TIFF and becomes RGB elsewhere, by its profile if it has one. BMP
     holds no metadata, WebP no resolution.
 
@@ -133,6 +139,12 @@ def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
             raise ImageError(f"16 bits are more than {name} can hold; take png or tiff")
         if picture.pixels.shape[-1] == 4:
             raise ImageError("CMYK is written with 8 bits only")
+        if (
+            name == "tiff"
+            and picture.pixels.shape[-1] == 1
+            and picture.alpha is not None
+        ):
+            raise ImageError("16-bit gray with transparency is written as png only")
         return deep.encode(picture, name)
     image = to_pillow(picture)
     meta = picture.metadata
@@ -163,7 +175,7 @@ def from_pillow(image: Image.Image) -> Picture:
     Raises:
       ImageError: of colours that are neither gray nor RGB nor CMYK.
     """
-    return _picture(image, None)
+    return _picture(image)
 
 
 def to_pillow(picture: Picture) -> Image.Image:
@@ -182,9 +194,11 @@ def to_pillow(picture: Picture) -> Image.Image:
     return Image.fromarray(pixels if pixels.shape[-1] > 1 else pixels[..., 0])
 
 
-def _picture(image: Image.Image, pixels: np.ndarray | None) -> Picture:
-    """Of its `pixels` with their alpha, if given, else of those that Pillow gives."""
-    metadata = _metadata(image)
+def _picture(
+    image: Image.Image, pixels: np.ndarray | None = None, exif: bytes | None = None
+) -> Picture:
+    """Of pixels with their alpha, and of EXIF, if given, else of what Pillow gives."""
+    metadata = _metadata(image, exif)
     quantization = sampling = None
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         (_, across, down, table) = image.layer[0]
@@ -219,27 +233,33 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _metadata(image: Image.Image) -> Metadata:
-    exif = image.info.get("exif", b"")
-    if image.format == "TIFF":
-        exif = _tiff_exif(image)
-    elif not exif and "Raw profile type exif" in image.info:
-        exif = image.getexif().tobytes()
+def _metadata(image: Image.Image, exif: bytes | None) -> Metadata:
+    if exif is None:
+        exif = image.info.get("exif", b"")
+        if not exif and "Raw profile type exif" in image.info:
+            exif = image.getexif().tobytes()
+        if exif:  # in a WebP without its name
+            exif = _EXIF + exif.removeprefix(_EXIF)
     xmp = image.info.get("xmp", b"")
     dpi = image.info.get("dpi")
     return Metadata(
         exif,
         image.info.get("icc_profile") or b"",
         xmp.encode() if isinstance(xmp, str) else xmp,
-        (float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
+        (float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 1 else None,
     )
 
 
-def _tiff_exif(image: Image.Image) -> bytes:
-    """What a TIFF says of the picture, as a JPEG would hold it."""
+def _tiff_exif(image: Image.Image, turned: bool) -> bytes:
+    """What a TIFF says of the picture, as a JPEG would hold it.
+
+    Args:
+      image: before it is loaded.
+      turned: whether its pixels are going to be turned upright.
+    """
     found, kept = image.getexif(), Image.Exif()
     for tag in _KEPT:
-        if tag in found:
+        if tag in found and not (turned and tag == ExifTags.Base.Orientation):
             kept[tag] = found[tag]
     for ifd in _IFDS:
         if tags := found.get_ifd(ifd):
@@ -267,7 +287,13 @@ def _options(name: str, meta: Metadata, quality: int) -> dict:
     options: dict = {}
     if name == "bmp":
         return {"dpi": meta.dpi} if meta.dpi else {}
-    if meta.exif:
+    if name == "tiff":
+        tags = Image.Exif()
+        tags.load(meta.exif)
+        if meta.xmp:
+            tags[_XMP_TAG] = meta.xmp
+        options["exif"] = tags
+    elif meta.exif:
         options["exif"] = meta.exif
     if meta.icc_profile:
         options["icc_profile"] = meta.icc_profile
@@ -278,14 +304,10 @@ def _options(name: str, meta: Metadata, quality: int) -> dict:
             info = PngImagePlugin.PngInfo()
             info.add_itxt("XML:com.adobe.xmp", meta.xmp.decode(errors="replace"))
             options["pnginfo"] = info
-        elif name == "tiff":
-            options["tiffinfo"] = {_XMP_TAG: meta.xmp}
-        else:
+        elif name != "tiff":
             options["xmp"] = meta.xmp
     if name == "jpeg":
         options |= {"quality": quality, "subsampling": 0}
     elif name == "webp":
         options |= {"lossless": True, "quality": 50}  # of the effort
-    elif name == "tiff":
-        options["compression"] = "tiff_adobe_deflate"
     return options

@@ -14,7 +14,7 @@ import numpy as np
 from cqr_jax.data.jpeg import BLOCK
 
 SIDE = 192
-OVERLAP = 24
+OVERLAP = 16
 
 
 class _Span(NamedTuple):
@@ -31,7 +31,7 @@ class _Work:
     def __init__(self, image: np.ndarray, side: int, overlap: int):
         self.shape = image.shape
         padding = [(0, max(side - length, -length % BLOCK)) for length in image.shape]
-        self.image = np.pad(image, padding, mode="edge")
+        self.image = np.pad(image, padding, mode="reflect")
         self.restored = np.zeros(self.image.shape, np.float32)
         axes = (_spans(length, side, overlap) for length in self.image.shape)
         self.tiles = list(itertools.product(*axes))

@@ -16,7 +16,7 @@ def _mean_of_neighbours(images):
 
 
 def _whole(y):
-    padded = np.pad(y, [(0, max(40 - n, -n % 8)) for n in y.shape], mode="edge")
+    padded = np.pad(y, [(0, max(40 - n, -n % 8)) for n in y.shape], mode="reflect")
     return _mean_of_neighbours(padded[None])[0, : y.shape[0], : y.shape[1]]
 
 

@@ -1,0 +1,58 @@
+"""Restoring images that are in memory: `cqr_jax.restore`."""
+
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from cqr_jax.restoring import pictures, restorer
+from cqr_jax.restoring.pictures import Picture
+
+_T = TypeVar("_T", np.ndarray, Image.Image)
+
+
+def restore(image: _T, strength: float = 1.0, weights: str | None = None) -> _T:
+    """Removes the artifacts of JPEG compression from a decoded image.
+
+    Args:
+      image: gray (height, width), RGB (height, width, 3) or RGBA (height, width, 4),
+        uint8 or uint16; or one of Pillow's.
+      strength: 0 (nothing changes) to 1.
+      weights: a deblocker's file; None for the one that is shipped.
+
+    Returns:
+      The restored image, of the same kind, size and dtype; its alpha is what it was.
+
+    Raises:
+      ValueError: an array of another shape or dtype, or strength outside 0 to 1.
+      UserError: the weights can't be read.
+      ImageError: one of Pillow's images of a mode that can't be restored.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength={strength}: is 0 to 1")
+    run = restorer.load(weights) if weights else restorer.load()
+    if isinstance(image, Image.Image):
+        picture = pictures.from_pillow(image)
+    else:
+        picture = _picture(image)
+    (restored,) = restorer.restore_pictures(run, [picture], strength)
+    if isinstance(image, Image.Image):
+        return pictures.to_pillow(restored)
+    pixels = restored.pixels
+    if restored.alpha is not None:
+        pixels = np.concatenate([pixels, restored.alpha[..., None]], axis=-1)
+    return pixels.reshape(image.shape)
+
+
+def _picture(image: np.ndarray) -> Picture:
+    shape, dtype = image.shape, image.dtype
+    if image.ndim == 2:
+        image = image[..., None]
+    good = image.ndim == 3 and image.shape[-1] in (1, 3, 4) and image.size
+    if not good or dtype not in (np.uint8, np.uint16):
+        raise ValueError(
+            f"an image of shape {shape} and {dtype}: must be (height, width), "
+            "(height, width, 3) or (height, width, 4), uint8 or uint16"
+        )
+    alpha = image[..., 3] if image.shape[-1] == 4 else None
+    return Picture(image[..., :3], alpha)

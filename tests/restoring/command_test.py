@@ -1,0 +1,208 @@
+"""`python -m cqr_jax.restore` as a process."""
+
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cqr_jax import metrics
+from cqr_jax.data import jpeg
+from data_prep import sources
+
+
+def _run(*args, **kwargs):
+    process = subprocess.run(
+        [sys.executable, "-m", "cqr_jax.restore", *map(str, args)],
+        capture_output=True,
+        timeout=300,
+        **kwargs,
+    )
+    return process.returncode, process.stdout, process.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    """A colour photograph of 160x120 pixels."""
+    with Image.open(sources.embedded("test")[1]) as image:
+        return image.convert("RGB").crop((200, 96, 360, 216))
+
+
+@pytest.fixture
+def folder(tmp_path, photograph):
+    """Files of several kinds, in folders; two can't be read."""
+    root = tmp_path / "in"
+    (root / "deep" / "er").mkdir(parents=True)
+    photograph.save(root / "a.jpg", quality=10)
+    photograph.convert("L").save(root / "deep" / "gray.jpeg", quality=15)
+    photograph.save(root / "deep" / "er" / "c.webp", quality=10)
+    (root / "bad.jpg").write_bytes((root / "a.jpg").read_bytes()[:1000])
+    (root / "empty.png").touch()
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+def test_folders(folder, tmp_path, photograph):
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    code, stdout, err = _run(folder, "-o", out, "--report", report)
+    assert code == 1
+    assert stdout == b""
+    assert "Traceback" not in err
+    found = sorted(str(x.relative_to(out)) for x in out.rglob("*") if x.is_file())
+    assert found == ["a.png", "deep/er/c.webp", "deep/gray.png"]
+    outcomes = {
+        pathlib.Path(x["input"]).name: x for x in json.loads(report.read_text())
+    }
+    assert {k: x["status"] for k, x in outcomes.items()} == {
+        "a.jpg": "restored",
+        "c.webp": "restored",
+        "gray.jpeg": "restored",
+        "bad.jpg": "failed",
+        "empty.png": "failed",
+    }
+    assert outcomes["empty.png"]["reason"] == "an empty file"
+    assert "damaged or truncated" in outcomes["bad.jpg"]["reason"]
+    assert f"{folder}/bad.jpg: failed: damaged or truncated" in err
+    assert "3 restored, 2 failed; 0.1 megapixels in" in err.splitlines()[-1]
+
+    # Better than what came in, in colour and in gray.
+    clean = np.asarray(photograph)
+    for name, mode in (("a", "RGB"), ("deep/gray", "L")):
+        before = next(folder.glob(f"{name}.jp*g"))
+        errors = [
+            np.square(
+                np.asarray(Image.open(x), float)
+                - np.asarray(Image.fromarray(clean).convert(mode))
+            ).mean()
+            for x in (before, out / f"{name}.png")
+        ]
+        assert errors[1] < 0.85 * errors[0], name
+
+    # Again: nothing is written over, and files that failed fail.
+    times = {x: x.stat().st_mtime_ns for x in out.rglob("*")}
+    code, _, err = _run(folder, "-o", out)
+    assert code == 1
+    assert "0 restored, 3 skipped, 2 failed" in err
+    assert f"{out}/a.png exists; --overwrite replaces it" in err
+    assert times == {x: x.stat().st_mtime_ns for x in out.rglob("*")}
+
+
+def test_one_file(folder, tmp_path):
+    code, _, err = _run("a.jpg", cwd=folder)
+    assert code == 0, err
+    with Image.open(folder / "a.restored.png") as image:
+        assert image.size == (160, 120)
+    code, _, err = _run(
+        "a.jpg", "-o", tmp_path / "b.tif", "--bits=16", "--tile=64", cwd=folder
+    )
+    assert code == 0, err
+    wide = pathlib.Path(tmp_path / "b.tif").read_bytes()
+    from cqr_jax.restoring import pictures
+
+    pixels = pictures.decode(wide).pixels
+    assert pixels.dtype == np.uint16
+    first = np.asarray(Image.open(folder / "a.restored.png"))
+    # The same, but for the other tiles.
+    assert metrics.psnr_of_mse(np.square(pixels / 257 - first).mean()) > 40
+
+
+def test_standard_input_and_output(folder):
+    data = (folder / "a.jpg").read_bytes()
+    code, out, err = _run("-", "-o", "-", "--format=jpeg", input=data)
+    assert code == 0, err
+    with Image.open(io.BytesIO(out)) as image:
+        assert (image.format, image.size) == ("JPEG", (160, 120))
+
+
+def test_quality_only(folder, tmp_path, photograph):
+    Image.fromarray(
+        jpeg.compress(np.asarray(photograph.convert("L")), 12)
+    ).save(folder / "decoded.png")  # fmt: skip
+    code, out, err = _run("--quality-only", "--json", folder)
+    assert code == 1
+    assert "empty.png: an empty file" in err
+    found = {pathlib.Path(x["input"]).name: x for x in json.loads(out)}
+    assert (found["a.jpg"]["factor"], found["a.jpg"]["source"]) == (10, "tables")
+    assert (found["gray.jpeg"]["factor"], found["gray.jpeg"]["source"]) == (
+        15,
+        "tables",
+    )
+    assert found["decoded.png"]["source"] == "ranker"
+    assert 8 <= found["decoded.png"]["factor"] <= 18
+    assert found["decoded.png"]["score"] < found["gray.jpeg"]["score"]
+    code, out, _ = _run("--quality-only", folder / "a.jpg")
+    assert code == 0
+    assert out.decode().splitlines()[0].split() == ["file", "score", "QF", "QF", "from"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nothing.jpg"], "error: nothing.jpg: no such file or folder"),
+        (["in", "-o", "one.png"], "error: -o one.png: is a file's name, but there are"),
+        (["in/a.jpg", "--weights=x"], "error: x: no such weights file"),
+        (["-"], "error: standard input needs -o"),
+        (["in/notes"], "error: in/notes: no such file"),
+        (["in/deep/nothing"], "error: in/deep/nothing: no such file"),
+    ],
+)
+def test_mistakes(folder, args, message):
+    code, out, err = _run(*args, cwd=folder.parent, input=b"")
+    assert (code, out) == (1, b"")
+    assert err.splitlines()[-1].startswith(message)
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("flag", ["--strength=2", "--tile=70", "--quality=0"])
+def test_flags_out_of_range(flag):
+    code, _, err = _run("a.jpg", flag)
+    assert code == 2
+    assert flag.split("=")[1] in err
+
+
+def test_two_files_of_one_name(folder):
+    (folder / "a.png").write_bytes((folder / "deep" / "gray.jpeg").read_bytes())
+    code, _, err = _run("a.jpg", "a.png", "-o", "out", cwd=folder)
+    assert code == 1
+    assert "a.png: failed: a.jpg goes to out/a.png too" in err
+    assert "1 restored, 1 failed" in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folders_without_permission(folder, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    code, _, err = _run(folder / "a.jpg", "-o", locked)
+    assert code == 1
+    assert "Permission denied" in err
+
+
+def test_a_full_disk(folder):
+    """/dev/full takes nothing; the folder of a file that isn't one can't be made."""
+    code, _, err = _run(folder / "a.jpg", "-o", folder / "notes.txt" / "x")
+    assert code == 1
+    assert "can't be written to" in err
+    assert "1 failed" in err
+    assert not list(folder.glob("**/.*"))
+
+
+def test_it_is_light():
+    """Neither what training needs is imported, nor JAX before the flags are read."""
+    script = """
+import sys
+import cqr_jax.restoring.command
+assert "jax" not in sys.modules and "numpy" not in sys.modules
+import numpy, cqr_jax
+cqr_jax.restore(numpy.zeros((8, 8), numpy.uint8))
+heavy = {"tensorflow", "tensorflow_datasets", "orbax", "optax", "tensorboard"}
+print(sorted(heavy & sys.modules.keys()))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
+    )
+    assert (found.stdout, found.returncode) == ("[]\n", 0), found.stderr

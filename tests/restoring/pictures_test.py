@@ -1,0 +1,243 @@
+"""Files to pixels and back: nothing that a picture carries is lost."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageCms
+
+from cqr_jax.data.jpeg import ImageError
+from cqr_jax.restoring import pictures
+from cqr_jax.restoring.pictures import Metadata, Picture
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (20, 30, 3), np.uint8)
+
+
+def _saved(image, name, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, name, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def metadata():
+    """All kinds of it, as bytes that Pillow wrote."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Make] = "Maker"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLength] = 35.0
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"></x:xmpmeta>'
+    return Metadata(exif.tobytes(), profile, xmp, (300.0, 150.0))
+
+
+def _facts(exif: bytes):
+    found = Image.Exif()
+    found.load(exif)
+    return (
+        found.get(ExifTags.Base.Orientation),
+        found.get(ExifTags.Base.Make),
+        found.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.FocalLength),
+        found.get_ifd(ExifTags.IFD.GPSInfo).get(ExifTags.GPS.GPSLatitudeRef),
+    )
+
+
+@pytest.mark.parametrize("name", ["png", "webp", "tiff", "bmp"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_lossless_formats(name, channels, transparent):
+    alpha = RNG.integers(0, 256, (20, 30), np.uint8) if transparent else None
+    picture = Picture(RGB[..., :channels], alpha)
+    if name == "bmp" and transparent:
+        with pytest.raises(ImageError, match="transparency, which bmp can't hold"):
+            pictures.encode(picture, name)
+        return
+    found = pictures.decode(pictures.encode(picture, name))
+    seen = np.ones_like(alpha, bool) if name != "webp" or not transparent else alpha > 0
+    # WebP has no gray; what is fully transparent it may change.
+    expected = np.broadcast_to(picture.pixels, found.pixels.shape)
+    np.testing.assert_array_equal(found.pixels[seen], expected[seen])
+    np.testing.assert_array_equal(found.alpha, alpha)
+
+
+@pytest.mark.parametrize("name", ["png", "tiff"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_16_bits(name, channels, transparent, metadata):
+    pixels = RNG.integers(0, 65536, (20, 30, channels), np.uint16)
+    alpha = RNG.integers(0, 65536, (20, 30), np.uint16) if transparent else None
+    picture = Picture(pixels, alpha, metadata=metadata)
+    if name == "tiff" and channels == 1:
+        if transparent:
+            with pytest.raises(ImageError, match="written as png only"):
+                pictures.encode(picture, name)
+            return
+        pixels = np.rot90(pixels, -1)  # Pillow reads it, and turns it
+    data = pictures.encode(picture, name)
+    found = pictures.decode(data)
+    np.testing.assert_array_equal(found.pixels, pixels)
+    np.testing.assert_array_equal(found.alpha, alpha)
+    kept = found.metadata
+    assert (kept.icc_profile, kept.xmp) == (metadata.icc_profile, metadata.xmp)
+    assert kept.dpi == pytest.approx(metadata.dpi, rel=1e-3)
+    expected = _facts(metadata.exif)
+    if name == "tiff":
+        expected = (6 if channels == 3 else None, None, None, None)
+    assert _facts(kept.exif) == expected
+    with Image.open(io.BytesIO(data)) as image:  # another reader takes it too
+        assert image.getexif()[ExifTags.Base.Orientation] == 6
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff", "bmp"])
+@pytest.mark.parametrize("source", ["jpeg", "png", "webp", "tiff"])
+def test_metadata_is_carried(name, source, metadata):
+    first = pictures.encode(Picture(RGB, metadata=metadata), source)
+    found = pictures.decode(first)
+    found = pictures.decode(pictures.encode(found, name)).metadata
+    expected = metadata
+    if name == "bmp":
+        expected = Metadata(dpi=metadata.dpi)
+    if "webp" in (name, source):
+        expected = expected._replace(dpi=None)
+    facts = _facts(expected.exif)
+    if source == "tiff":  # its pixels were turned
+        facts = None, *facts[1:]
+    assert (found.icc_profile, found.xmp) == (expected.icc_profile, expected.xmp)
+    if name == "tiff":
+        facts = None, *facts[1:]
+    assert _facts(found.exif) == facts
+    if expected.dpi is None:
+        assert found.dpi in (None, (72.0, 72.0)) or name == "bmp"  # defaults
+    else:
+        assert found.dpi == pytest.approx(expected.dpi, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["png", "tiff", "webp"])
+def test_pictures_stay_upright(name, metadata):
+    """Turned as the metadata say, or turned already and the metadata don't say."""
+    data = pictures.encode(Picture(RGB, metadata=metadata), name)
+    found = pictures.decode(data)
+    turned = np.rot90(RGB, -1)  # orientation 6
+    if name == "tiff":
+        np.testing.assert_array_equal(found.pixels, turned)
+    else:
+        np.testing.assert_array_equal(found.pixels, RGB)
+        assert _facts(found.metadata.exif)[0] == 6
+
+
+def test_palettes():
+    image = Image.fromarray(RGB).quantize(16)
+    expected = np.asarray(image.convert("RGB"))
+    found = pictures.decode(_saved(image, "png"))
+    np.testing.assert_array_equal(found.pixels, expected)
+    assert found.alpha is None
+    found = pictures.decode(_saved(image, "png", transparency=3))
+    np.testing.assert_array_equal(found.pixels, expected)
+    np.testing.assert_array_equal(found.alpha, 255 * (np.asarray(image) != 3))
+
+
+@pytest.mark.parametrize("mode", ["1", "LA", "RGBA"])
+def test_modes(mode):
+    image = Image.fromarray(RGB).convert(mode)
+    found = pictures.decode(_saved(image, "png"))
+    stack = found.pixels
+    if found.alpha is not None:
+        stack = np.concatenate([stack, found.alpha[..., None]], -1)
+    expected = np.asarray(image.convert("L") if mode == "1" else image)
+    np.testing.assert_array_equal(np.squeeze(stack), expected)
+
+
+def test_cmyk():
+    image = Image.fromarray(RGB).convert("CMYK")
+    found = pictures.decode(_saved(image, "tiff"))
+    np.testing.assert_array_equal(found.pixels, np.asarray(image))
+    again = pictures.decode(pictures.encode(found, "tiff"))
+    np.testing.assert_array_equal(again.pixels, found.pixels)
+    # RGB and back is exact where there is no black.
+    rgb = pictures.decode(pictures.encode(found, "png"))
+    np.testing.assert_array_equal(rgb.pixels, RGB)
+
+
+@pytest.mark.parametrize(
+    ("subsampling", "expected"), [(0, (1, 1)), (1, (1, 2)), (2, (2, 2))]
+)
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_tells_its_sampling(subsampling, expected, progressive):
+    data = _saved(
+        Image.fromarray(RGB),
+        "jpeg",
+        subsampling=subsampling,
+        progressive=progressive,
+        quality=30,
+    )
+    found = pictures.decode(data)
+    assert found.sampling == expected
+    with Image.open(io.BytesIO(data)) as image:
+        assert found.quantization == tuple(image.quantization[0])
+        np.testing.assert_array_equal(found.pixels, np.asarray(image))
+    gray = pictures.decode(_saved(Image.fromarray(RGB[..., 0]), "jpeg"))
+    assert gray.sampling is None
+    assert gray.pixels.shape == (20, 30, 1)
+
+
+def _pages():
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    return _saved(frames[0], "tiff", save_all=True, append_images=frames[1:])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "an empty file"),
+        (b"text", "not an image"),
+        (_saved(Image.fromarray(RGB), "jpeg")[:-100], "damaged or truncated"),
+        (_saved(Image.fromarray(RGB), "png")[:-100], "damaged or truncated"),
+        (_pages(), "2 frames or pages"),
+        (
+            _saved(Image.fromarray(RGB), "png")[:40],
+            r"damaged or truncated|not an image",
+        ),
+        (_saved(Image.fromarray(RGB[..., 0] / 9.0), "tiff"), "colours of mode F"),
+    ],
+)
+def test_what_is_refused(data, message):
+    with pytest.raises(ImageError, match=message):
+        pictures.decode(data)
+
+
+def test_bombs_are_refused_before_they_are_decoded():
+    data = _saved(Image.fromarray(RGB), "png")
+    with pytest.raises(ImageError, match=r"30x20 is above 0\.0005 megapixels"):
+        pictures.decode(data, max_pixels=500)
+    assert pictures.decode(data, max_pixels=600).pixels.shape == (20, 30, 3)
+
+
+def test_formats_that_cannot_hold_a_picture():
+    alpha = np.zeros((20, 30), np.uint8)
+    with pytest.raises(ImageError, match="transparency, which jpeg can't hold"):
+        pictures.encode(Picture(RGB, alpha), "jpeg")
+    with pytest.raises(ImageError, match="16 bits are more than webp can hold"):
+        pictures.encode(Picture(RGB.astype(np.uint16)), "webp")
+    long = np.zeros((1, 70000, 3), np.uint8)
+    with pytest.raises(ImageError, match="can't be written as jpeg"):
+        pictures.encode(Picture(long), "jpeg")
+
+
+@pytest.mark.parametrize("name", list(pictures.FORMATS))
+def test_damaged_files_are_refused_in_one_way(name):
+    """Bytes changed and cut anywhere: a picture, or an ImageError, and nothing else."""
+    good = pictures.encode(Picture(RGB), name)
+    rng = np.random.default_rng(1)
+    refused = 0
+    for _ in range(300):
+        data = bytearray(good)
+        for _ in range(rng.integers(1, 6)):
+            data[rng.integers(len(data))] = rng.integers(256)
+        data = bytes(data[: rng.integers(1, len(data) + 1)])
+        try:
+            pictures.decode(data, max_pixels=1_000_000)
+        except ImageError:
+            refused += 1
+    assert refused > 30

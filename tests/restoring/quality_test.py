@@ -1,0 +1,30 @@
+"""The quality factor of a file: from its tables, or by the ranker."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from cqr_jax.restoring import pictures, quality
+
+
+def _jpeg(rgb, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "jpeg", **options)
+    return pictures.decode(buffer.getvalue())
+
+
+def test_tables_are_libjpegs():
+    rgb = np.zeros((8, 8, 3), np.uint8)
+    for factor in range(1, 101):
+        found = _jpeg(rgb, quality=factor).quantization
+        np.testing.assert_array_equal(found, quality.table(factor))
+        # From QF 1 on the tables differ, so that each is found again.
+        assert quality.factor_of_table(found) == (factor, True)
+
+
+def test_other_tables_get_the_nearest_factor():
+    odd = tuple(int(x) for x in np.maximum(1, quality.table(40) + np.arange(64) % 2))
+    factor, equal = quality.factor_of_table(odd)
+    assert abs(factor - 40) <= 2
+    assert not equal

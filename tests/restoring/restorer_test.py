@@ -1,0 +1,123 @@
+"""Pictures through a network: strength, what is carried through, tiles, the whole."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import cqr_jax
+from cqr_jax import state
+from cqr_jax.data.jpeg import ImageError
+from cqr_jax.models.deblocker import Deblocker
+from cqr_jax.restoring import network, restorer, tiles
+from cqr_jax.restoring.pictures import Picture
+from cqr_jax.weights import Weights
+
+RNG = np.random.default_rng(0)
+
+
+def _lighter(images):
+    """A network that lightens each plane by ten levels of 255."""
+    return images + np.float32(10 / 255)
+
+
+def test_strength_scales_the_change():
+    pixels = RNG.integers(20, 200, (50, 70, 1), np.uint8)
+    for strength, gained in ((0, 0), (0.5, 5), (1, 10)):
+        (found,) = restorer.restore_pictures(_lighter, [Picture(pixels)], strength)
+        np.testing.assert_array_equal(found.pixels, pixels + gained)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("sampling", [None, (1, 1), (2, 2), (1, 2)])
+def test_a_network_that_does_nothing(channels, sampling):
+    """Several sizes in a row; each gets its own planes back, and keeps its alpha."""
+    pictures = [
+        Picture(
+            RNG.integers(0, 256, (*shape, channels), np.uint8),
+            RNG.integers(0, 256, shape, np.uint8),
+            sampling,
+        )
+        for shape in ((1, 1), (33, 70), (200, 9), (100, 100))
+    ]
+    found = restorer.restore_pictures(lambda x: x, iter(pictures), side=64)
+    for before, after in zip(pictures, found, strict=True):
+        np.testing.assert_array_equal(before.pixels, after.pixels)
+        np.testing.assert_array_equal(before.alpha, after.alpha)
+
+
+def test_more_bits_than_came_in():
+    pixels = RNG.integers(20, 200, (50, 70, 3), np.uint8)
+    (found,) = restorer.restore_pictures(
+        lambda x: x, [Picture(pixels)], dtype=np.uint16
+    )
+    np.testing.assert_allclose(found.pixels, 257.0 * pixels, atol=1)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A deblocker with weights other than those it starts with, which do nothing."""
+    model = Deblocker(width=4, local_blocks=0, residual_blocks=0, scale=2, key_pool=8)
+    variables = state.init(model, 48, 0)
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(
+        lambda x: x + 0.1 * rng.standard_normal(x.shape, np.float32),
+        variables["params"],
+    )
+    return model, params
+
+
+def _without_attention(params):
+    def clear(path, x):
+        attention = any(getattr(key, "key", "") == "non_local" for key in path)
+        return np.zeros_like(x) if attention and path[-2].key == "out" else x
+
+    return jax.tree_util.tree_map_with_path(clear, params)
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_tiled_equals_whole(small, local):
+    """To float tolerance without attention; what attention makes of tiles is small."""
+    model, params = small
+    params = _without_attention(params) if local else params
+    run = network.runner(Weights(model, {"params": params}, {}, {}))
+    image = RNG.random((232, 264)).astype(np.float32)
+    whole = run(image[None])[0]
+    (tiled,) = tiles.restore(run, [image], side=176, overlap=64, batch=2)
+    assert np.abs(whole - image).max() > 0.1
+    difference = np.abs(tiled - whole).max()
+    assert difference < (1e-5 if local else 0.05)
+    if not local:
+        assert difference > 1e-5
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (40, 50, 3), (40, 50, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_arrays(shape, dtype):
+    image = RNG.integers(0, np.iinfo(dtype).max, shape, dtype)
+    found = cqr_jax.restore(image)
+    assert (found.shape, found.dtype) == (shape, dtype)
+    assert (found != image).any()
+    np.testing.assert_array_equal(cqr_jax.restore(image, strength=0), image)
+    if shape[-1] == 4:
+        np.testing.assert_array_equal(found[..., 3], image[..., 3])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK"])
+def test_pillows_images(mode):
+    image = Image.fromarray(RNG.integers(0, 256, (40, 50, 3), np.uint8)).convert(mode)
+    found = cqr_jax.restore(image)
+    assert (found.mode, found.size) == (mode, (50, 40))
+    np.testing.assert_array_equal(
+        np.asarray(cqr_jax.restore(image, strength=0)), np.asarray(image)
+    )
+
+
+def test_what_cannot_be_restored():
+    with pytest.raises(ValueError, match="strength=2: is 0 to 1"):
+        cqr_jax.restore(np.zeros((9, 9), np.uint8), strength=2)
+    for image in (np.zeros((9, 9)), np.zeros(9, np.uint8), np.zeros((0, 9), np.uint8)):
+        with pytest.raises(ValueError, match="must be"):
+            cqr_jax.restore(image)
+    with pytest.raises(ImageError, match="colours of mode F"):
+        cqr_jax.restore(Image.fromarray(np.zeros((9, 9), np.float32)))
