@@ -8,6 +8,7 @@ pass from each query's log-sum-exp (Dao et al. 2022, "FlashAttention").
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 # Up to this many scores an image, a step of training or a tile, blocks gain nothing.
@@ -31,7 +32,9 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
       (batch, queries, value_depth), of the dtype of `value`. Scores and sums are
       float32 at least.
     """
-    if query.shape[1] * key.shape[1] <= _PLAIN_SCORES:
+    scores = query.shape[1] * key.shape[1]
+    # Symbolic in a network that is exported for any size.
+    if jax.export.is_symbolic_dim(scores) or scores <= _PLAIN_SCORES:
         return _attend_plainly(query, key, value)
     return _attend_in_blocks(query, key, value)
 

@@ -1,0 +1,112 @@
+"""What restoring does to colour: luma alone, or chroma too, and at which resolution.
+
+    python -m benchmarks.colour --images=data/eval/live1 > benchmarks/results/colour.md
+
+Prints a report in Markdown: PSNR over red, green and blue of colour JPEGs as they are,
+with their luma restored, and with their chroma restored as well, either at the image's
+resolution or at that at which a 4:2:0 JPEG stores it; and by how much the mean colour
+moved.
+"""
+
+import argparse
+import io
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import machine
+from cqr_jax import metrics, tables, weights
+from cqr_jax.data.jpeg import list_images
+from cqr_jax.progress import over
+from cqr_jax.restoring import colour, network, pictures, restorer, tiles
+
+_QUALITIES = (10, 20, 30, 40)
+_SAMPLINGS = {"4:2:0": 2, "4:4:4": 0}  # Pillow's numbers
+_WAYS = ("JPEG", "luma", "chroma whole", "chroma halved")
+
+
+def _restored(run, picture: pictures.Picture) -> dict[str, np.ndarray]:
+    """Way -> pixels."""
+    luma, *chroma = colour.planes(picture)
+    whole = [colour.Plane(x.values) for x in chroma]
+    halved = [colour.Plane(x.values, (2, 2)) for x in chroma]
+    planes = [luma, *whole, *halved]
+    samples = [colour.reduce(x) for x in planes]
+    done = tiles.restore(run, samples, batch=4)
+    values = [
+        colour.add(plane, after - before)
+        for plane, before, after in zip(planes, samples, done, strict=True)
+    ]
+    ways = {
+        "luma": [values[0], *(x.values for x in chroma)],
+        "chroma whole": values[:3],
+        "chroma halved": [values[0], *values[3:]],
+    }
+    pixels = {
+        name: colour.with_planes(picture, x, np.uint8).pixels
+        for name, x in ways.items()
+    }
+    return {"JPEG": picture.pixels, **pixels}
+
+
+def _psnr(clean: np.ndarray, image: np.ndarray) -> float:
+    difference = clean.astype(np.float64) - image
+    return metrics.psnr_of_mse(float(np.mean(np.square(difference))))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.colour",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--images", required=True, help="a folder of clean images")
+    parser.add_argument("--weights", default=str(restorer.WEIGHTS))
+    args = parser.parse_args()
+    run = network.runner(weights.load(args.weights, "deblocker"))
+    paths = list_images(args.images)
+    cases = [(name, q) for name in _SAMPLINGS for q in _QUALITIES]
+    found: dict[tuple, list] = {case: [] for case in cases}
+
+    def measure(path):
+        with Image.open(path) as image:
+            clean = image.convert("RGB")
+        for name, quality in cases:
+            buffer = io.BytesIO()
+            clean.save(buffer, "JPEG", quality=quality, subsampling=_SAMPLINGS[name])
+            picture = pictures.decode(buffer.getvalue())
+            ways = _restored(run, picture)
+            moved = [
+                np.abs(x.mean((0, 1)) - picture.pixels.mean((0, 1))).max()
+                for x in ways.values()
+            ]
+            psnr = [_psnr(np.asarray(clean), x) for x in ways.values()]
+            found[name, quality].append((psnr, moved))
+
+    for _ in over(map(measure, paths), len(paths), "restoring", "image"):
+        pass
+    lines = [["JPEG", "QF", *_WAYS, "mean colour moved, at most"]]
+    for (name, quality), figures in found.items():
+        psnr, moved = (np.array(x) for x in zip(*figures, strict=True))
+        lines.append(
+            [
+                name,
+                str(quality),
+                *(f"{x:.2f}" for x in psnr.mean(0)),
+                f"{moved[:, 2:].max():.2f}",
+            ]
+        )
+    folder = pathlib.Path(args.images).name
+    print(f"# Colour\n\n`python -m benchmarks.colour --images={folder}`\n")
+    print(f"{machine.describe()}\n")
+    print(
+        f"PSNR in dB over red, green and blue, mean of {len(paths)} images, with "
+        f"{pathlib.Path(args.weights).name}; and the largest change of an image's mean "
+        "red, green or blue, of 255 levels, with chroma restored.\n"
+    )
+    print(tables.markdown(lines))
+
+
+if __name__ == "__main__":
+    main()
