@@ -26,7 +26,8 @@ _BATCH = 26  # images scored at once
 def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
     """Scores images at QF 1 to 100 and as they are; prints and writes what it finds.
 
-    Writes ranker.json, scores.csv and ranker.png into `config.workdir`.
+    Writes ranker.json, scores.csv, typical.tsv (the median score of each QF, by which a
+    score tells a QF) and ranker.png into `config.workdir`.
 
     Args:
       config: as the preset ranker of `configs/eval.py` makes it.
@@ -73,11 +74,21 @@ def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
         for key, line in zip(paths, table.tolist(), strict=True)
     ]
     files.write(folder / "scores.csv", tables.to_csv(rows))
+    files.write(folder / "typical.tsv", typical(table[:, :-1]))
     files.write(folder / "ranker.json", json.dumps(result, indent=2) + "\n")
     files.write(folder / "ranker.png", plot(table[:, :-1], table[:, -1]))
     print(describe(result))
     _log.info("figures, scores and plot in %s", folder)
     return result
+
+
+def typical(scores: np.ndarray) -> str:
+    """Median score of each QF over the images, of (images, 100) scores, as TSV."""
+    lines = [
+        f"{quality}\t{score:.4f}"
+        for quality, score in zip(_QUALITIES, np.median(scores, axis=0), strict=True)
+    ]
+    return "\n".join(["qf\tscore", *lines]) + "\n"
 
 
 def summary(

@@ -73,6 +73,9 @@ def test_the_command(photographs, tmp_path):
     assert [len(row) for row in rows] == [102] * 4
     scores = np.array([[float(row[str(q)]) for q in range(1, 101)] for row in rows])
     clean = np.array([float(row["clean"]) for row in rows])
+    typical = (tmp_path / "out" / "typical.tsv").read_text().splitlines()
+    assert typical[:2] == ["qf\tscore", f"1\t{np.median(scores[:, 0]):.4f}"]
+    assert typical[100] == f"100\t{np.median(scores[:, 99]):.4f}"
     summary = evaluate_ranker.summary(scores, clean, LEVELS)
     for name, value in summary.items():
         assert result[name] == value

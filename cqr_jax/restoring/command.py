@@ -15,6 +15,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 from cqr_jax.errors import UserError, one_line_errors
 
@@ -49,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--quality",
-        type=_between(1, 100, int),
+        type=between(1, 100, int),
         default=95,
         help="of JPEGs that are written, 1 to 100 (%(default)s)",
     )
@@ -61,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--strength",
-        type=_between(0, 1, float),
+        type=between(0, 1, float),
         default=1.0,
         help="how much of the change to make, 0 to 1 (%(default)s)",
     )
@@ -85,20 +86,22 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tile",
-        type=_multiple_of_8,
+        type=tile_side,
         metavar="SIDE",
         help="side of a tile in pixels, a multiple of 8 from 64 on (default: 192)",
     )
     parser.add_argument(
         "--max-megapixels",
-        type=_between(0, float("inf"), float),
+        type=between(0, float("inf"), float),
         default=500.0,
         help="larger images are refused (%(default)g)",
     )
     return parser
 
 
-def _between(low, high, kind):
+def between(low: float, high: float, kind: type) -> Callable[[str], float]:
+    """For argparse: a number of a kind from low to high."""
+
     def convert(text):
         try:
             value = kind(text)
@@ -111,7 +114,8 @@ def _between(low, high, kind):
     return convert
 
 
-def _multiple_of_8(text: str) -> int:
+def tile_side(text: str) -> int:
+    """For argparse: the side of a tile in pixels."""
     if not text.isdecimal() or int(text) % 8 or int(text) < 64:
         raise argparse.ArgumentTypeError(f"'{text}' is not a multiple of 8 from 64 on")
     return int(text)

@@ -1,0 +1,223 @@
+"""Restores millions of image files on Apache Beam.
+
+    python -m cqr_jax.restoring.on_beam --input='gs://BUCKET/photos/**' \
+        --output=gs://BUCKET/restored --runner=DataflowRunner ...
+
+Reads and writes through Beam's file systems. Output paths mirror what is after the last
+'/' before the first wildcard. What is there already is left alone, so that a pipeline
+that was stopped, run again, does what is missing. Files that can't be restored are
+listed with the reason in OUTPUT/failures-*.jsonl. Other flags are Beam's.
+
+Needs the extra `beam`, on the workers too.
+"""
+
+import argparse
+import contextlib
+import json
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io import fileio
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.utils import shared
+
+from cqr_jax.data.jpeg import ImageError
+from cqr_jax.errors import UserError, one_line_errors
+from cqr_jax.restoring import network, pictures, restorer, tiles
+from cqr_jax.restoring.command import between, tile_side
+
+_FAILED = "failed"
+_BATCH = 16  # pictures at most that share batches of tiles
+
+
+def target(path: str, root: str, output: str, form: str | None) -> str:
+    """Where the restored file of `path` goes.
+
+    Args:
+      path: of a file whose path begins with `root`.
+      root: that is replaced by `output`.
+      output: a folder.
+      form: of `pictures.FORMATS`; None for the input's, but PNG for JPEGs and what has
+        no image's suffix.
+    """
+    within = path.removeprefix(root).lstrip("/")
+    found = pictures.format_of(within)
+    form = form or (found if found and found != "jpeg" else "png")
+    stem = within.removesuffix(re.search(r"(\.\w+)?$", within)[0])  # type: ignore
+    return f"{output.rstrip('/')}/{stem}{pictures.FORMATS[form][0]}"
+
+
+def fixed_part(pattern: str) -> str:
+    """What is before a pattern's first wildcard, up to its last '/'."""
+    before = re.split(r"[*?\[{]", pattern)[0]
+    return before[: before.rfind("/") + 1]
+
+
+class Restore(beam.PTransform):
+    """Paths to paths of restored files; under the tag 'failed' (path, reason)."""
+
+    def __init__(
+        self,
+        root: str,
+        output: str,
+        form: str | None = None,
+        strength: float = 1.0,
+        weights: str | None = None,
+        side: int = tiles.SIDE,
+    ):
+        """Prepares the transform.
+
+        Args:
+          root, output, form: as of `target`.
+          strength, weights: as of `cqr_jax.restore`.
+          side: of a tile in pixels.
+        """
+        super().__init__()
+        self._targets = root, output, form
+        self._options = weights, strength, side
+
+    def expand(self, paths):
+        batches = (
+            paths
+            | "Target" >> beam.Map(lambda path: (path, target(path, *self._targets)))
+            | "Missing" >> beam.Filter(lambda job: not FileSystems.exists(job[1]))
+            | beam.Reshuffle()
+            | beam.BatchElements(1, _BATCH)
+        )
+        work = beam.ParDo(_Restore(*self._options))
+        return batches | "Restore" >> work.with_outputs(_FAILED, main="restored")
+
+
+class _Restore(beam.DoFn):
+    """Batches of (path, target) to the targets written."""
+
+    def __init__(self, weights: str | None, strength: float, side: int):
+        self._weights, self._options = weights, (strength, side)
+        self._shared = shared.Shared()
+
+    def setup(self):
+        """Loads the weights, once for all threads of a worker's process."""
+        weights = self._weights or restorer.WEIGHTS
+        self._run = self._shared.acquire(lambda: _Network(restorer.load(weights)))
+
+    def process(self, batch: list[tuple[str, str]]) -> Iterator[Any]:
+        """Yields targets; tagged, (path, reason) of what failed."""
+        jobs, failures = [], []
+
+        def decoded() -> Iterator[pictures.Picture]:
+            for path, goal in batch:
+                try:
+                    with FileSystems.open(
+                        path, compression_type=CompressionTypes.UNCOMPRESSED
+                    ) as file:
+                        picture = pictures.decode(file.read())
+                except (ImageError, OSError) as error:
+                    failures.append((path, _reason(error)))
+                else:
+                    jobs.append((path, goal))
+                    yield picture
+
+        restored = restorer.restore_pictures(self._run.run, decoded(), *self._options)
+        for i, picture in enumerate(restored):
+            path, goal = jobs[i]
+            try:
+                form = pictures.format_of(goal)
+                assert form is not None, goal
+                _write(goal, pictures.encode(picture, form))
+            except (ImageError, OSError) as error:
+                failures.append((path, _reason(error)))
+            else:
+                yield goal
+        for failure in failures:
+            yield beam.pvalue.TaggedOutput(_FAILED, failure)
+
+
+class _Network:
+    """Holds the network: what is shared must take a weak reference."""
+
+    def __init__(self, run: network.Run):
+        self.run = run
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _write(path: str, data: bytes) -> None:
+    """Writes under a temporary name, then renames."""
+    folder, name = path.rsplit("/", 1)
+    if not FileSystems.exists(folder):
+        with contextlib.suppress(OSError):  # another worker was first; or see below
+            FileSystems.mkdirs(folder)
+    partial = f"{folder}/.{name}.{uuid.uuid4().hex}.partial"
+    with FileSystems.create(
+        partial, compression_type=CompressionTypes.UNCOMPRESSED
+    ) as file:
+        file.write(data)
+    FileSystems.rename([partial], [path])
+
+
+def run(args: argparse.Namespace, flags: Iterable[str]) -> None:
+    """Runs the pipeline and prints how many files were restored and failed.
+
+    Raises:
+      UserError: no file matches the pattern.
+    """
+    root = fixed_part(args.input)
+    if not FileSystems.match([args.input], [1])[0].metadata_list:
+        raise UserError(f"--input={args.input}: matches no file")
+    pipeline = beam.Pipeline(options=PipelineOptions(list(flags)))
+    done = (
+        pipeline
+        | fileio.MatchFiles(args.input)
+        | "Path" >> beam.Map(lambda found: found.path)
+        | "Images" >> beam.Filter(lambda path: bool(pictures.format_of(path)))
+        | Restore(
+            root, args.output, args.format, args.strength, args.weights, args.tile
+        )
+    )
+    restored = beam.metrics.Metrics.counter("restore", "restored")
+    failed = beam.metrics.Metrics.counter("restore", "failed")
+    _ = done.restored | "Count" >> beam.Map(lambda _: restored.inc())
+    _ = (
+        done[_FAILED]
+        | "Count failures" >> beam.Map(lambda x: (failed.inc(), x)[1])
+        | beam.Map(lambda x: json.dumps({"input": x[0], "reason": x[1]}))
+        | beam.io.WriteToText(
+            f"{args.output.rstrip('/')}/failures", ".jsonl", skip_if_empty=True
+        )
+    )
+    result = pipeline.run()
+    result.wait_until_finish()
+    counters = {
+        x.key.metric.name: x.committed
+        for x in result.metrics().query()["counters"]
+        if x.key.metric.namespace == "restore"
+    }
+    print(f"{counters.get('restored', 0)} restored, {counters.get('failed', 0)} failed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m cqr_jax.restoring.on_beam",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--input", required=True, help="a pattern of paths")
+    parser.add_argument("--output", required=True, help="a folder")
+    parser.add_argument("--format", choices=list(pictures.FORMATS))
+    parser.add_argument("--strength", type=between(0, 1, float), default=1.0)
+    parser.add_argument("--tile", type=tile_side, default=tiles.SIDE, metavar="SIDE")
+    parser.add_argument("--weights", help="another deblocker than the one shipped")
+    args, flags = parser.parse_known_args()
+    with one_line_errors():
+        run(args, flags)
+
+
+if __name__ == "__main__":
+    main()

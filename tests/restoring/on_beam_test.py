@@ -1,0 +1,82 @@
+"""Restoring on Apache Beam, on a few hundred files, one of them broken.
+
+Runs where the extra `beam` is installed (.ci/run gives it an environment of its own).
+"""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cqr_jax
+from tests.conftest import run
+
+pytest.importorskip("apache_beam", reason="needs the extra 'beam'")
+
+from cqr_jax.restoring import on_beam
+
+COUNT = 300
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Small JPEGs in folders, one cut short, and a file that is no image."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "in"
+    for i in range(COUNT):
+        path = root / f"{i % 7}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8))
+        small.resize((40, 32)).save(path, quality=20)
+    bad = root / "3" / "3.jpg"
+    bad.write_bytes(bad.read_bytes()[:300])
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+def test_what_is_missing_is_done(folder, tmp_path):
+    out = tmp_path / "out"
+    arguments = (
+        "cqr_jax.restoring.on_beam",
+        f"--input={folder}/**",
+        f"--output={out}",
+        "--runner=DirectRunner",
+        "--tile=64",
+    )
+    code, told, err = run(*arguments)
+    assert code == 0, err
+    assert told.splitlines()[-1] == f"{COUNT - 1} restored, 1 failed"
+    written = {str(x.relative_to(out)) for x in out.rglob("*.png")}
+    assert written == {f"{i % 7}/{i}.png" for i in range(COUNT) if i != 3}
+    (report,) = out.glob("failures*.jsonl")
+    (failure,) = map(json.loads, report.read_text().splitlines())
+    assert failure["input"] == f"{folder}/3/3.jpg"
+    assert "damaged or truncated" in failure["reason"]
+    assert not list(out.rglob("*.partial"))
+    with Image.open(folder / "5" / "5.jpg") as image:
+        expected = cqr_jax.restore(image)
+    found = np.asarray(Image.open(out / "5" / "5.png"), int)
+    assert np.abs(found - np.asarray(expected, int)).max() <= 1
+
+    (out / "5" / "5.png").unlink()
+    times = {x: x.stat().st_mtime_ns for x in out.rglob("*.png")}
+    code, told, err = run(*arguments)
+    assert code == 0, err
+    assert told.splitlines()[-1] == "1 restored, 1 failed"
+    assert (out / "5" / "5.png").exists()
+    assert times == {x: x.stat().st_mtime_ns for x in times}
+
+    code, _, err = run(*arguments[:1], f"--input={tmp_path}/no/*", f"--output={out}")
+    assert code == 1
+    assert err.splitlines()[-1].endswith("no/*: matches no file")
+
+
+def test_targets():
+    assert on_beam.fixed_part("gs://a/b/c*/**.jpg") == "gs://a/b/"
+    for path, form, expected in (
+        ("gs://a/b/c/d.jpg", None, "out/c/d.png"),
+        ("gs://a/b/c.d/e.webp", None, "out/c.d/e.webp"),
+        ("gs://a/b/e.png", "jpeg", "out/e.jpg"),
+    ):
+        assert on_beam.target(path, "gs://a/b/", "out/", form) == expected
