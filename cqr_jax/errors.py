@@ -14,6 +14,18 @@ class UserError(Exception):
 
 
 @contextlib.contextmanager
+def extra(name: str):
+    """Around imports of packages that only an extra of setup.cfg brings: says which."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"error: the package {error.name} is missing; pip install "
+            f"'cqr_jax[{name}]', in the repository pip install -e '.[{name}]'"
+        )
+
+
+@contextlib.contextmanager
 def one_line_errors():
     """Prints a `UserError` as one line on standard error and exits with code 1.
 

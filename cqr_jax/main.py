@@ -12,11 +12,12 @@ where a TPU pod slice, Slurm, Open MPI or Kubernetes tells each its part, and el
 
 import logging
 
-from absl import app, flags
-from absl import logging as absl_logging
-from ml_collections import config_flags
+from cqr_jax.errors import UserError, extra, one_line_errors
 
-from cqr_jax.errors import UserError, one_line_errors
+with extra("train"):
+    from absl import app, flags
+    from absl import logging as absl_logging
+    from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, as FILE.py or FILE.py:PRESET."

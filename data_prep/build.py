@@ -14,10 +14,12 @@ import contextlib
 import sys
 import tempfile
 
-from absl import logging
+from cqr_jax.errors import UserError, extra, one_line_errors
 
-from cqr_jax.errors import UserError, one_line_errors
-from data_prep import sources
+with extra("train"):
+    from absl import logging
+
+    from data_prep import sources
 
 SIDE = 256
 MIN_SIDE = 128

@@ -3,6 +3,8 @@
 import csv
 import json
 import signal
+import subprocess
+import sys
 import time
 
 import jax
@@ -488,3 +490,28 @@ def test_weights_report_every_misfit(tmp_path):
     path.write_bytes(b"{}")
     with pytest.raises(UserError, match="not a weights file"):
         weights.load(path, "ranker")
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "name"),
+    [
+        ("cqr_jax.main", "absl", "train"),
+        ("data_prep.build", "absl", "train"),
+        ("cqr_jax.restoring.on_beam", "apache_beam", "beam"),
+    ],
+)
+def test_a_missing_extra_is_told(module, missing, name):
+    script = f"""
+import runpy, sys
+sys.modules["{missing}"] = None
+sys.argv = ["{module}", "--source=embedded"]
+runpy.run_module("{module}", run_name="__main__")
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
+    )
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[-1] == (
+        f"error: the package {missing} is missing; pip install 'cqr_jax[{name}]', in "
+        f"the repository pip install -e '.[{name}]'"
+    )

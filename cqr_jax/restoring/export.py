@@ -13,7 +13,6 @@ Needs the extra `export` for ONNX.
 """
 
 import argparse
-import importlib.util
 import os
 import pathlib
 
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cqr_jax import files, weights
-from cqr_jax.errors import UserError, one_line_errors
+from cqr_jax.errors import UserError, extra, one_line_errors
 from cqr_jax.restoring import restorer, tiles
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -48,7 +47,8 @@ def to_stablehlo(deblocker: weights.Weights) -> bytes:
 
 def to_onnx(deblocker: weights.Weights, side: int) -> bytes:
     """The network for any number of images of one side, a multiple of 8."""
-    import onnx
+    with extra("export"):
+        import onnx
 
     graph = _Graph()
     model = deblocker.model
@@ -196,16 +196,14 @@ def write(path: str | os.PathLike, deblocker: weights.Weights, side: int) -> Non
     """Writes ONNX or StableHLO, as the path's suffix says.
 
     Raises:
-      UserError: another suffix, a side that is not a multiple of 8, or the package
-        onnx is missing.
+      UserError: another suffix, or a side that is not a multiple of 8.
+      SystemExit: the package onnx is missing.
     """
     suffix = pathlib.Path(path).suffix
     if suffix not in (".onnx", ".stablehlo"):
         raise UserError(f"{path}: must end in .onnx or .stablehlo")
     if side % 8 or side < 16:
         raise UserError(f"--side={side}: must be a multiple of 8 from 16 on")
-    if suffix == ".onnx" and not importlib.util.find_spec("onnx"):
-        raise UserError("ONNX needs a package; pip install 'cqr_jax[export]'")
     stablehlo = suffix == ".stablehlo"
     data = to_stablehlo(deblocker) if stablehlo else to_onnx(deblocker, side)
     files.write(pathlib.Path(path), data)

@@ -19,17 +19,18 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import apache_beam as beam
-from apache_beam.io import fileio
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.utils import shared
-
 from cqr_jax.data.jpeg import ImageError
-from cqr_jax.errors import UserError, one_line_errors
+from cqr_jax.errors import UserError, extra, one_line_errors
 from cqr_jax.restoring import network, pictures, restorer, tiles
 from cqr_jax.restoring.command import between, tile_side
+
+with extra("beam"):
+    import apache_beam as beam
+    from apache_beam.io import fileio
+    from apache_beam.io.filesystem import CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.utils import shared
 
 _FAILED = "failed"
 _BATCH = 16  # pictures at most that share batches of tiles
