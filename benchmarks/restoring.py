@@ -1,0 +1,101 @@
+"""Time and memory of `cqr-restore` for a JPEG of 1, 12 and 24 megapixels.
+
+    python -m benchmarks.restoring > benchmarks/results/restoring.md
+
+Prints a report in Markdown. Each is a process of its own, from the command to its end,
+on all cores: a colour JPEG of QF 30 (4:2:0), made of the photographs that come with
+scikit-image, to a PNG. The first of all, which compiles the network and keeps it on
+disk, is told apart.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import machine, timing
+from data_prep import sources
+
+_MEGAPIXELS = (0.1, 1, 12, 24)
+
+
+def _photograph(megapixels: float, path: pathlib.Path) -> None:
+    """Writes a JPEG of photographs side by side, 3:2."""
+    height = round((megapixels * 1e6 / 1.5) ** 0.5)
+    width = round(1.5 * height)
+    whole = Image.new("RGB", (width, height))
+    images = [
+        np.asarray(Image.open(x).convert("RGB"))[:256, :256]
+        for x in sources.embedded("train") + sources.embedded("test")
+    ]
+    images = [Image.fromarray(x) for x in images if x.shape[:2] == (256, 256)]
+    places = [(x, y) for y in range(0, height, 256) for x in range(0, width, 256)]
+    for i, place in enumerate(places):
+        whole.paste(images[i % len(images)], place)
+    whole.save(path, quality=30)
+
+
+def _restore(path: pathlib.Path, cache: str) -> tuple[float, float, float]:
+    """Seconds of the process, megapixels a second that it tells, its peak in GiB."""
+    arguments = [sys.executable, "-m", "cqr_jax.restore", str(path), "--overwrite"]
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        arguments,
+        env={**os.environ, "XDG_CACHE_HOME": cache},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    told = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    found = re.search(r"\((\S+) a second\)", told)
+    if process.returncode or not found:
+        raise SystemExit(told)
+    return seconds, float(found[1]), usage.ru_maxrss / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.restoring",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--repetitions", type=int, default=3)
+    args = parser.parse_args()
+    print("# Restoring files\n\n`python -m benchmarks.restoring`\n")
+    print(f"{machine.describe()}\n")
+    print(
+        f"Median and range of {args.repetitions} processes. The speed is what the "
+        "command tells, from its first file on. The images are in colour: a pixel of "
+        "luma has half a one of chroma beside it.\n"
+    )
+    print("| megapixels | s | range | megapixels a second | range | peak GiB |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for megapixels in (_MEGAPIXELS[0], *_MEGAPIXELS):
+            path = pathlib.Path(folder, f"{megapixels}.jpg")
+            first = not path.exists() and megapixels == _MEGAPIXELS[0]
+            if not path.exists():
+                _photograph(megapixels, path)
+            count = 1 if first else args.repetitions
+            runs = [_restore(path, folder) for _ in range(count)]
+            seconds, speeds, peaks = (list(x) for x in zip(*runs, strict=True))
+            name = f"{megapixels:g}" + (", the first of all" if first else "")
+            print(
+                f"| {name} | {timing.shown(seconds, '.3g')} "
+                f"| {timing.shown(speeds, '.2f')} | {max(peaks):.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
