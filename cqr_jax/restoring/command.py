@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "inputs",
-        nargs="+",
+        nargs="*",
         metavar="INPUT",
         help="files, folders (with all within), globs, or - for standard input",
     )
@@ -74,6 +74,17 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="restore nothing; print the ranker's score and the quality factor, from "
         "a JPEG's tables or else estimated",
+    )
+    parser.add_argument(
+        "--demo",
+        action="store_true",
+        help="show a page on this machine to try it on (needs the extra demo)",
+    )
+    parser.add_argument(
+        "--port",
+        type=between(0, 65535, int),
+        default=0,
+        help="of the page (default: one that is free)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print JSON in place of a table or summary"
@@ -124,20 +135,32 @@ def tile_side(text: str) -> int:
 def main() -> None:
     """The command `cqr-restore`."""
     args = parser().parse_args()
+    if not args.inputs and not args.demo:
+        parser().error("name files or folders to restore, or --demo")
     # What a reader of a pipe that has gone would otherwise cause is a traceback.
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with one_line_errors():
-        from cqr_jax.restoring import batch  # JAX, after the flags
-
         if args.output == "-" and (len(args.inputs) > 1 or args.json):
             raise UserError(
                 "-o - writes one image to standard output; name one input, no --json"
             )
         _use_all_cores()
-        failed = batch.measure(args) if args.quality_only else batch.restore(args)
+        failed = _run(args)
     sys.exit(1 if failed else 0)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Does what the flags say; returns how many files failed."""
+    if args.demo:
+        from cqr_jax.restoring import demo
+
+        demo.serve(args.weights, args.port)
+        return 0
+    from cqr_jax.restoring import batch  # JAX, after the flags
+
+    return batch.measure(args) if args.quality_only else batch.restore(args)
 
 
 def _use_all_cores() -> None:

@@ -1,0 +1,92 @@
+"""A page on this machine to try restoring: `cqr-restore --demo`.
+
+Needs the extra `demo`.
+"""
+
+import pathlib
+import tempfile
+
+from cqr_jax.data.jpeg import ImageError
+from cqr_jax.errors import extra
+from cqr_jax.restoring import pictures, quality, restorer
+
+with extra("demo"):
+    import gradio
+
+_HOST = "127.0.0.1"
+_MAX_PIXELS = 50_000_000
+_KINDS = [suffix for suffixes in pictures.FORMATS.values() for suffix in suffixes]
+
+
+def page(weights: str | None = None) -> gradio.Blocks:
+    """The page.
+
+    Args:
+      weights: a deblocker's file; None for the one that is shipped.
+    """
+    run = restorer.load(weights) if weights else restorer.load()
+    folder = tempfile.TemporaryDirectory(prefix="cqr-restore-")
+
+    def restore(path: str | None, strength: float):
+        """What to show: the two pictures, how good they are, a file to download."""
+        if not path:
+            return None, "", None
+        try:
+            before = pictures.decode(pathlib.Path(path).read_bytes(), _MAX_PIXELS)
+            (after,) = restorer.restore_pictures(run, [before], strength)
+            target = pathlib.Path(folder.name, f"{pathlib.Path(path).stem}.png")
+            target.write_bytes(pictures.encode(after, "png"))
+        except ImageError as error:
+            name = pathlib.Path(path).name
+            raise gradio.Error(f"{name}: {error}", print_exception=False) from None
+        shown = tuple(pictures.to_pillow(x).convert("RGB") for x in (before, after))
+        return shown, _qualities(before, after), str(target)
+
+    with gradio.Blocks(title="cqr-restore", analytics_enabled=False) as blocks:
+        gradio.Markdown(
+            "# Restore a JPEG\nDrop an image that is, or once was, a JPEG. It stays on "
+            "this machine."
+        )
+        file = gradio.File(label="Image", file_types=_KINDS, elem_id="file")
+        strength = gradio.Slider(0, 1, 1, step=0.05, label="Strength")
+        slider = gradio.ImageSlider(
+            label="Before and after", interactive=False, elem_id="comparison"
+        )
+        scores = gradio.Markdown(elem_id="quality")
+        download = gradio.DownloadButton("Download the PNG", elem_id="download")
+        blocks.folder = folder  # lives as long as the page
+        for changed in (file.change, strength.release):
+            changed(restore, [file, strength], [slider, scores, download])
+    return blocks
+
+
+def _qualities(before: pictures.Picture, after: pictures.Picture) -> str:
+    """A table in Markdown of what the ranker says of both."""
+    restored = after._replace(quantization=None)
+    rows = [
+        f"| {name} | {found.score:.2f} | {found.factor} ({found.source}) |"
+        for name, found in (
+            ("before", quality.measure(before)),
+            ("after", quality.measure(restored)),
+        )
+    ]
+    return "\n".join(["| | ranker's score | QF |", "|---|---|---|", *rows])
+
+
+def serve(weights: str | None, port: int) -> None:
+    """Shows the page on loopback until Ctrl-C.
+
+    Args:
+      weights: as of `page`.
+      port: 0 for any that is free.
+    """
+    blocks = page(weights)
+    _, url, _ = blocks.launch(
+        server_name=_HOST,
+        server_port=port or None,
+        quiet=True,
+        prevent_thread_lock=True,
+        footer_links=[],
+    )
+    print(f"{url} (Ctrl-C ends it)", flush=True)
+    blocks.block_thread()
