@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -182,13 +183,93 @@ def test_folders_without_permission(folder, tmp_path):
     assert "Permission denied" in err
 
 
-def test_a_full_disk(folder):
-    """/dev/full takes nothing; the folder of a file that isn't one can't be made."""
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits of size")
+def test_a_full_disk(folder, tmp_path):
+    """What can't be written whole isn't there; a smaller file is."""
+    Image.new("L", (16, 16)).save(folder / "small.png")
+    out = tmp_path / "out"
+    code, _, err = _run(
+        folder / "a.jpg", folder / "small.png", "-o", out, preexec_fn=_limit_size
+    )
+    assert code == 1
+    assert f"a.jpg: failed: can't be written to {out}/a.png: File too large" in err
+    assert [x.name for x in out.iterdir()] == ["small.png"]
+
+
+def _limit_size():
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+def test_a_folder_that_is_a_file(folder):
     code, _, err = _run(folder / "a.jpg", "-o", folder / "notes.txt" / "x")
     assert code == 1
     assert "can't be written to" in err
-    assert "1 failed" in err
-    assert not list(folder.glob("**/.*"))
+
+
+def test_ctrl_c_leaves_no_half_file(folder, tmp_path):
+    out = tmp_path / "out"
+    for i in range(200):
+        (folder / f"more{i:03}.jpg").write_bytes((folder / "a.jpg").read_bytes())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cqr_jax.restore", str(folder), "-o", str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if "more003" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 130
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
+    written = list(out.rglob("*"))
+    assert len(written) < 150
+    for path in written:
+        if path.is_file():
+            with Image.open(path) as image:  # whole
+                image.load()
+
+
+def test_bombs(folder):
+    code, _, err = _run(folder / "a.jpg", "--max-megapixels=0.01")
+    assert code == 1
+    assert "160x120 is above 0.01 megapixels" in err
+
+
+def test_mutated_files(tmp_path, photograph):
+    """Each is restored whole or told of; never a traceback or a wrong file."""
+    rng = np.random.default_rng(0)
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    small = photograph.crop((0, 0, 48, 40))
+    for i in range(80):
+        name = ("jpeg", "png", "webp", "tiff", "bmp")[i % 5]
+        buffer = io.BytesIO()
+        small.save(buffer, name)
+        data = bytearray(buffer.getvalue())
+        for _ in range(rng.integers(1, 6)):
+            data[rng.integers(len(data))] = rng.integers(256)
+        data = data[: rng.integers(1, len(data) + 1)] if i % 2 else data
+        (folder / f"{i:02}.{name}").write_bytes(data)
+    report = tmp_path / "report.json"
+    code, _, err = _run(
+        folder, "-o", out, "-f", "png", "--report", report, "--max-megapixels=1",
+        "--tile=64",
+    )  # fmt: skip
+    assert code == 1
+    assert "Traceback" not in err
+    outcomes = json.loads(report.read_text())
+    assert len(outcomes) == 80
+    restored = {x["output"] for x in outcomes if x["status"] == "restored"}
+    assert 10 < len(restored) < 70
+    assert {str(x) for x in out.rglob("*")} == restored
+    for path in restored:
+        with Image.open(path) as image:
+            image.load()
 
 
 def test_it_is_light():
