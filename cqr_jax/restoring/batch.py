@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cqr_jax import files, tables
+from cqr_jax import files, progress, tables
 from cqr_jax.ahead import ahead
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError
@@ -117,18 +117,27 @@ def measure(args: argparse.Namespace) -> int:
     Raises:
       UserError: an input is not there.
     """
-    rows, failed = [], 0
-    for source in _find(args.inputs, None):
-        picture = _read(source, args.max_megapixels)
+    sources = _find(args.inputs, None)
+    rows: list[dict] = []
+
+    def read(source):
+        return source, _read(source, args.max_megapixels)
+
+    def measured(case) -> dict:
+        source, picture = case
         if isinstance(picture, _Failure):
-            failed += 1
-            print(f"{source.name}: {picture.reason}", file=sys.stderr)
-            rows.append({"input": source.name, "reason": picture.reason})
-        else:
-            rows.append({"input": source.name, **quality.measure(picture)._asdict()})
+            return {"input": source.name, "reason": picture.reason}
+        return {"input": source.name, **quality.measure(picture)._asdict()}
+
+    with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
+        found = map(measured, ahead(pool, read, sources, _AHEAD))
+        rows += progress.over(found, len(sources), "measuring", "image")
+    failures = [row for row in rows if "reason" in row]
+    for row in failures:
+        print(f"{row['input']}: {row['reason']}", file=sys.stderr)
     if args.json:
         print(json.dumps(rows, indent=2))
-    elif len(rows) > failed:
+    elif len(rows) > len(failures):
         lines = [
             [x["input"], f"{x['score']:.2f}", str(x["factor"]), x["source"]]
             for x in rows
@@ -137,7 +146,7 @@ def measure(args: argparse.Namespace) -> int:
         print(tables.text([["file", "score", "QF", "QF from"], *lines]))
     if args.report:
         files.write(pathlib.Path(args.report), json.dumps(rows, indent=2) + "\n")
-    return failed
+    return len(failures)
 
 
 class _Teller:
