@@ -2,7 +2,7 @@
 
 The paper works on Y. Cb and Cr go through the same network where a file has them, at
 the resolution at which a JPEG stored them: there its blocks are 8x8, as those of Y.
-Colour PSNR on LIVE1 gains by it at every quality (benchmarks/results/colour.md).
+`benchmarks.colour` measures what colour gains by it.
 """
 
 from typing import NamedTuple
