@@ -10,7 +10,6 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import jax
 import ml_collections
 import numpy as np
 
@@ -24,7 +23,6 @@ _log = logging.getLogger(__name__)
 
 _QUALITIES = (5, *range(10, 91, 10), 95)
 _SHIFT = (3, 5)  # rows and columns cropped away, so that blocks begin elsewhere
-_TILES = 2  # restored at a time on each device
 _DOUBLE = ((10, 90), (90, 10), (30, 50), (50, 30), (75, 95), (95, 75))
 
 
@@ -108,7 +106,7 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
         )
         return list(progress.over(psnr, len(cases), name, "image"))
 
-    batch = _TILES * jax.local_device_count()
+    batch = network.tile_batch()
     ways = {evaluate.JPEG: iter} | {
         name: functools.partial(tiles.restore, run, batch=batch)
         for name, run in networks.items()

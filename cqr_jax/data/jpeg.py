@@ -6,6 +6,7 @@ becomes Y and how Y becomes a JPEG, so that training, validation and evaluation 
 It imports neither TensorFlow nor JAX: data preparation runs it in worker processes.
 """
 
+import contextlib
 import io
 import os
 import zlib
@@ -85,9 +86,15 @@ def load_luma(source: str | os.PathLike | bytes) -> np.ndarray:
         point, or with transparent pixels (what lies under them is not part of the
         picture).
     """
+    with image_errors(), _open(source) as file, Image.open(file) as image:
+        return _to_luma(ImageOps.exif_transpose(image))
+
+
+@contextlib.contextmanager
+def image_errors():
+    """Around reading an image: what Pillow raises becomes an `ImageError`."""
     try:
-        with _open(source) as file, Image.open(file) as image:
-            return _to_luma(ImageOps.exif_transpose(image))
+        yield
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
@@ -124,13 +131,22 @@ def _to_luma(image: Image.Image) -> np.ndarray:
     if image.mode in ("1", "L"):
         return np.array(image.convert("L"))
     if image.mode.startswith("I"):
-        wide = np.asarray(image).astype(np.int64)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise ImageError("integer pixels outside 16 bits")
-        return np.floor(wide / 257 + 0.5).astype(np.uint8)
+        return np.floor(integers_16(image) / 257 + 0.5).astype(np.uint8)
     if image.mode == "F":
         raise ImageError("floating-point pixels have no agreed range")
     return luma(np.asarray(image.convert("RGB")))
+
+
+def integers_16(image: Image.Image) -> np.ndarray:
+    """The uint16 (height, width) pixels of an integer image.
+
+    Raises:
+      ImageError: a pixel is negative or above 65535.
+    """
+    wide = np.asarray(image).astype(np.int64)
+    if wide.min() < 0 or wide.max() > 65535:
+        raise ImageError("integer pixels outside 16 bits")
+    return wide.astype(np.uint16)
 
 
 def list_images(folder: str | os.PathLike) -> list[epath.Path]:

@@ -22,7 +22,7 @@ from cqr_jax import files, progress, tables
 from cqr_jax.ahead import ahead
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError
-from cqr_jax.restoring import pictures, quality, restorer, tiles
+from cqr_jax.restoring import formats, pictures, quality, restorer, tiles
 from cqr_jax.restoring.pictures import Picture
 
 _AHEAD = 2  # pictures decoded, and encoded, beside those in the network
@@ -72,7 +72,7 @@ def restore(args: argparse.Namespace) -> int:
         be read.
     """
     sources = _find(args.inputs, args.output)
-    run = restorer.load(args.weights) if args.weights else restorer.load()
+    run = restorer.load(args.weights)
     tell = _Teller(len(sources))
     jobs = []
     for job in _plan(sources, args):
@@ -201,7 +201,7 @@ def _find(inputs: list[str], output: str | None) -> list[Source]:
       UserError: nothing is there by a name, or no image in a folder.
     """
     found: dict[str, Source] = {}
-    suffixes = {x for group in pictures.FORMATS.values() for x in group}
+    suffixes = {x for group in formats.FORMATS.values() for x in group}
     out = pathlib.Path(output).resolve() if output else None
     for name in inputs:
         path = pathlib.Path(name)
@@ -273,7 +273,7 @@ def _targets(
     output = args.output
     if output == _STANDARD:
         return lambda source: _STANDARD
-    named = output and pictures.format_of(output)
+    named = output and formats.format_of(output)
     if named and not os.path.isdir(output):
         if len(sources) > 1:
             raise UserError(
@@ -286,7 +286,7 @@ def _targets(
 
     def target(source: Source) -> str:
         name = _format(source, args)
-        suffix = pictures.FORMATS[name][0]
+        suffix = formats.FORMATS[name][0]
         if output:
             return str(pathlib.Path(output, source.under).with_suffix(suffix))
         if source.name == _STANDARD:
@@ -300,8 +300,8 @@ def _format(source: Source, args: argparse.Namespace) -> str:
     """Of the output, by --format, its name, or the input's."""
     if args.format:
         return args.format
-    named = pictures.format_of(args.output or "") or pictures.format_of(source.name)
-    lossless = named and (named != "jpeg" or pictures.format_of(args.output or ""))
+    named = formats.format_of(args.output or "") or formats.format_of(source.name)
+    lossless = named and (named != "jpeg" or formats.format_of(args.output or ""))
     return named if named and lossless else "png"
 
 
@@ -326,7 +326,7 @@ def _write(picture: Picture, target: str, args: argparse.Namespace) -> str:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         else:
-            name = pictures.format_of(target)
+            name = formats.format_of(target)
             assert name is not None, target
             path = pathlib.Path(target)
             files.write(path, pictures.encode(picture, name, args.quality))

@@ -18,8 +18,7 @@ import sys
 from collections.abc import Callable
 
 from cqr_jax.errors import UserError, one_line_errors
-
-_FORMATS = ("png", "jpeg", "webp", "tiff", "bmp")
+from cqr_jax.restoring.formats import FORMATS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-f",
         "--format",
-        choices=_FORMATS,
+        choices=list(FORMATS),
         help="of the output (default: the input's, but PNG for JPEGs)",
     )
     parser.add_argument(

@@ -47,9 +47,7 @@ def encode(picture: "Picture", name: str) -> bytes:
       picture: of uint16.
       name: 'png', or 'tiff', which gets of EXIF the orientation alone.
     """
-    stack = picture.pixels
-    if picture.alpha is not None:
-        stack = np.concatenate([stack, picture.alpha[..., None]], axis=-1)
+    stack = picture.stacked()
     return _png(stack, picture) if name == "png" else _tiff(stack, picture)
 
 

@@ -8,14 +8,14 @@ import tempfile
 
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import extra
-from cqr_jax.restoring import pictures, quality, restorer
+from cqr_jax.restoring import formats, pictures, quality, restorer
 
 with extra("demo"):
     import gradio
 
 _HOST = "127.0.0.1"
 _MAX_PIXELS = 50_000_000
-_KINDS = [suffix for suffixes in pictures.FORMATS.values() for suffix in suffixes]
+_KINDS = [suffix for suffixes in formats.FORMATS.values() for suffix in suffixes]
 
 
 def page(weights: str | None = None) -> gradio.Blocks:
@@ -24,7 +24,7 @@ def page(weights: str | None = None) -> gradio.Blocks:
     Args:
       weights: a deblocker's file; None for the one that is shipped.
     """
-    run = restorer.load(weights) if weights else restorer.load()
+    run = restorer.load(weights)
     folder = tempfile.TemporaryDirectory(prefix="cqr-restore-")
 
     def restore(path: str | None, strength: float):

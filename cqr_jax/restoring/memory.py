@@ -30,7 +30,7 @@ def restore(image: _T, strength: float = 1.0, weights: str | None = None) -> _T:
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength={strength}: is 0 to 1")
-    run = restorer.load(weights) if weights else restorer.load()
+    run = restorer.load(weights)
     if isinstance(image, Image.Image):
         picture = pictures.from_pillow(image)
     else:
@@ -38,10 +38,7 @@ def restore(image: _T, strength: float = 1.0, weights: str | None = None) -> _T:
     (restored,) = restorer.restore_pictures(run, [picture], strength)
     if isinstance(image, Image.Image):
         return pictures.to_pillow(restored)
-    pixels = restored.pixels
-    if restored.alpha is not None:
-        pixels = np.concatenate([pixels, restored.alpha[..., None]], axis=-1)
-    return pixels.reshape(image.shape)
+    return restored.stacked().reshape(image.shape)
 
 
 def _picture(image: np.ndarray) -> Picture:

@@ -15,6 +15,15 @@ from cqr_jax import parallel, weights
 Run = Callable[[np.ndarray], np.ndarray]
 
 
+_CPU_TILES, _TILES = 2, 16  # at a time on each device of a CPU, of an accelerator
+
+
+def tile_batch() -> int:
+    """Tiles to restore at a time on all of this process's devices."""
+    on_cpu = jax.local_devices()[0].platform == "cpu"
+    return (_CPU_TILES if on_cpu else _TILES) * jax.local_device_count()
+
+
 def runner(deblocker: weights.Weights, seconds: dict[str, float] | None = None) -> Run:
     """The function that restores images of one shape.
 

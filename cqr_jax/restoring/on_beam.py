@@ -21,7 +21,7 @@ from typing import Any
 
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError, extra, one_line_errors
-from cqr_jax.restoring import network, pictures, restorer, tiles
+from cqr_jax.restoring import formats, network, pictures, restorer, tiles
 from cqr_jax.restoring.command import between, tile_side
 
 with extra("beam"):
@@ -43,14 +43,14 @@ def target(path: str, root: str, output: str, form: str | None) -> str:
       path: of a file whose path begins with `root`.
       root: that is replaced by `output`.
       output: a folder.
-      form: of `pictures.FORMATS`; None for the input's, but PNG for JPEGs and what has
+      form: of `formats.FORMATS`; None for the input's, but PNG for JPEGs and what has
         no image's suffix.
     """
     within = path.removeprefix(root).lstrip("/")
-    found = pictures.format_of(within)
+    found = formats.format_of(within)
     form = form or (found if found and found != "jpeg" else "png")
     stem = within.removesuffix(re.search(r"(\.\w+)?$", within)[0])  # type: ignore
-    return f"{output.rstrip('/')}/{stem}{pictures.FORMATS[form][0]}"
+    return f"{output.rstrip('/')}/{stem}{formats.FORMATS[form][0]}"
 
 
 def fixed_part(pattern: str) -> str:
@@ -103,7 +103,7 @@ class _Restore(beam.DoFn):
 
     def setup(self):
         """Loads the weights, once for all threads of a worker's process."""
-        weights = self._weights or restorer.WEIGHTS
+        weights = self._weights
         self._run = self._shared.acquire(lambda: _Network(restorer.load(weights)))
 
     def process(self, batch: list[tuple[str, str]]) -> Iterator[Any]:
@@ -127,7 +127,7 @@ class _Restore(beam.DoFn):
         for i, picture in enumerate(restored):
             path, goal = jobs[i]
             try:
-                form = pictures.format_of(goal)
+                form = formats.format_of(goal)
                 assert form is not None, goal
                 _write(goal, pictures.encode(picture, form))
             except (ImageError, OSError) as error:
@@ -177,7 +177,7 @@ def run(args: argparse.Namespace, flags: Iterable[str]) -> None:
         pipeline
         | fileio.MatchFiles(args.input)
         | "Path" >> beam.Map(lambda found: found.path)
-        | "Images" >> beam.Filter(lambda path: bool(pictures.format_of(path)))
+        | "Images" >> beam.Filter(lambda path: bool(formats.format_of(path)))
         | Restore(
             root, args.output, args.format, args.strength, args.weights, args.tile
         )
@@ -211,7 +211,7 @@ def main() -> None:
     )
     parser.add_argument("--input", required=True, help="a pattern of paths")
     parser.add_argument("--output", required=True, help="a folder")
-    parser.add_argument("--format", choices=list(pictures.FORMATS))
+    parser.add_argument("--format", choices=list(formats.FORMATS))
     parser.add_argument("--strength", type=between(0, 1, float), default=1.0)
     parser.add_argument("--tile", type=tile_side, default=tiles.SIDE, metavar="SIDE")
     parser.add_argument("--weights", help="another deblocker than the one shipped")

@@ -1,27 +1,15 @@
 """Image files as pixels that can be restored, and back, with all that they carry."""
 
 import io
-import os
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin
 
-from cqr_jax.data.jpeg import ImageError
+from cqr_jax.data.jpeg import ImageError, image_errors, integers_16
 from cqr_jax.restoring import deep
 
 MAX_PIXELS = 500_000_000  # of an image; a larger one is taken for a decompression bomb
-
-# Format -> suffixes, the first of which is given to files of that format.
-FORMATS = {
-    "png": (".png",),
-    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "webp": (".webp",),
-    "tiff": (".tif", ".tiff"),
-    "bmp": (".bmp",),
-}
-_FORMAT_OF = {suffix: name for name, all_ in FORMATS.items() for suffix in all_}
 
 # Of a TIFF's own tags, those that speak of the picture rather than of the file.
 _KEPT = tuple(
@@ -77,10 +65,11 @@ class Picture(NamedTuple):
     quantization: tuple[int, ...] | None = None
     metadata: Metadata = Metadata()
 
-
-def format_of(path: str | os.PathLike) -> str | None:
-    """The format that a path's suffix names, None if it names none of `FORMATS`."""
-    return _FORMAT_OF.get(pathlib.Path(path).suffix.lower())
+    def stacked(self) -> np.ndarray:
+        """The pixels, with the alpha as their last channel if there is one."""
+        if self.alpha is None:
+            return self.pixels
+        return np.concatenate([self.pixels, self.alpha[..., None]], axis=-1)
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -95,7 +84,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     if not data:
         raise ImageError("an empty file")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with image_errors(), Image.open(io.BytesIO(data)) as image:
             _check(image, max_pixels)
             pixels, exif = deep.pixels(image, data), None
             if image.format == "TIFF":
@@ -105,10 +94,6 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
             return _picture(image, pixels, exif)
     except ImageError:
         raise
-    except Image.UnidentifiedImageError:
-        raise ImageError("not an image that Pillow can read") from None
-    except Image.DecompressionBombError:
-        raise ImageError("too many pixels (a decompression bomb?)") from None
     except MemoryError:
         raise ImageError("too large for the memory") from None
     # Pillow's plugins and those of `deep` raise whatever damaged bytes lead them to.
@@ -126,7 +111,7 @@ def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
 
     Args:
       picture: to write.
-      name: of a format of `FORMATS`.
+      name: of a format of `formats.FORMATS`.
       quality: of a JPEG, 1 to 100.
 
     Raises:
@@ -184,11 +169,9 @@ def to_pillow(picture: Picture) -> Image.Image:
     Raises:
       ImageError: 16 bits a channel that is not gray.
     """
-    pixels = picture.pixels
-    if pixels.dtype == np.uint16 and (pixels.shape[-1] > 1 or picture.alpha):
+    pixels = picture.stacked()
+    if pixels.dtype == np.uint16 and pixels.shape[-1] > 1:
         raise ImageError("Pillow has 16 bits for gray alone")
-    if picture.alpha is not None:
-        pixels = np.concatenate([pixels, picture.alpha[..., None]], axis=-1)
     if picture.pixels.shape[-1] == 4:
         return Image.frombytes("CMYK", pixels.shape[1::-1], pixels.tobytes())
     return Image.fromarray(pixels if pixels.shape[-1] > 1 else pixels[..., 0])
@@ -219,10 +202,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
     if image.mode == "1":
         image = image.convert("L")
     elif image.mode.startswith("I"):
-        wide = np.asarray(image).astype(np.int64)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise ImageError("integer pixels outside 16 bits")
-        return wide.astype(np.uint16)[..., None]
+        return integers_16(image)[..., None]
     elif image.mode in ("F", "LAB", "HSV"):
         raise ImageError(f"colours of mode {image.mode}; convert it to RGB first")
     elif image.has_transparency_data:

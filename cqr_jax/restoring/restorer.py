@@ -5,7 +5,6 @@ import functools
 import os
 from collections.abc import Iterable, Iterator
 
-import jax
 import numpy as np
 
 from cqr_jax import weights
@@ -13,8 +12,6 @@ from cqr_jax.restoring import colour, network, tiles
 from cqr_jax.restoring.pictures import Picture
 
 WEIGHTS = weights.SHIPPED / "compact-blind.safetensors"
-_TILES = {"cpu": 2}  # at a time on each device; elsewhere:
-_MORE_TILES = 16
 
 
 def restore_pictures(
@@ -37,32 +34,31 @@ def restore_pictures(
     Yields:
       The pictures restored, in their order. Alpha and metadata are what they were.
     """
-    waiting: collections.deque[tuple[Picture, list[colour.Plane]]] = collections.deque()
+    waiting: collections.deque[tuple] = collections.deque()  # with planes and samples
 
     def samples():
         for picture in pictures:
-            waiting.append((picture, colour.planes(picture)))
-            yield from map(colour.reduce, waiting[-1][1])
+            planes = colour.planes(picture)
+            reduced = [colour.reduce(plane) for plane in planes]
+            waiting.append((picture, planes, reduced))
+            yield from reduced
 
-    platform = jax.local_devices()[0].platform
-    batch = _TILES.get(platform, _MORE_TILES) * jax.local_device_count()
-    restored = tiles.restore(run, samples(), side, tiles.OVERLAP, batch)
+    restored = tiles.restore(run, samples(), side, tiles.OVERLAP, network.tile_batch())
     for first in restored:
-        picture, planes = waiting.popleft()
+        picture, planes, before = waiting.popleft()
+        after = [first, *(next(restored) for _ in planes[1:])]
         values = [
-            colour.add(plane, strength * (after - colour.reduce(plane)))
-            for plane, after in zip(
-                planes, [first, *(next(restored) for _ in planes[1:])], strict=True
-            )
+            colour.add(plane, strength * (new - old))
+            for plane, old, new in zip(planes, before, after, strict=True)
         ]
         yield colour.with_planes(picture, values, dtype or picture.pixels.dtype)
 
 
 @functools.cache
-def load(path: str | os.PathLike = WEIGHTS) -> network.Run:
-    """The network of a deblocker's weights; the second time it is there already.
+def load(path: str | os.PathLike | None = None) -> network.Run:
+    """The network of a deblocker's weights, or of `WEIGHTS`; kept for the next time.
 
     Raises:
       UserError: no such file, or not a deblocker's weights.
     """
-    return network.runner(weights.load(path, "deblocker"))
+    return network.runner(weights.load(path or WEIGHTS, "deblocker"))

@@ -7,7 +7,7 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 
 from cqr_jax.data.jpeg import ImageError
-from cqr_jax.restoring import pictures
+from cqr_jax.restoring import formats, pictures
 from cqr_jax.restoring.pictures import Metadata, Picture
 
 RNG = np.random.default_rng(0)
@@ -225,7 +225,7 @@ def test_formats_that_cannot_hold_a_picture():
         pictures.encode(Picture(long), "jpeg")
 
 
-@pytest.mark.parametrize("name", list(pictures.FORMATS))
+@pytest.mark.parametrize("name", list(formats.FORMATS))
 def test_damaged_files_are_refused_in_one_way(name):
     """Bytes changed and cut anywhere: a picture, or an ImageError, and nothing else."""
     good = pictures.encode(Picture(RGB), name)
