@@ -17,6 +17,7 @@ from configs import eval as evaluation
 from cqr_jax import config as config_lib
 from cqr_jax import state, weights
 from cqr_jax.errors import UserError
+from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 from tests.conftest import run, start
 
@@ -428,6 +429,42 @@ def test_no_finished_runs_for_table_1(tmp_path):
     code, _, err = run("cqr_jax.main", *arguments)
     assert code == 1
     assert err.splitlines()[-1].startswith(f"error: {tmp_path}: holds no finished run")
+
+
+def test_a_deepened_deblocker_is_the_same_function(tmp_path):
+    path, deeper = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    fields = {"width": 4, "local_blocks": 1, "residual_blocks": 0, "scale": 2}
+    model = Deblocker(**fields)
+    variables = jax.tree.map(
+        lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape),
+        state.init(model, 48, 0),
+    )
+    weights.save(path, "deblocker", fields, variables, {"step": 3})
+    code, out, err = run("cqr_jax.weights", path, f"--deepen={deeper}")
+    assert (code, out) == (0, ""), err
+    held = weights.load(deeper, "deblocker")
+    assert held.fields == {**fields, "local_blocks": 2}
+    assert held.provenance == {"deepened": {"step": 3}}
+    assert np.any(held.variables["params"]["local1"]["mask"]["up"]["conv"]["kernel"])
+    image = np.random.default_rng(0).random((1, 24, 16, 1), np.float32)
+    np.testing.assert_allclose(
+        held.model.apply(held.variables, image),
+        model.apply(variables, image),
+        atol=1e-5,
+    )
+
+
+def test_only_simple_deblockers_are_deepened(tmp_path):
+    path = tmp_path / "a.safetensors"
+    fields = {"width": 2, "local_blocks": 1, "residual_blocks": 1}
+    variables = state.init(Deblocker(**fields), 48, 0)
+    weights.save(path, "deblocker", fields, variables, {})
+    code, _, err = run("cqr_jax.weights", path, f"--deepen={tmp_path / 'b'}")
+    assert code == 1
+    assert err == (
+        f"error: {path}: only deblockers without residual blocks can be deepened\n"
+    )
+    assert not (tmp_path / "b").exists()
 
 
 def test_shipped_weights_are_half_as_large_and_load_as_float32(tmp_path):

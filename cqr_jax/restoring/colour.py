@@ -5,6 +5,7 @@ the resolution at which a JPEG stored them: there its blocks are 8x8, as those o
 `benchmarks.colour` measures what colour gains by it.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ _RGB_TO_YCC = np.array(
     ]
 )
 _YCC_TO_RGB = np.linalg.inv(_RGB_TO_YCC)
+_ZERO = np.array([0, 0.5, 0.5], np.float32)  # what no colour is stored as
 _UNKNOWN = (2, 2)  # sampling of chroma, where a file doesn't tell: the most common one
 
 
@@ -38,18 +40,20 @@ class Plane(NamedTuple):
 
 def planes(picture: Picture) -> list[Plane]:
     """Of gray one, of RGB Y, Cb and Cr, of CMYK those of its inverted CMY, and K."""
-    pixels = picture.pixels.astype(np.float32) / np.iinfo(picture.pixels.dtype).max
-    if pixels.shape[-1] == 1:
-        return [Plane(pixels[..., 0])]
-    rgb, black = pixels[..., :3], pixels[..., 3:]
-    ycc = (rgb if black.size == 0 else 1 - rgb) @ _RGB_TO_YCC.T.astype(np.float32)
-    sampling = picture.sampling or _UNKNOWN
-    chroma = [Plane(ycc[..., i] + 0.5, sampling) for i in (1, 2)]
-    return [
-        Plane(ycc[..., 0]),
-        *chroma,
-        *(Plane(black[..., i]) for i in range(black.shape[-1])),
-    ]
+    height, width, channels = picture.pixels.shape
+    values = [np.empty((height, width), np.float32) for _ in range(channels)]
+    for rows in _bands(height):
+        x = picture.pixels[rows].astype(np.float32)
+        x /= np.iinfo(picture.pixels.dtype).max
+        if channels == 4:
+            x[..., :3] = 1 - x[..., :3]
+        if channels > 1:
+            x[..., :3] = x[..., :3] @ _RGB_TO_YCC.T.astype(np.float32) + _ZERO
+        for i, plane in enumerate(values):
+            plane[rows] = x[..., i]
+    chroma = picture.sampling or _UNKNOWN
+    sampling = [(1, 1), chroma, chroma, (1, 1)]
+    return [Plane(*x) for x in zip(values, sampling, strict=False)]
 
 
 def with_planes(
@@ -59,17 +63,23 @@ def with_planes(
 
     The alpha is what it was, scaled where the dtype changes.
     """
-    if len(values) == 1:
-        pixels = values[0][..., None]
-    else:
-        ycc = np.stack([values[0], values[1] - 0.5, values[2] - 0.5], axis=-1)
-        pixels = ycc @ _YCC_TO_RGB.T.astype(np.float32)
+    pixels = np.empty((*values[0].shape, len(values)), dtype)
+    for rows in _bands(len(pixels)):
+        x = np.stack([plane[rows] for plane in values], axis=-1)
+        if len(values) > 1:
+            x[..., :3] = (x[..., :3] - _ZERO) @ _YCC_TO_RGB.T.astype(np.float32)
         if len(values) == 4:
-            pixels = np.concatenate([1 - pixels, values[3][..., None]], axis=-1)
+            x[..., :3] = 1 - x[..., :3]
+        pixels[rows] = _to_dtype(x, dtype)
     return picture._replace(
-        pixels=_to_dtype(pixels, dtype),
+        pixels=pixels,
         alpha=None if picture.alpha is None else _converted(picture.alpha, dtype),
     )
+
+
+def _bands(height: int) -> Iterator[slice]:
+    """Rows, some at a time: what is computed between takes the memory of a few."""
+    return (slice(top, top + 256) for top in range(0, height, 256))
 
 
 def reduce(plane: Plane) -> np.ndarray:

@@ -1,21 +1,25 @@
-"""Tells what a weights file is, or makes the compact file that is shipped.
+"""Tells what a weights file is, or makes another of it: to ship, or to train deeper.
 
     python -m cqr_jax.weights runs/a/deblocker.safetensors
     python -m cqr_jax.weights runs/a/deblocker.safetensors --ship=a.safetensors
+    python -m cqr_jax.weights runs/a/deblocker.safetensors --deepen=deeper.safetensors
 
 The first prints its model, parameters and provenance as JSON. The second rounds the
 parameters to half precision, which halves the file, and leaves the folders of the
-machine that trained it out of the provenance.
+machine that trained it out of the provenance. The third gives a deblocker one more
+local block, which changes nothing until it is trained on.
 """
 
 import argparse
 import json
 from typing import Any
 
+import flax.traverse_util
+import jax
 import numpy as np
 
 from cqr_jax import weights
-from cqr_jax.errors import one_line_errors
+from cqr_jax.errors import UserError, one_line_errors
 
 _FOLDERS = ("workdir", "data_dir", "set_dir")
 
@@ -43,6 +47,34 @@ def ship(path: str, output: str) -> None:
     weights.save(output, kind, fields, halved, _without_folders(provenance))
 
 
+def deepen(path: str, output: str) -> None:
+    """Writes the deblocker of `path` with one more local block, as the same function.
+
+    The block is initialised from seed 0, and its mask with zeros, so that it multiplies
+    its input by 1.5 (residual branches end with zeros, and the mask is 0.5 everywhere);
+    the convolution after it is divided by that (Chen et al. 2016, Net2Net).
+
+    Raises:
+      UserError: `path` doesn't hold a deblocker, or one with `residual_blocks`.
+    """
+    held = weights.load(path, "deblocker")
+    if held.model.residual_blocks:
+        raise UserError(
+            f"{path}: only deblockers without residual blocks can be deepened"
+        )
+    last = held.model.local_blocks
+    fields = {**held.fields, "local_blocks": last + 1}
+    model = held.model.clone(local_blocks=last + 1)
+    fresh = model.init(jax.random.key(0), np.zeros((1, 16, 16, 1), np.float32))
+    block = flax.traverse_util.flatten_dict(fresh["params"][f"local{last}"])
+    block["mask", "mask", "kernel"] *= 0
+    params = dict(held.variables["params"])
+    params[f"local{last}"] = flax.traverse_util.unflatten_dict(block)
+    params["body"] = {**params["body"], "kernel": params["body"]["kernel"] / 1.5}
+    provenance = {"deepened": held.provenance}
+    weights.save(output, "deblocker", fields, {"params": params}, provenance)
+
+
 def _without_folders(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
@@ -56,11 +88,15 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", metavar="FILE", help="weights, a .safetensors file")
-    parser.add_argument("--ship", metavar="OUTPUT", help="file to write")
+    outputs = parser.add_mutually_exclusive_group()
+    outputs.add_argument("--ship", metavar="OUTPUT", help="file to write")
+    outputs.add_argument("--deepen", metavar="OUTPUT", help="file to write")
     args = parser.parse_args()
     with one_line_errors():
         if args.ship:
             ship(args.file, args.ship)
+        elif args.deepen:
+            deepen(args.file, args.deepen)
         else:
             print(json.dumps(describe(args.file), indent=2))
 
