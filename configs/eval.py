@@ -37,7 +37,7 @@ def get_config(text: str = "") -> ConfigDict:
         c.sets = "live1"
         c.weights = ""  # the ranker
         c.min_quality = 1  # JPEG quality factors of the pairs: those of its training
-        c.max_quality = 30
+        c.max_quality = 30  # the highest of them
         c.levels = 3  # equal parts of that range
         c.side = 256  # of the square cut from each image's middle; 0 for whole images
         return c

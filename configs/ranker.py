@@ -45,7 +45,7 @@ def get_config(text: str = "") -> ConfigDict:
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam or muon
-    c.optimizer.learning_rate = 1e-4
+    c.optimizer.learning_rate = 1e-4  # at first
     c.optimizer.schedule = "halving"  # halving, or cosine to zero at the last step
     c.optimizer.halve_every = 100_000  # steps, for the schedule halving
     c.optimizer.warmup_steps = 0  # of linear warm-up
@@ -54,7 +54,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.validation = ConfigDict()
     c.validation.patch = 96  # side of a validation crop in pixels, a multiple of 8
     c.validation.examples = 1024  # pairs
-    c.validation.batch_size = 64
+    c.validation.batch_size = 64  # pairs at a time
 
     c.log_every = 100  # steps between lines of the log
     c.validate_every = 5000  # steps between validations, each followed by a checkpoint

@@ -35,7 +35,7 @@ class TrainState:
     step: jax.Array
     params: Any
     batch_stats: Any
-    opt_state: optax.OptState
+    opt_state: Any
     average: Any
 
     def variables(self, averaged: bool = True) -> dict:

@@ -49,7 +49,7 @@ def _kernel_init(zero: bool) -> nn.initializers.Initializer:
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:
-    """(B, H, W, C) -> (B, H/block, W/block, block*block*C)."""
+    """(B, H, W, C) -> (B, H / block, W / block, block^2 C)."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // block, block, w // block, block, c)
     x = x.transpose(0, 1, 3, 2, 4, 5)
@@ -57,7 +57,7 @@ def space_to_depth(x: jax.Array, block: int) -> jax.Array:
 
 
 def depth_to_space(x: jax.Array, block: int) -> jax.Array:
-    """(B, H, W, block*block*C) -> (B, H*block, W*block, C); undoes `space_to_depth`."""
+    """(B, H, W, block^2 C) -> (B, block H, block W, C); undoes `space_to_depth`."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, block, block, c // block**2)
     x = x.transpose(0, 1, 3, 2, 4, 5)

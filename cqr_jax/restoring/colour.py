@@ -93,6 +93,17 @@ def reduce(plane: Plane) -> np.ndarray:
     return x.reshape(x.shape[0] // down, down, -1, across).mean((1, 3))
 
 
+def to_change(before: np.ndarray, after: np.ndarray, strength: float = 1.0) -> None:
+    """Turns `after` into what a network changed, its mean taken off, times `strength`.
+
+    So the mean colour of a picture stays what it was. (A network moves it by up to 0.8
+    of 255, and not nearer to the original's than the JPEG was.)
+    """
+    after -= before
+    after -= after.mean(dtype=np.float64)
+    after *= strength
+
+
 def add(plane: Plane, change: np.ndarray) -> np.ndarray:
     """The plane's values with what was added to its samples, interpolated linearly."""
     down, across = plane.sampling

@@ -48,8 +48,7 @@ def restore_pictures(
         picture, planes, before = waiting.popleft()
         after = [first, *(next(restored) for _ in planes[1:])]
         for old, new in zip(before, after, strict=True):
-            new -= old
-            new *= strength
+            colour.to_change(old, new, strength)
         values = [colour.add(*x) for x in zip(planes, after, strict=True)]
         yield colour.with_planes(picture, values, dtype or picture.pixels.dtype)
 

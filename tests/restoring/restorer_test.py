@@ -16,16 +16,30 @@ from cqr_jax.weights import Weights
 RNG = np.random.default_rng(0)
 
 
-def _lighter(images):
-    """A network that lightens each plane by ten levels of 255."""
-    return images + np.float32(10 / 255)
+def _contrast(images):
+    """A network that moves each pixel by ten levels of 255 away from the middle."""
+    return images + np.sign(images - 0.5) * np.float32(10 / 255)
 
 
 def test_strength_scales_the_change():
-    pixels = RNG.integers(20, 200, (50, 70, 1), np.uint8)
-    for strength, gained in ((0, 0), (0.5, 5), (1, 10)):
-        (found,) = restorer.restore_pictures(_lighter, [Picture(pixels)], strength)
-        np.testing.assert_array_equal(found.pixels, pixels + gained)
+    pixels = np.where(np.indices((50, 70, 1)).sum(0) % 2, 60, 160).astype(np.uint8)
+    for strength, moved in ((0, 0), (0.5, 5), (1, 10)):
+        (found,) = restorer.restore_pictures(_contrast, [Picture(pixels)], strength)
+        expected = np.where(pixels > 100, 160 + moved, 60 - moved)
+        np.testing.assert_array_equal(found.pixels, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_mean_colour_stays(channels):
+    """Whatever the network does to the mean of luma or chroma."""
+    pixels = RNG.integers(60, 180, (50, 70, channels), np.uint8)
+    picture = Picture(pixels)
+    for run in (lambda x: x + np.float32(0.04), lambda x: x**2 / 2 + x / 2):
+        (found,) = restorer.restore_pictures(run, [picture])
+        moved = found.pixels.mean((0, 1)) - pixels.mean((0, 1))
+        assert np.abs(moved).max() < 0.05
+    lighter = restorer.restore_pictures(lambda x: x + np.float32(0.04), [picture])
+    np.testing.assert_array_equal(next(lighter).pixels, pixels)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

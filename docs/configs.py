@@ -1,0 +1,221 @@
+"""The fields of all config files as tables in Markdown.
+
+    python -m docs.configs > docs/configs.md
+
+A field's explanation is the comment in its config file, behind its assignment or in the
+lines above it. Values are those of the presets.
+"""
+
+import ast
+import pathlib
+import re
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from cqr_jax.config import beside
+
+FOLDER = pathlib.Path(__file__).parent.parent / "configs"
+FILES = ("deblock", "ranker", "eval", "ablation", "aot")
+_ABSENT = "-"  # in place of a value
+
+_HEAD = f"""\
+# Config fields
+
+`--config=configs/FILE.py:PRESET` names a file and a preset, the first one of its table
+if none is given, and `--config.FIELD=VALUE` sets a field. An empty cell is the first
+preset's value, {_ABSENT} a field that the preset doesn't have.
+
+Made from the config files and their comments by
+`python -m docs.configs > docs/configs.md`; each table has what its file sets."""
+
+
+class Row(NamedTuple):
+    """A field that a config file sets, or a group of fields."""
+
+    field: str  # dotted
+    values: tuple[str, ...]  # in each preset, as the command line takes them
+    explanation: str
+
+
+class _Assignment(NamedTuple):
+    """The statement `c.FIELD = ...` in a config file."""
+
+    field: str
+    presets: tuple[str, ...]  # that lead to it
+    comment: str
+    source: str  # the config file whose config is assigned, or ""
+
+
+def page() -> str:
+    """All tables, each below the words at the head of its config file."""
+    parts = [_HEAD]
+    for file in FILES:
+        words = _text(file).split('"""')[1]
+        parts += [f"## configs/{file}.py", words.strip(), _table(file)]
+    return "\n\n".join(parts) + "\n"
+
+
+def rows(file: str) -> list[Row]:
+    """The fields that a config file sets, in its order; without its `task`."""
+    groups: dict[str, list[_Assignment]] = {}
+    for found in _assignments(file):
+        groups.setdefault(found.field, []).append(found)
+    del groups["task"]
+    sources = {field: group[0].source for field, group in groups.items()}
+    configs = [module(file).get_config(preset) for preset in presets(file)]
+    values = [flat(config) for config in configs]
+    table = []
+    for field, group in groups.items():
+        explanation = _explanation(group, presets(file)[0])
+        outer = sources.get(field.split(".")[0])
+        if source := sources[field]:
+            taken = _taken(configs[0], field, source)
+            explanation = f"{explanation}; {taken}" if explanation else taken
+        elif outer and not explanation:
+            explanation = f"as in {_link(outer)}"
+        is_group = isinstance(configs[0].get(field), ConfigDict)
+        if explanation or not is_group:
+            cells = ("" if is_group else _shown(x.get(field, _ABSENT)) for x in values)
+            table.append(Row(field, tuple(cells), explanation))
+    return table
+
+
+def module(file: str) -> types.ModuleType:
+    """`configs/FILE.py`."""
+    return beside(str(FOLDER / "any.py"), file)
+
+
+def presets(file: str) -> tuple[str, ...]:
+    """Of a config file, the default first; deblock's if it has none of its own."""
+    return getattr(module(file), "PRESETS", None) or presets("deblock")
+
+
+def flat(config: ConfigDict) -> dict[str, Any]:
+    """Dotted name -> value of all fields."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            found |= {f"{name}.{rest}": x for rest, x in flat(value).items()}
+        else:
+            found[name] = value
+    return found
+
+
+def _text(file: str) -> str:
+    return (FOLDER / f"{file}.py").read_text()
+
+
+def _table(file: str) -> str:
+    head = ("field", *presets(file), "")
+    lines = [head, ("---",) * len(head)]
+    for field, (first, *others), explanation in rows(file):
+        changed = ("" if value == first else value for value in others)
+        lines.append((f"`{field}`", first, *changed, explanation.replace("|", r"\|")))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _shown(value: Any) -> str:
+    if value == _ABSENT:
+        return value
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
+    return f"`{value}`" if value != "" else '`""`'
+
+
+def _explanation(group: list[_Assignment], default: str) -> str:
+    """The comments of a field's assignments: of the default preset, then of others."""
+    found: dict[str, tuple[str, ...]] = {}
+    for assignment in group:
+        if comment := assignment.comment:
+            found[comment] = (*found.get(comment, ()), *assignment.presets)
+    if not found:
+        return ""
+    first, *others = sorted(found, key=lambda comment: default not in found[comment])
+    return "; ".join([first, *(f"{', '.join(found[x])}: {x}" for x in others)])
+
+
+def _taken(config: ConfigDict, group: str, file: str) -> str:
+    """Which fields of a config file a group has, and which it shares with `config`."""
+    taken = flat(config[group])
+    configs = (module(file).get_config(preset) for preset in presets(file))
+    offered = {field for found in configs for field in flat(found)}
+    names = "all fields" if set(taken) == offered - {"task"} else _list(taken)
+    follow = [x for x in taken if _reference(config[group], x) is _reference(config, x)]
+    words = f"{names} of {_link(file)}"
+    return f"{words}, where {_list(follow)} follow those here" if follow else words
+
+
+def _reference(config: ConfigDict, field: str) -> Any:
+    """What a field shares with the fields that follow it; None if there is no field."""
+    *groups, name = field.split(".")
+    for group in groups:
+        config = config.get(group, ConfigDict())
+    return config.get_ref(name) if name in config else None
+
+
+def _link(file: str) -> str:
+    return f"[configs/{file}.py](#configs{file}py)"
+
+
+def _list(fields: Iterable[str]) -> str:
+    *rest, last = (f"`{field}`" for field in fields)
+    return f"{', '.join(rest)} and {last}" if rest else last
+
+
+def _assignments(file: str) -> Iterator[_Assignment]:
+    text = _text(file)
+    (function,) = (
+        node
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef) and node.name == "get_config"
+    )
+    for statement, names in _statements(function.body, presets(file)):
+        target, value = ast.unparse(statement.targets[0]), ast.unparse(statement.value)
+        if target.startswith("c."):
+            source = re.match(r"beside\(__file__, '(\w+)'\)\.get_config", value)
+            yield _Assignment(
+                target.removeprefix("c."),
+                names,
+                _comment(statement, text.splitlines()),
+                source[1] if source else "",
+            )
+
+
+def _comment(statement: ast.stmt, lines: list[str]) -> str:
+    """Behind the statement; else in the lines above it."""
+    assert statement.end_lineno is not None
+    if behind := lines[statement.end_lineno - 1].partition("  # ")[2]:
+        return behind
+    above = []
+    for line in reversed(lines[: statement.lineno - 1]):
+        if not line.lstrip().startswith("# "):
+            break
+        above.append(line.lstrip()[2:])
+    return " ".join(reversed(above))
+
+
+def _statements(
+    body: list[ast.stmt], names: tuple[str, ...]
+) -> Iterator[tuple[ast.Assign, tuple[str, ...]]]:
+    """Assignments with the presets that lead to them."""
+    for node in body:
+        match node:
+            case ast.Assign():
+                yield node, names
+            case ast.If(
+                test=ast.Compare(
+                    left=ast.Name("preset"), comparators=[ast.Constant(str(chosen))]
+                )
+            ):
+                others = tuple(name for name in names if name != chosen)
+                yield from _statements(node.body, (chosen,))
+                yield from _statements(node.orelse, others)
+                if isinstance(node.body[-1], ast.Return):
+                    names = others
+
+
+if __name__ == "__main__":
+    print(page(), end="")

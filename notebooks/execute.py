@@ -1,0 +1,64 @@
+"""Executes the notebooks and keeps the outputs, without what depends on the machine.
+
+    python notebooks/execute.py [NOTEBOOK ...]
+
+Kept are pictures, printed lines and tables; dropped what went to standard error (logs
+and progress with their times), counters and times of the cells.
+"""
+
+import argparse
+import pathlib
+
+import nbclient
+import nbformat
+
+FOLDER = pathlib.Path(__file__).parent
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Runs all cells, in the folder of the notebooks, and strips the outputs.
+
+    Raises:
+      nbclient.exceptions.CellExecutionError: a cell fails.
+    """
+    resources = {"metadata": {"path": str(FOLDER)}}
+    done = nbclient.NotebookClient(notebook, resources=resources).execute()
+    for cell in done.cells:
+        cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.execution_count = None
+            cell.outputs = [_stripped(x) for x in cell.outputs if _kept(x)]
+    done.metadata.pop("widgets", None)
+    done.metadata.language_info = {"name": "python"}
+    return done
+
+
+def _kept(output: nbformat.NotebookNode) -> bool:
+    return output.get("name") != "stderr"
+
+
+def _stripped(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    if "execution_count" in output:
+        output.execution_count = None
+    if "image/png" in output.get("data", {}):
+        output.data.pop("text/plain", None)  # tells the object, with its address
+    return output
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python notebooks/execute.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "notebooks", nargs="*", type=pathlib.Path, default=NOTEBOOKS, metavar="NOTEBOOK"
+    )
+    for path in parser.parse_args().notebooks:
+        print(path.name, flush=True)
+        nbformat.write(execute(nbformat.read(path, as_version=4)), path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""docs/configs.md: made from the config files as they are, with every field."""
+
+import shutil
+
+import pytest
+
+from docs import configs
+from tests.conftest import ROOT
+
+
+def test_the_page_is_what_the_config_files_say():
+    page = (ROOT / "docs" / "configs.md").read_text()
+    assert page == configs.page(), "python -m docs.configs > docs/configs.md"
+
+
+@pytest.mark.parametrize("file", configs.FILES)
+def test_every_field_is_explained(file):
+    missing = [row.field for row in configs.rows(file) if not row.explanation]
+    assert not missing, f"configs/{file}.py: needs a comment behind each of them"
+
+
+def test_every_field_is_in_a_table():
+    assert sorted(configs.FILES) == sorted(x.stem for x in configs.FOLDER.glob("*.py"))
+    found = {file: {row.field for row in configs.rows(file)} for file in configs.FILES}
+    for file in configs.FILES:
+        for preset in configs.presets(file):
+            config = configs.module(file).get_config(preset)
+            for field in configs.flat(config):
+                group, _, rest = field.partition(".")
+                places = {
+                    "ranker": rest in found["ranker"],
+                    "evaluation": rest in found["eval"],
+                }
+                known = field in found[file] | found["deblock"] | {"task"}
+                assert known or places.get(group), f"{file}:{preset} {field}"
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "values", "words"),
+    [
+        ("deblock", "model.width", "`64` `32` `16`", "channels"),
+        ("deblock", "ranker", "  ", "`data.name`, `parallel` and `seed` follow"),
+        ("deblock", "evaluation.panels", "`False` `False` `True`", "as in [configs/e"),
+        ("eval", "levels", "- - `3` -", "equal parts of that range"),
+        ("eval", "weights", '`""` - `""` `""`', "a column each; ranker: the ranker"),
+        ("ablation", "seeds", "`0,1` `0,1` `0,1`", "of each variant"),
+    ],
+)
+def test_rows(file, field, values, words):
+    (row,) = (row for row in configs.rows(file) if row.field == field)
+    assert row.values == tuple(values.split(" "))
+    assert words in row.explanation
+
+
+def test_a_comment_may_stand_above_its_field():
+    (row,) = (row for row in configs.rows("eval") if row.field == "sets")
+    assert row.explanation.startswith("classic5, live1, ")
+
+
+def test_a_field_without_a_comment_has_no_explanation(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "configs", tmp_path, dirs_exist_ok=True)
+    lines = (tmp_path / "aot.py").read_text().splitlines()
+    bare = [x.partition("  #")[0] if "c.side" in x else x for x in lines]
+    (tmp_path / "aot.py").write_text("\n".join(bare))
+    monkeypatch.setattr(configs, "FOLDER", tmp_path)
+    missing = [row.field for row in configs.rows("aot") if not row.explanation]
+    assert missing == ["side"]

@@ -1,0 +1,203 @@
+"""Commands, code and links of the documents.
+
+Each command in a block of shell has to match one of `WAYS`, which tells what is done
+with it here: a new kind of command needs a new line there.
+"""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT
+
+DOCUMENTS = (
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "cqr_jax" / "weights" / "README.md",
+)
+RUN, CONFIG, FLAGS = "run", "config", "flags"
+# How a command begins -> RUN: it is run, and leaves the files that it names; CONFIG:
+# its config is loaded, overridden and checked, as the rest takes hours or a cluster;
+# FLAGS: the module has the flags that it is given; else the reason for doing nothing.
+WAYS = {
+    r".*--config\.loss\.gamma=": "needs a patch, which tests/extending_test.py tries",
+    r".*-m cqr_jax\.main ": CONFIG,
+    r".*-m (data_prep|benchmarks)\.\w+|build ": FLAGS,
+    r"(cat \S+ \| )?cqr-restore (?!--demo)": RUN,
+    r"python -m cqr_jax\.(figures|weights|restoring\.export) ": RUN,
+    r".*python -m docs\.configs ": RUN,
+    r".*-m cqr_jax\.restoring\.on_beam ": "tests/restoring/on_beam_test.py, with Beam",
+    r".*python notebooks/execute\.py": "tests/notebooks_test.py runs the notebooks",
+    r"PDOC.*python -m pdoc ": "tests/reference_test.py runs it",
+    r"python3 -m venv ": "installs packages; .ci/run does, by the README's command",
+    r"\.venv/bin/python -m pytest": "runs the tests, these among them",
+    r"\.venv/bin/ruff ": "changes the repository; .ci/run does what changes nothing",
+    r"\.ci/run\b": "runs the tests, these among them",
+}
+# Lines that only hold commands together.
+SYNTAX = r"#|for \w+ in .*; do$|done$|wait$|$"
+PLACEHOLDERS = {
+    ".venv/bin/": "",  # tests run in the environment that is meant
+    "LEFT,TOP,WIDTH,HEIGHT": "8,16,48,40",
+    "$core": "0",
+    "$i": "0",
+}
+CHECK = """
+from absl import app, flags
+from cqr_jax import config, main
+app.run(lambda _: config.check(flags.FLAGS.config))
+"""
+
+
+def _blocks(path: pathlib.Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.M | re.S)
+
+
+def _commands() -> list[str]:
+    """One line each."""
+    blocks = [block for path in DOCUMENTS for block in _blocks(path, "sh")]
+    lines = re.sub(r"\\\n *", "", "\n".join(blocks)).splitlines()
+    found = (line.strip().removesuffix(" &") for line in lines)
+    return [line for line in found if not re.match(SYNTAX, line)]
+
+
+def _way(command: str) -> str | None:
+    return next((way for x, way in WAYS.items() if re.match(x, command)), None)
+
+
+def _those(way: str) -> list[str]:
+    return [command for command in _commands() if _way(command) == way]
+
+
+def _bash(command: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
+    for name, value in PLACEHOLDERS.items():
+        command = command.replace(name, value)
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_every_command_has_a_way():
+    assert [command for command in _commands() if not _way(command)] == []
+
+
+@pytest.fixture
+def workplace(tmp_path, image):
+    """A folder that has what the commands name."""
+    for folder in ("holidays/beach", "runs/NAME", "cqr_jax/weights", "docs"):
+        (tmp_path / folder).mkdir(parents=True)
+    picture = Image.fromarray(image)
+    picture.save(tmp_path / "IMAGE", "png")
+    for name in ("photo.jpg", "holidays/a.jpg", "holidays/beach/b.jpg"):
+        picture.save(tmp_path / name, quality=10)
+    shipped = ROOT / "cqr_jax" / "weights"
+    for path in shipped.glob("*.safetensors"):
+        (tmp_path / "cqr_jax" / "weights" / path.name).symlink_to(path)
+    for name, weights in (
+        ("A", "compact"),
+        ("RANKER", "compact-ranker"),
+        ("runs/NAME/deblocker", "compact"),
+    ):
+        path = tmp_path / f"{name}.safetensors"
+        path.symlink_to(shipped / f"{weights}.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", _those(RUN))
+def test_it_runs(command, workplace):
+    made = _bash(command, workplace)
+    assert made.returncode == 0, made.stderr
+    outputs = re.findall(
+        r"(?:-o |> |--(?:output|ship|deepen)=|export |# writes )(\w\S+)", command
+    )
+    assert outputs or made.stdout
+    for output in outputs:
+        path = workplace / output
+        assert path.stat().st_size
+        if path.is_dir():
+            assert _stems(path) == _stems(workplace / "holidays")
+
+
+def _stems(folder: pathlib.Path) -> set[str]:
+    found = (x.relative_to(folder) for x in folder.rglob("*.*"))
+    return {str(x.with_suffix("")) for x in found}
+
+
+@pytest.mark.parametrize("command", _those(CONFIG))
+def test_its_config_is_right(command):
+    checked = _check(command)
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("none.py", "No such file"),
+        ("eval.py:blnd", "'blnd' is no preset"),
+        ("ranker.py --config.setps=8", "setps"),
+        ("ranker.py --config.steps=many", "invalid literal"),
+        ("ranker.py --config.steps=0", "must be at least 1"),
+        ("ranker.py --distribute", "Unknown command line flag"),
+    ],
+)
+def test_a_config_that_is_wrong(arguments, words):
+    checked = _check(f"python -m cqr_jax.main --config=configs/{arguments}")
+    assert checked.returncode != 0
+    assert words in checked.stdout + checked.stderr
+
+
+def _check(command: str) -> subprocess.CompletedProcess:
+    arguments = re.findall(r"-m cqr_jax\.main ([^'&|>]*)", command)[0]
+    return _bash(f"python -c '{CHECK}' {arguments}", ROOT)
+
+
+@pytest.mark.parametrize("command", _those(FLAGS))
+def test_its_flags_are_known(command):
+    found = re.match(r".*-m (\w+\.\w+)", command)
+    told = _bash(f"python -m {found[1] if found else 'data_prep.build'} --help", ROOT)
+    assert told.returncode == 0, told.stderr
+    for flag in re.findall(r" (--\w[\w-]*)", command):
+        assert re.search(rf"{flag}(?![\w-])", told.stdout), flag
+
+
+@pytest.mark.parametrize("code", _blocks(ROOT / "README.md", "python"))
+def test_the_code_runs(code, tmp_path):
+    (tmp_path / "code.py").write_text(
+        f"import numpy\nimage = numpy.full((48, 40), 99, numpy.uint8)\n{code}"
+    )
+    made = _bash("python -W error code.py", tmp_path)
+    assert made.returncode == 0, made.stderr
+
+
+def test_links_and_pictures_are_there():
+    broken = []
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("[!.]*/**/*.md")):
+        for link in _links(path.read_text()):
+            name, _, anchor = link.partition("#")
+            target = path.parent / name if name else path
+            if not target.exists() or (anchor and anchor not in _anchors(target)):
+                broken.append(f"{path.relative_to(ROOT)}: {link}")
+    assert broken == []
+
+
+def _links(text: str) -> list[str]:
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.M | re.S)
+    found = re.findall(r"""\]\(([^)\s]+)|(?:src|href)=["']([^"']+)""", text)
+    return [x or y for x, y in found if not re.match(r"\w+:", x or y)]
+
+
+def _anchors(path: pathlib.Path) -> list[str]:
+    """Of the headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+    return [re.sub(r"[^\w -]", "", x.lower()).replace(" ", "-") for x in titles]

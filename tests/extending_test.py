@@ -1,0 +1,90 @@
+"""The patches of docs/extending.md, applied to copies of the repository and run."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+_DOCUMENT = (ROOT / "docs" / "extending.md").read_text()
+_PATCHES = dict(
+    re.findall(r"<!-- (\w+) -->\n```diff\n(.*?)```", _DOCUMENT, flags=re.DOTALL)
+)
+
+_LOSS = """
+import jax, numpy as np
+from configs import deblock
+from cqr_jax import losses, stages, state
+
+config = deblock.get_config("quickstart,without=cqr")
+config.loss.gamma = 0.1
+steps = stages.deblock_steps(config, None)
+clean = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 1), np.uint8)
+batch = {"clean": clean, "compressed": clean[:, None] // 2}
+start = state.create(steps.model, 48, steps.optimizer, 0)
+_, terms = jax.jit(steps.train_step)(start, {}, batch)
+x = clean / np.float32(255)
+wrong = clean // 2 / np.float32(255) - x
+edge = sum(np.abs(np.diff(wrong, axis=axis)).mean() for axis in (1, 2))
+np.testing.assert_allclose(terms["edge"], edge, rtol=1e-5)
+np.testing.assert_allclose(terms["loss"], terms["mae"] + 0.1 * edge, rtol=1e-5)
+"""
+
+_METRIC = """
+import csv, json, pathlib
+from configs import eval as evaluation
+from cqr_jax import evaluate
+
+config = evaluation.get_config()
+config.sets, config.qualities = "embedded", (10,)
+evaluate.table2(config, "out", [])
+(row,) = json.loads(pathlib.Path("out/rows.json").read_text())
+each = list(csv.DictReader(open("out/images.csv")))
+assert 4 < row["mae"] < 8, row
+assert abs(sum(float(x["mae"]) for x in each) / 2 - row["mae"]) < 1e-9
+"""
+
+_DATASET = """
+from unittest import mock
+import numpy as np, tensorflow as tf, tensorflow_datasets as tfds
+from data_prep import sources
+
+record = {"image": tf.constant(b"bytes of a PNG")}
+builder = mock.Mock(as_dataset=lambda split, decoders: [record] * 2)
+with mock.patch.object(tfds, "builder", return_value=builder):
+    source = sources.find("clic")
+assert (source.name, source.counts["train"]) == ("clic", 1633)
+named = list(source.images("validation"))
+assert named == [(f"validation000{i}", b"bytes of a PNG") for i in range(2)]
+"""
+
+_CHECKS = {"loss": _LOSS, "metric": _METRIC, "dataset": _DATASET}
+
+
+def test_each_patch_is_tried():
+    assert _PATCHES.keys() == _CHECKS.keys()
+
+
+@pytest.mark.parametrize("name", _CHECKS)
+def test_patch(name, tmp_path):
+    for folder in ("cqr_jax", "configs", "data_prep"):
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pyc")
+        )
+    subprocess.run(
+        ["git", "apply", "-"], cwd=tmp_path, input=_PATCHES[name], text=True, check=True
+    )
+    path = tmp_path / "check.py"
+    path.write_text(_CHECKS[name])
+    done = subprocess.run(
+        [sys.executable, path],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,86 @@
+"""The notebooks: each runs from its first cell to its last, and shows what it says."""
+
+import configparser
+import pathlib
+
+import nbformat
+import pytest
+
+from notebooks.execute import NOTEBOOKS, execute
+from tests.conftest import ROOT
+
+# What must hold at the end of each, as a last cell.
+CHECKS = {
+    "deblock": """
+        assert metrics.psnr_b(clean, good) > metrics.psnr_b(clean, bad) + 3
+        assert len(masks) == deblocker.model.local_blocks + 2
+        assert 0 <= min(m.min() for m in masks.values())
+        assert max(m.max() for m in masks.values()) <= 1
+        assert np.abs(shift).max() < 0.5
+        plain, faded = (np.abs(255 * (x - at_once)).max() for x in parts.values())
+        assert faded < 3 < plain
+        assert float(rows[-1]["psnr"]) > float(rows[0]["jpeg"])
+        assert (folder / "mine" / "deblocker.safetensors").exists()
+    """,
+    "explore_ranker": """
+        assert across_levels > 0.99 and accuracy[0] > 0.9 and accuracy[4:].min() > 0.99
+        assert np.all(np.diff(scores[2:30].mean(1)) > 0)
+        columns = np.abs(pulls["QF 10"]).reshape(-1, 8).mean(0)
+        assert columns.argmax() == 0
+        assert curves[0, 1] > curves[-1, 1] and curves[-1, 1] < 1e-3
+        assert np.mean(score(restored[10])) > scores[9].mean() + 5
+        up, down = (trail for _, trail in climbed.values())
+        assert up[-1, 0] > 2 * clean_scores.mean() and up[-1, 1] < up[0, 1] - 2
+        assert down[-1, 1] > down[0, 1]
+    """,
+}
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request) -> pathlib.Path:
+    return request.param
+
+
+def kinds(notebook) -> list[list[str]]:
+    """Of each cell with code, the kinds of its outputs in their order."""
+    return [
+        [kind for x in cell.outputs for kind in x.get("data", {"text": ""})]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
+
+
+@pytest.mark.slow
+def test_it_runs_and_shows_what_is_committed(path):
+    notebook = nbformat.read(path, as_version=4)
+    committed = kinds(notebook)
+    lines = [line.strip() for line in CHECKS[path.stem].strip().splitlines()]
+    notebook.cells.append(nbformat.v4.new_code_cell("\n".join(lines)))
+    executed = execute(notebook)
+    assert kinds(executed)[:-1] == committed
+
+
+def test_it_is_committed_with_its_pictures_and_without_the_machine(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert sum("image/png" in kind for kind in kinds(notebook)) >= 7
+    assert all(cell.execution_count is None for cell in code)
+    for output in (x for cell in code for x in cell.outputs):
+        assert output.get("name") != "stderr"
+        text = output.get("text", "") + str(output.get("data", {}).get("text/plain"))
+        assert not any(x in text for x in ("/home", "/root", "/tmp", "0x", "site-"))
+
+
+def test_it_is_fetched_from_the_repository_that_setup_names(path):
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    url = setup["metadata"]["url"]
+    repository = url.removeprefix("https://github.com/")
+    assert repository != url
+    notebook = nbformat.read(path, as_version=4)
+    badge, install = notebook.cells[0].source, notebook.cells[2].source
+    name = f"notebooks/{path.name}"
+    assert f"colab.research.google.com/github/{repository}/blob/main/{name})" in badge
+    assert url in install
+    assert (ROOT / name).exists()

@@ -1,0 +1,50 @@
+"""The reference that pdoc makes of the docstrings, by the command in its template."""
+
+import re
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+# What may be warned of: optax gives the type of its states as a string, and pdoc looks
+# it up among the names of the module here.
+EXEMPT = "for cqr_jax.state.TrainState."
+LEFT_OUT = ("__main__", "demo", "on_beam")  # the latter need other extras than dev
+
+DOCSTRINGS = (
+    ("cqr_jax/restoring/memory", "Removes the artifacts of JPEG compression from"),
+    ("cqr_jax/restoring/memory", "<strong>strength:</strong>  0 (nothing changes)"),
+    ("cqr_jax/models/deblocker", "dilated local blocks between the two non-local"),
+    ("cqr_jax/models/deblocker", 'id="Deblocker.local_blocks"'),
+    ("data_prep/build", "Makes the records of"),
+)
+
+
+def test_the_reference(tmp_path):
+    template = ROOT / "docs" / "reference" / "module.html.jinja2"
+    (command,) = re.findall(r"PDOC.*-m pdoc.*\\\n.*", template.read_text())
+    python = f"{sys.executable} -W error -W 'always:Error parsing type annotation'"
+    command = command.replace("python", python).replace("-o site", f"-o {tmp_path}")
+    made = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert made.returncode == 0, made.stderr
+    warned = [line for line in made.stderr.splitlines() if line.startswith("Warn: ")]
+    assert [line for line in warned if EXEMPT not in line] == []
+
+    modules = {
+        path.parent if path.stem == "__init__" else path.with_suffix("")
+        for package in ("cqr_jax", "data_prep")
+        for path in (ROOT / package).rglob("*.py")
+        if path.stem not in LEFT_OUT
+    }
+    pages = {x.relative_to(tmp_path).with_suffix("") for x in tmp_path.rglob("*.html")}
+    assert {str(x) for x in pages} == {
+        "index",
+        *(str(x.relative_to(ROOT)) for x in modules),
+    }
+    for page, words in DOCSTRINGS:
+        assert words in (tmp_path / f"{page}.html").read_text(), page
+    submodules = (tmp_path / "cqr_jax" / "restoring.html").read_text()
+    assert 'href="restoring/memory.html"' in submodules
+    assert 'href="restoring/demo.html"' not in submodules
