@@ -49,6 +49,7 @@ def get_config(text: str = "") -> ConfigDict:
         return c
 
     c.qualities = (10, 20, 30)  # JPEG quality factors, 1 to 100
+    c.self_ensemble = False  # mean over flips and turns, eight times as slow
     c.panels = False  # write original, JPEG and restored side by side, a PNG an image
     c.save_images = False  # write every method's images: images/METHOD/q10/SET/NAME.png
     if preset == "table2":

@@ -112,7 +112,7 @@ def measure(
     in several sets is restored and scored once.
 
     Args:
-      config: with sets, set_dir, qualities, panels and save_images as in
+      config: with sets, set_dir, qualities, self_ensemble, panels and save_images as in
         `configs/eval.py`.
       workdir: where panels and images go, if asked for.
       methods: name -> path of a deblocker's weights.
@@ -135,6 +135,8 @@ def measure(
         name: network.runner(weights.load(path, "deblocker"), seconds)
         for name, path in methods.items()
     }
+    if config.self_ensemble:
+        networks = {name: network.self_ensemble(x) for name, x in networks.items()}
     images = find_images(words(config.sets), config.set_dir)
     others = {name: _restored_paths(x, config, images) for name, x in restored.items()}
     folder = pathlib.Path(workdir)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs import eval as eval_config
-from cqr_jax import evaluate, metrics
+from cqr_jax import evaluate, metrics, weights
 from cqr_jax.data import jpeg, pipeline
 from cqr_jax.errors import UserError
 from data_prep import test_sets
@@ -87,6 +87,18 @@ def test_a_deblocker_that_does_nothing_equals_jpeg(photographs, tmp_path):
     assert len(plain) == 2
     assert plain == ours
     assert {row.get("weights") for row in rows} == {None, path}
+
+
+def test_self_ensemble_gains(image, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").write_bytes(jpeg.encode_png(image))
+    methods = {"compact": str(weights.SHIPPED / "compact.safetensors")}
+    psnr = []
+    for ensemble in (False, True):
+        config = _config(str(tmp_path / "one"), self_ensemble=ensemble)
+        rows, _ = _measure(config, tmp_path, methods)
+        psnr.append(np.mean([r["psnr"] for r in rows if r["method"] == "compact"]))
+    assert psnr[1] > psnr[0]
 
 
 def test_folders_of_restored_images(photographs, tmp_path):

@@ -72,7 +72,7 @@ def restore(args: argparse.Namespace) -> int:
         be read.
     """
     sources = _find(args.inputs, args.output)
-    run = restorer.load(args.weights)
+    run = restorer.load(args.weights, args.self_ensemble)
     tell = _Teller(len(sources))
     jobs = []
     for job in _plan(sources, args):

@@ -66,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
         help="how much of the change to make, 0 to 1 (%(default)s)",
     )
     parser.add_argument(
+        "--self-ensemble",
+        action="store_true",
+        help="take the mean over flips and turns: a little better, 8 times as slow",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace files that are there"
     )
     parser.add_argument(

@@ -54,3 +54,21 @@ def runner(deblocker: weights.Weights, seconds: dict[str, float] | None = None) 
         return restored
 
     return run
+
+
+def self_ensemble(run: Run) -> Run:
+    """The mean over the eight flips and quarter turns of what `run` makes of an image.
+
+    A little better, and eight times as slow (Timofte et al. 2016, section 3.7).
+    """
+
+    def ensembled(images):
+        total = np.zeros(images.shape, np.float32)
+        for turns in range(4):
+            for step in (1, -1):
+                turned = np.rot90(images, turns, (1, 2))[:, ::step]
+                restored = run(np.ascontiguousarray(turned))[:, ::step]
+                total += np.rot90(restored, -turns, (1, 2))
+        return total / 8
+
+    return ensembled

@@ -54,10 +54,17 @@ def restore_pictures(
 
 
 @functools.cache
-def load(path: str | os.PathLike | None = None) -> network.Run:
-    """The network of a deblocker's weights, or of `WEIGHTS`; kept for the next time.
+def load(
+    path: str | os.PathLike | None = None, self_ensemble: bool = False
+) -> network.Run:
+    """The network of a deblocker's weights, kept for the next time.
+
+    Args:
+      path: of the weights; None for `WEIGHTS`.
+      self_ensemble: take the mean over flips and turns, `network.self_ensemble`.
 
     Raises:
       UserError: no such file, or not a deblocker's weights.
     """
-    return network.runner(weights.load(path or WEIGHTS, "deblocker"))
+    run = network.runner(weights.load(path or WEIGHTS, "deblocker"))
+    return network.self_ensemble(run) if self_ensemble else run

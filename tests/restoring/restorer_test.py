@@ -105,6 +105,29 @@ def test_tiled_equals_whole(small, local):
         assert difference > 1e-5
 
 
+def test_self_ensemble_is_the_mean_over_flips_and_turns():
+    """Of a network whose change depends on the place, and of a real one."""
+    images = RNG.random((2, 4, 6)).astype(np.float32)
+
+    def ramp(images):  # by the column: 0, 1, 2, ...
+        return images + np.arange(images.shape[2], dtype=np.float32)
+
+    # Half of the eight see columns, from either side, the others rows: 5 / 2 and 3 / 2.
+    mean = network.self_ensemble(ramp)(images) - images
+    np.testing.assert_allclose(mean, 2, rtol=1e-6)
+
+
+def test_self_ensemble_does_not_mind_how_an_image_lies(small):
+    model, params = small
+    run = network.runner(Weights(model, {"params": params}, {}, {}))
+    image = RNG.random((1, 40, 56)).astype(np.float32)
+    turned = np.rot90(image, 1, (1, 2))[:, ::-1].copy()
+    found = network.self_ensemble(run)(image)
+    again = network.self_ensemble(run)(turned)
+    np.testing.assert_allclose(np.rot90(again[:, ::-1], -1, (1, 2)), found, atol=1e-5)
+    assert np.abs(found - run(image)).max() > 1e-3
+
+
 @pytest.mark.parametrize("shape", [(40, 50), (40, 50, 3), (40, 50, 4)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_arrays(shape, dtype):
