@@ -1,12 +1,11 @@
-"""How cost grows: restoring with the size of the image, training with its parameters.
+"""How cost grows: training with its parameters, a network with the image.
 
     python -m benchmarks.cost > benchmarks/results/cost.md
 
-Prints a Markdown report: time and peak memory of restoring 0.1 to 24 megapixels in
-tiles with the compact preset; the memory that the paper's network needs for whole
-images; time of a training step against batch, width and patch. The weights are fresh
-ones: they don't matter for cost. Each measurement has a process of its own, so that
-its peak of memory is its own.
+Prints a Markdown report: the memory that the paper's network needs for whole images;
+time of a training step against batch, width and patch. The weights are fresh ones: they
+don't matter for cost. Each measurement has a process of its own, so that its peak of
+memory is its own. `benchmarks.restoring` has files of 0.1 to 24 megapixels.
 """
 
 import argparse
@@ -26,36 +25,13 @@ from configs import deblock
 from cqr_jax import config as config_lib
 from cqr_jax import stages, state
 from cqr_jax.errors import one_line_errors
-from cqr_jax.restoring import tiles
 
-MEGAPIXELS = (0.1, 0.5, 1, 4, 12, 24)
 WHOLE_SIDES = (256, 512, 1024)
 TRAINING = {  # one field of the compact preset at a time
     "batch_size": (4, 18, 72),
     "width": (12, 24, 48),
     "patch": (32, 48, 96),
 }
-
-
-def _restore(megapixels: float, repetitions: int) -> tuple[list[float], float]:
-    """Seconds of each repetition, and the process's peak of memory in GiB."""
-    model = _model("compact")
-    variables = {"params": state.init(model, tiles.SIDE, 0)["params"]}
-    apply = jax.jit(model.apply)
-
-    def run(images):
-        images = images[..., None].astype(np.float32) / 255
-        return np.asarray(apply(variables, images))[..., 0]
-
-    height = round((megapixels * 1e6 / 1.5) ** 0.5)
-    width = round(1.5 * height)
-    y = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
-    next(tiles.restore(run, [y[: tiles.SIDE, : tiles.SIDE]]))  # compiles
-
-    def restore():
-        next(tiles.restore(run, [y]))
-
-    return timing.seconds(restore, repetitions), _peak()
 
 
 def _train(field: str, value: int, repetitions: int) -> tuple[list[float], float]:
@@ -125,14 +101,7 @@ def main() -> None:
     with one_line_errors():
         print("# How cost grows\n\n    python -m benchmarks.cost", *sys.argv[1:])
         print(f"\n{machine.describe()}. Median and range of {args.repetitions}.\n")
-        print(f"## Restoring, compact preset, tiles of {tiles.SIDE} pixels\n")
-        print("| Mpixel | s | range | Mpixel/s | peak GiB |\n|---|---|---|---|---|")
-        for size in MEGAPIXELS:
-            seconds, peak = _alone(_restore, size, args.repetitions)
-            speed = size / np.median(seconds)
-            row = f"{timing.shown(seconds, '.3g')} | {speed:.2f} | {peak:.2f}"
-            print(f"| {size} | {row} |")
-        print("\n## Whole images through the paper's network\n")
+        print("## Whole images through the paper's network\n")
         print("| side | GiB planned | of it a Mpixel |\n|---|---|---|")
         for side in WHOLE_SIDES:
             _, planned = _alone(_whole, side)
