@@ -93,8 +93,8 @@ def get_config(text: str = "") -> ConfigDict:
     c.evaluation.sets = ""  # as in configs/eval.py; none: no evaluation
 
     if preset == "compact":
-        c.loss.alpha = 1e-4  # benchmarks/results/loss_weights.md
-        c.loss.beta = 1e-3
+        c.loss.alpha = 5e-5  # benchmarks/results/loss_weights.md
+        c.loss.beta = 5e-4
         c.model.width = 32
         c.model.local_blocks = 3
         c.model.residual_blocks = 0
