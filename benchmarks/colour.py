@@ -34,10 +34,10 @@ def _restored(run, picture: pictures.Picture) -> dict[str, np.ndarray]:
     planes = [luma, *whole, *halved]
     samples = [colour.reduce(x) for x in planes]
     done = tiles.restore(run, samples, batch=4)
-    values = []
-    for plane, before, after in zip(planes, samples, done, strict=True):
-        colour.to_change(before, after)
-        values.append(colour.add(plane, after))
+    values = [
+        colour.change(plane, before, after)
+        for plane, before, after in zip(planes, samples, done, strict=True)
+    ]
     ways = {
         "luma": [values[0], *(x.values for x in chroma)],
         "chroma whole": values[:3],

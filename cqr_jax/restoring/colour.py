@@ -93,15 +93,25 @@ def reduce(plane: Plane) -> np.ndarray:
     return x.reshape(x.shape[0] // down, down, -1, across).mean((1, 3))
 
 
-def to_change(before: np.ndarray, after: np.ndarray, strength: float = 1.0) -> None:
-    """Turns `after` into what a network changed, its mean taken off, times `strength`.
+def change(
+    plane: Plane, before: np.ndarray, after: np.ndarray, strength: float = 1.0
+) -> np.ndarray:
+    """The plane's values with what a network changed in its samples, times `strength`.
 
-    So the mean colour of a picture stays what it was. (A network moves it by up to 0.8
-    of 255, and not nearer to the original's than the JPEG was.)
+    The mean of the change is taken off, so that the mean colour of a picture stays what
+    it was. (A network moves it by up to 0.8 of 255, and not nearer to the original's
+    than the JPEG was.)
+
+    Args:
+      plane: as it came in.
+      before: its samples, as of `reduce`.
+      after: what the network made of them; overwritten, for its memory.
+      strength: 0 to 1.
     """
     after -= before
     after -= after.mean(dtype=np.float64)
     after *= strength
+    return add(plane, after)
 
 
 def add(plane: Plane, change: np.ndarray) -> np.ndarray:

@@ -47,9 +47,10 @@ def restore_pictures(
     for first in restored:
         picture, planes, before = waiting.popleft()
         after = [first, *(next(restored) for _ in planes[1:])]
-        for old, new in zip(before, after, strict=True):
-            colour.to_change(old, new, strength)
-        values = [colour.add(*x) for x in zip(planes, after, strict=True)]
+        values = [
+            colour.change(plane, old, new, strength)
+            for plane, old, new in zip(planes, before, after, strict=True)
+        ]
         yield colour.with_planes(picture, values, dtype or picture.pixels.dtype)
 
 
