@@ -41,6 +41,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.loss = ConfigDict()  # eq. 6; without alpha and beta no ranker is used
     c.loss.alpha = 0.01  # weight of the quality loss L_Q
     c.loss.beta = 0.9  # weight of the feature matching loss L_F
+    c.loss.pixel = "mae"  # mae (L_MAE), or log_mse, by which PSNR gains
     c.degradation = "ladder"  # ladder: JPEGs of the records; blind: made on the way
     c.qualities = (10, 20, 30)  # JPEG quality factors of the ladder to train on
     c.qualities_per_crop = 0  # how many of them each crop gets, drawn anew; 0: all

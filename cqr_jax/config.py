@@ -11,6 +11,7 @@ import ml_collections
 
 from cqr_jax.data.records import QUALITIES
 from cqr_jax.errors import UserError
+from cqr_jax.losses import PIXEL
 
 _TASKS = (
     "ranker",
@@ -226,6 +227,7 @@ def _check_deblock(config) -> None:
     for field in ("alpha", "beta"):
         if config.loss[field] < 0:
             raise UserError(f"config.loss.{field}={config.loss[field]}: is negative")
+    _one_of(config.loss, "config.loss", "pixel", tuple(PIXEL))
     _at_least(config.model, "config.model", "width", 2)
     for field in ("scale", "key_pool"):
         _at_least(config.model, "config.model", field, 1)

@@ -95,6 +95,7 @@ def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -
         optimizer=optimizer,
         alpha=config.loss.alpha,
         beta=config.loss.beta,
+        pixel=config.loss.pixel,
         ema_decay=config.ema_decay,
         parts=config.accumulate,
         axis_name=axis_name,

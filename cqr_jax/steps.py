@@ -110,6 +110,7 @@ def deblock_train_step(
     optimizer: optax.GradientTransformation,
     alpha: float,
     beta: float,
+    pixel: str = "mae",
     ema_decay: float,
     parts: int = 1,
     axis_name: str | None = None,
@@ -123,7 +124,7 @@ def deblock_train_step(
       batch: as `pipeline.ladders` makes it.
       apply: the deblocker's.
       rank: the ranker's; not called where alpha and beta are 0.
-      optimizer, alpha, beta, ema_decay: of the config.
+      optimizer, alpha, beta, pixel, ema_decay: of the config.
       parts: that the batch is computed in, one after the other.
       axis_name: of the devices to average over under pmap.
 
@@ -139,7 +140,7 @@ def deblock_train_step(
     def loss_fn(params, batch_stats, batch):
         clean, compressed = _clean_and_compressed(batch)
         restored = apply({"params": params}, compressed)
-        loss, metrics = guided_loss(restored, clean, frozen_rank, alpha, beta)
+        loss, metrics = guided_loss(restored, clean, frozen_rank, alpha, beta, pixel)
         return loss, (metrics, batch_stats)
 
     found = _accumulate(loss_fn, state, batch, parts)
@@ -149,9 +150,14 @@ def deblock_train_step(
 
 
 def guided_loss(
-    restored: jax.Array, clean: jax.Array, rank: Rank, alpha: float, beta: float
+    restored: jax.Array,
+    clean: jax.Array,
+    rank: Rank,
+    alpha: float,
+    beta: float,
+    pixel: str = "mae",
 ) -> tuple[jax.Array, Metrics]:
-    """The overall loss (eq. 6) and its terms: `loss`, `mae`, `quality`, `feature`.
+    """The overall loss (eq. 6) and its terms: `loss`, `pixel`, `quality`, `feature`.
 
     What has no weight is not computed: without beta the clean images are not ranked,
     without alpha and beta nothing is.
@@ -162,13 +168,14 @@ def guided_loss(
       clean: (batch, height, width, 1).
       rank: the frozen ranker.
       alpha, beta: weights of L_Q and L_F.
+      pixel: what is in the place of L_MAE, one of `losses.PIXEL`.
     """
     repeats = len(restored) // len(clean)
 
     def at_every_quality(x):
         return jnp.repeat(x, repeats, axis=0)
 
-    terms = {"mae": losses.mean_absolute_error(restored, at_every_quality(clean))}
+    terms = {pixel: losses.PIXEL[pixel](restored, at_every_quality(clean))}
     if alpha or beta:
         score, features = rank(restored)
         if alpha:
@@ -177,7 +184,7 @@ def guided_loss(
             _, target = rank(clean)  # no gradient: once per clean image
             target = jax.tree.map(at_every_quality, target)
             terms["feature"] = losses.feature_matching(features, target)
-    return losses.overall(terms, alpha, beta)
+    return losses.overall(terms, alpha, beta, pixel)
 
 
 def deblock_eval_step(

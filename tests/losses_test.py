@@ -35,6 +35,21 @@ def test_mean_absolute_error_by_hand():
     assert losses.mean_absolute_error(x, jnp.zeros_like(x)) == pytest.approx(1.75 / 4)
 
 
+def test_log_mean_squared_error_by_hand():
+    # MSE 0.25 and 0; the gradient of 0.01 ln(m + 1e-4) is 0.02 e / (n (m + 1e-4)).
+    x = jnp.stack([jnp.full((4, 4, 1), 0.5), jnp.zeros((4, 4, 1))])
+    loss, pull = jax.value_and_grad(losses.log_mean_squared_error)(x, jnp.zeros_like(x))
+    assert loss == pytest.approx(0.01 * (np.log(0.2501) + np.log(1e-4)) / 2)
+    np.testing.assert_allclose(pull[0], 0.02 * 0.5 / (2 * 16 * 0.2501), rtol=1e-5)
+    assert not pull[1].any()
+
+
+def test_log_mean_squared_error_pulls_as_mae_does_at_35_db():
+    error = jnp.full((1, 8, 8, 1), 10 ** (-35 / 20))
+    pulls = [jax.grad(f)(error, jnp.zeros_like(error)) for f in losses.PIXEL.values()]
+    np.testing.assert_allclose(pulls[0], pulls[1], rtol=0.2)
+
+
 def test_quality_by_hand():
     # sigmoid(0) = 1/2; sigmoid(-ln 3) = 1/4.
     assert losses.quality(jnp.array([0.0, np.log(3)])) == pytest.approx(0.375)
@@ -53,6 +68,10 @@ def test_overall_by_hand():
     assert loss == pytest.approx(0.5 + 0.0025 + 1.8)
     assert named == {"loss": loss, **terms}
     assert losses.overall({"mae": 0.5}, 0, 0)[0] == 0.5
+    with_another = {"log_mse": -0.1, "quality": 0.25, "feature": 2.0}
+    assert losses.overall(with_another, 0.01, 0.9, "log_mse")[0] == pytest.approx(
+        1.7025
+    )
 
 
 def test_shapes_that_would_broadcast_are_refused():

@@ -149,6 +149,7 @@ def test_ranges_of_the_ranker(field, value, words):
         ("blind.double", 1.5, r"must be in \[0, 1\]"),
         ("optimizer.name", "sgd", "choose adam or muon"),
         ("loss.beta", -1.0, "is negative"),
+        ("loss.pixel", "l1", "choose mae or log_mse"),
         ("model.dilations", (), "needs one or more dilations"),
         ("ranker.levels", 7, r"config\.ranker\.levels=7"),
     ],

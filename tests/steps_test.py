@@ -177,8 +177,9 @@ def test_the_ranker_is_not_called_without_weights(restored):
         raise AssertionError
 
     clean = restored[:2]
-    _, terms = steps.guided_loss(restored, clean, never, 0, 0)
-    assert terms.keys() == {"loss", "mae"}
+    for pixel in losses.PIXEL:
+        loss, terms = steps.guided_loss(restored, clean, never, 0, 0, pixel)
+        assert terms == {"loss": loss, pixel: loss}
 
 
 @pytest.mark.parametrize(("alpha", "beta", "calls"), [(1, 0, 1), (0, 1, 2), (1, 1, 2)])
