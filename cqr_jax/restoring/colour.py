@@ -2,7 +2,7 @@
 
 The paper works on Y. Cb and Cr go through the same network where a file has them, at
 the resolution at which a JPEG stored them: there its blocks are 8x8, as those of Y.
-`benchmarks.colour` measures what colour gains by it.
+`benchmarks.colour` measures what colour gains by it (`benchmarks/results/colour.md`).
 """
 
 from collections.abc import Iterator
