@@ -135,11 +135,11 @@ def deblock_stage(
     """Stage 2 of `config`, guided by `ranker` (None without alpha and beta)."""
     examples: functools.partial[pipeline.Example]
     if config.degradation == "blind":
-        names = ["blind"]
+        names, margin = ["blind"], pipeline.BLIND_MARGIN
         examples = functools.partial(pipeline.blind, **config.blind)
         training = validation = examples
     else:
-        names = [f"q{quality}" for quality in config.qualities]
+        names, margin = [f"q{quality}" for quality in config.qualities], 0
         examples = functools.partial(pipeline.ladders, qualities=config.qualities)
         training = functools.partial(examples, draws=config.qualities_per_crop)
         validation = examples
@@ -161,6 +161,7 @@ def deblock_stage(
             config,
             training(patch=config.patch, augment=True),
             validation(patch=config.validation.patch, augment=False),
+            margin,
         ),
         summarize=summarize,
         best=("psnr", "max"),
@@ -172,8 +173,15 @@ def _data(
     config: ml_collections.ConfigDict,
     training: pipeline.Example,
     validation: pipeline.Example,
+    margin: int = 0,
 ) -> dict:
-    """The `batches` and `validation` of a stage; makes the records that it can."""
+    """The `batches` and `validation` of a stage; makes the records that it can.
+
+    Args:
+      config: of the stage.
+      training, validation: the examples.
+      margin: pixels that an example needs beyond its patch, both sides together.
+    """
     name, data_dir = config.data.name, config.data.data_dir
     if name in ("div2k", "embedded") and not records.exists(data_dir, name):
         command = f"python -m data_prep.build --source={name} --data_dir={data_dir}"
@@ -183,9 +191,8 @@ def _data(
                 f"processes, with: {command}"
             )
         build(name, data_dir)
-    builder = pipeline.open_records(
-        data_dir, name, config.patch, config.validation.patch
-    )
+    side = max(config.patch, config.validation.patch) + margin
+    builder = pipeline.open_records(data_dir, name, side)
     process = {
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),

@@ -16,13 +16,15 @@ FOLDER = pathlib.Path(__file__).parent
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
-def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Runs all cells, in the folder of the notebooks, and strips the outputs.
+def execute(
+    notebook: nbformat.NotebookNode, folder: pathlib.Path = FOLDER
+) -> nbformat.NotebookNode:
+    """Runs all cells, in `folder`, and strips the outputs.
 
     Raises:
       nbclient.exceptions.CellExecutionError: a cell fails.
     """
-    resources = {"metadata": {"path": str(FOLDER)}}
+    resources = {"metadata": {"path": str(folder)}}
     done = nbclient.NotebookClient(notebook, resources=resources).execute()
     for cell in done.cells:
         cell.metadata = {}

@@ -4,12 +4,17 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Processes elsewhere than in ROOT take this checkout too, whatever is installed.
+_PATHS = (str(ROOT), os.environ.get("PYTHONPATH"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PATHS))
 # Compiling is most of what tests do, here and in the processes that they start.
 FAST_COMPILING = "--xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{FAST_COMPILING} {os.environ.get('XLA_FLAGS', '')}"
@@ -74,9 +79,13 @@ def save_fresh(folder, kind) -> pathlib.Path:
     return path
 
 
+_STARTED: list[subprocess.Popen] = []
+PATIENCE = 600  # seconds that a process can take before it is killed
+
+
 def start(*args, **kwargs) -> subprocess.Popen:
     """Starts `python -m ARGS` in the repository; its output is text."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", *map(str, args)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -84,6 +93,23 @@ def start(*args, **kwargs) -> subprocess.Popen:
         text=True,
         **kwargs,
     )
+    watchdog = threading.Timer(PATIENCE, process.kill)
+    watchdog.daemon = True
+    watchdog.start()
+    _STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_running():
+    """Kills what a failed test left; what a fixture of a module started is older."""
+    older = len(_STARTED)
+    yield
+    for process in _STARTED[older:]:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    del _STARTED[older:]
 
 
 def run(*args, **kwargs) -> tuple[int, str, str]:

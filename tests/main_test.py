@@ -238,6 +238,7 @@ def test_killed_and_resumed_equals_unbroken(data_dir, tmp_path):
     deadline = time.time() + 120
     while not (broken / "checkpoints" / "20").is_dir() and time.time() < deadline:
         time.sleep(0.02)
+    assert (broken / "checkpoints" / "20").is_dir(), "no checkpoint in time"
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (broken / "ranker.safetensors").exists()
@@ -370,6 +371,48 @@ def test_both_stages_and_the_evaluation(data_dir, tmp_path, photographs, paralle
 
 
 @pytest.mark.slow
+def test_the_choices_of_a_training_together(tmp_path):
+    """As the README names them; the embedded photographs' records are made first."""
+    code, _, err = run(
+        "cqr_jax.main",
+        "--config=configs/deblock.py:quickstart,without=cqr",
+        f"--config.workdir={tmp_path}/deblock",
+        f"--config.data.data_dir={tmp_path}/data",
+        "--config.degradation=blind",
+        "--config.qualities_per_crop=1",
+        "--config.optimizer.name=muon",
+        "--config.loss.pixel=log_mse",
+        "--config.compute_dtype=bfloat16",
+        "--config.accumulate=2",
+        "--config.evaluation.sets=",
+        *DEBLOCKER,
+    )
+    assert code == 0, err
+    assert "log_mse -" in err
+    path = tmp_path / "deblock" / "deblocker.safetensors"
+    _, _, provenance, arrays = weights.read(path)
+    assert [row["step"] for row in provenance["curve"]] == [3, 6]
+    assert 20 < provenance["curve"][-1]["psnr_blind"] < 60
+    assert all(x.dtype == np.float32 and np.isfinite(x).all() for x in arrays.values())
+
+
+@pytest.mark.slow
+def test_blind_crops_need_room(data_dir, tmp_path):
+    code, _, err = run(
+        "cqr_jax.main",
+        "--config=configs/deblock.py:quickstart,without=cqr",
+        f"--config.workdir={tmp_path}",
+        f"--config.data.data_dir={data_dir}",
+        "--config.data.name=photos",
+        "--config.degradation=blind",
+        "--config.qualities_per_crop=1",
+        "--config.validation.patch=128",
+    )
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: crops of 144 pixels don't fit")
+
+
+@pytest.mark.slow
 def test_the_ablation_and_its_table(data_dir, tmp_path, photographs):
     workdir = tmp_path / "ablation"
     arguments = (
@@ -472,14 +515,18 @@ def test_shipped_weights_are_half_as_large_and_load_as_float32(tmp_path):
     path, small = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     model = Ranker(width=2)
     variables = state.init(model, 48, 0)
-    provenance = {"step": 3, "config": {"workdir": "/home/x", "steps": 4}}
+    config = {"workdir": "/home/x", "steps": 4, "initial_weights": "/home/x/y.z"}
+    provenance = {"step": 3, "config": config}
     fields = {"width": 2, "hidden": 100}
     weights.save(path, "ranker", fields, variables, provenance)
     code, out, err = run("cqr_jax.weights", path, f"--ship={small}")
     assert (code, out) == (0, ""), err
     assert small.stat().st_size < 0.7 * path.stat().st_size
     loaded = weights.load(small, "ranker", fields)
-    assert loaded.provenance == {"step": 3, "config": {"steps": 4}}
+    assert loaded.provenance == {
+        "step": 3,
+        "config": {"steps": 4, "initial_weights": "y.z"},
+    }
     for x, y in zip(
         jax.tree.leaves(loaded.variables), jax.tree.leaves(variables), strict=True
     ):

@@ -184,16 +184,8 @@ def test_ranker_scores_and_feature_maps():
         model.apply(variables, jnp.ones((1, 31, 64, 1)))
 
 
-def test_ranker_siblings_share_weights():
-    model = Ranker(width=4)
-    variables = state.init(model, 48, 0)
-    image = jax.random.uniform(jax.random.key(0), (2, 48, 48, 1))
-    together, _ = model.apply(variables, jnp.concatenate([image, image]))
-    np.testing.assert_allclose(together[:2], together[2:], atol=1e-6)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [Ranker(width=4), Deblocker(6, 0, 0)])
+@pytest.mark.parametrize("model", [Ranker(width=16), Deblocker(24, 0, 0)])
 def test_quick_init_draws_as_the_modules_do(model):
     ours = state.init(model, 48, 0)
     theirs = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 48, 48, 1)))
@@ -201,8 +193,9 @@ def test_quick_init_draws_as_the_modules_do(model):
     def check(mine, reference):
         assert mine.shape == reference.shape
         spread = np.std(reference)
-        np.testing.assert_allclose(np.std(mine), spread, rtol=8 / mine.size**0.5)
+        np.testing.assert_allclose(np.std(mine), spread, rtol=5 / mine.size**0.5)
         if spread == 0:
             np.testing.assert_array_equal(mine, reference)
+        assert np.any(mine) == np.any(reference)
 
     jax.tree.map(check, ours, theirs)

@@ -22,6 +22,7 @@ from cqr_jax.errors import UserError
 Batch = dict[str, np.ndarray]
 Example = Callable[[dict, tf.Tensor], dict]
 
+BLIND_MARGIN = 2 * BLOCK  # that `blind` needs beyond its patch: a block of each JPEG
 _SHUFFLE_BUFFER = 1024  # records; written in random order already
 
 
@@ -113,7 +114,7 @@ def blind(
     """
     low, high = qualities
     room = patch + BLOCK  # of the last compression
-    first_room = room + BLOCK  # of the first of two
+    first_room = patch + BLIND_MARGIN  # of the first of two
 
     def compress(image, key):
         quality = _uniform(key, low, high + 1)
@@ -227,17 +228,17 @@ def validation_batches(
     return list(data.as_numpy_iterator())
 
 
-def open_records(data_dir: str, name: str, *patches: int) -> tfds.core.DatasetBuilder:
-    """The builder of existing records that have room for crops of these sides.
+def open_records(data_dir: str, name: str, side: int) -> tfds.core.DatasetBuilder:
+    """The builder of existing records that have room for crops of this side.
 
     Raises:
       UserError: no records, or sub-images smaller than a crop.
     """
     builder = records.open_builder(data_dir, name)
     shortest = builder.info.metadata["min_side"]
-    if max(patches) > shortest:
+    if side > shortest:
         raise UserError(
-            f"crops of {max(patches)} pixels don't fit the records of '{name}', whose "
+            f"crops of {side} pixels don't fit the records of '{name}', whose "
             f"sub-images may have sides of {shortest}; take smaller crops, or build "
             "records with a larger --min_side"
         )

@@ -12,6 +12,7 @@ local block, which changes nothing until it is trained on.
 
 import argparse
 import json
+import pathlib
 from typing import Any
 
 import flax.traverse_util
@@ -22,6 +23,7 @@ from cqr_jax import weights
 from cqr_jax.errors import UserError, one_line_errors
 
 _FOLDERS = ("workdir", "data_dir", "set_dir")
+_FILES = ("initial_weights", "ranker_weights")  # of which the name alone is kept
 
 
 def describe(path: str) -> dict:
@@ -78,7 +80,11 @@ def deepen(path: str, output: str) -> None:
 def _without_folders(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    return {k: _without_folders(v) for k, v in value.items() if k not in _FOLDERS}
+    return {
+        k: pathlib.PurePath(v).name if k in _FILES else _without_folders(v)
+        for k, v in value.items()
+        if k not in _FOLDERS
+    }
 
 
 def main() -> None:

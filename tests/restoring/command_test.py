@@ -14,6 +14,7 @@ from PIL import Image
 
 from cqr_jax import metrics
 from cqr_jax.data import jpeg
+from cqr_jax.restoring import batch
 from data_prep import sources
 
 
@@ -194,6 +195,7 @@ def test_a_full_disk(folder, tmp_path):
         capture_output=True,
         text=True,
         cwd=folder,
+        env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0"},  # would be cut too
         timeout=300,
     )
     err = found.stderr
@@ -232,6 +234,34 @@ def test_ctrl_c_leaves_no_half_file(folder, tmp_path):
         if path.is_file():
             with Image.open(path) as image:  # whole
                 image.load()
+
+
+def test_strength_overwriting_and_self_ensemble(folder):
+    def restore(*flags):
+        code, _, err = _run("a.jpg", "-o", "a.png", *flags, cwd=folder)
+        assert code == 0, err
+        with Image.open(folder / "a.png") as image:
+            return np.asarray(image)
+
+    with Image.open(folder / "a.jpg") as image:
+        before = np.asarray(image)
+    np.testing.assert_array_equal(restore("--strength=0"), before)
+    once = restore("--overwrite")
+    eightfold = restore("--overwrite", "--self-ensemble")
+    assert 1 < np.abs(once - before.astype(float)).mean() < 20
+    assert 0.05 < np.abs(once - eightfold.astype(float)).mean() < 2
+
+
+def test_what_is_found(folder):
+    """Images in folders and by patterns, and not what was restored before."""
+    out = folder / "out"
+    out.mkdir()
+    for path in (out / "a.png", folder / "a.restored.png"):
+        path.touch()
+    found = [str(x.under) for x in batch._find([str(folder)], str(out))]
+    assert found == ["a.jpg", "bad.jpg", "deep/er/c.webp", "deep/gray.jpeg", "empty.png"]
+    (one,) = batch._find([f"{folder}/*/*.jpeg"], None)
+    assert str(one.under) == "deep/gray.jpeg"
 
 
 def test_bombs(folder):

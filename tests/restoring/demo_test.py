@@ -60,7 +60,7 @@ def test_dropping_an_image(url, browser, tmp_path):
     assert factor == "10 (tables)"
     assert float(after) > float(before) + 1
 
-    assert page.locator("#comparison img").count() == 2
+    playwright.expect(page.locator("#comparison img")).to_have_count(2)
     with page.expect_download() as caught:
         page.locator("#download").click()
     found = np.asarray(Image.open(caught.value.path()))
