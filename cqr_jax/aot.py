@@ -126,8 +126,11 @@ def report(config: ml_collections.ConfigDict) -> None:
       config: as `configs/aot.py` makes it.
 
     Raises:
-      UserError: the topology is unknown, or libtpu is not installed.
+      UserError: the topology is unknown, libtpu is not installed, or a batch doesn't
+        divide into its parts.
     """
+    for stage, where in ((config, "config"), (config.ranker, "config.ranker")):
+        parallel.check_batch(stage.batch_size, f"{where}.batch_size", stage.accumulate)
     devices = _devices(config.topology) if config.topology else []
     lowered, compiled = [list(_LOWERED)], [list(_COMPILED)]
     for program in programs(config):

@@ -198,6 +198,7 @@ def _check_runs(config) -> None:
     for variant in given["variants"]:
         if variant not in ABLATIONS:
             raise UserError(f"config.variants: {variant!r}: choose {_list(ABLATIONS)}")
+    _whole(config, "config", "seeds")
     if min(config.seeds) < 0:
         raise UserError(f"config.seeds={config.seeds}: one is negative")
 
@@ -206,7 +207,7 @@ def _check_deblock(config) -> None:
     _check_training(config.ranker, "config.ranker")
     _check_ranker(config.ranker, "config.ranker")
     _check_evaluation(config.evaluation, "config.evaluation")
-    _check_qualities(config.qualities, "config.qualities")
+    _check_qualities(config, "config")
     if outside := set(config.qualities) - set(QUALITIES):
         raise UserError(
             f"config.qualities: the records hold {QUALITIES[0]} to {QUALITIES[-1]}, "
@@ -214,6 +215,7 @@ def _check_deblock(config) -> None:
         )
     _in_range(config, "config", "qualities_per_crop", 0, len(config.qualities))
     _one_of(config, "config", "degradation", ("ladder", "blind"))
+    _whole(config.blind, "config.blind", "qualities")
     low, high = _range(config.blind, "config.blind", "qualities")
     if not 1 <= low <= high <= 100:
         raise UserError(f"config.blind.qualities={low, high}: must be within 1 to 100")
@@ -233,6 +235,7 @@ def _check_deblock(config) -> None:
         _at_least(config.model, "config.model", field, 1)
     for field in ("local_blocks", "residual_blocks"):
         _at_least(config.model, "config.model", field, 0)
+    _whole(config.model, "config.model", "dilations")
     dilations = config.model.dilations
     if not dilations or min(dilations) < 1 or len(dilations) > config.model.width:
         raise UserError(
@@ -242,14 +245,23 @@ def _check_deblock(config) -> None:
 
 
 def _check_evaluation(config, where: str) -> None:
-    _check_qualities(config.qualities, f"{where}.qualities")
+    _check_qualities(config, where)
 
 
-def _check_qualities(qualities, field: str) -> None:
+def _check_qualities(config, where: str) -> None:
+    _whole(config, where, "qualities")
+    qualities, field = config.qualities, f"{where}.qualities"
     if not qualities or any(not 1 <= quality <= 100 for quality in qualities):
         raise UserError(f"{field}={qualities}: JPEG quality factors are 1 to 100")
     if len(set(qualities)) != len(qualities):
         raise UserError(f"{field}={qualities}: one is given twice")
+
+
+def _whole(config, where: str, field: str) -> None:
+    if not all(isinstance(value, int) for value in config[field]):
+        raise UserError(
+            f"{where}.{field}={config[field]}: must be whole numbers, '(1, 2)'"
+        )
 
 
 def _at_least(config, where: str, field: str, low: int) -> None:

@@ -244,8 +244,14 @@ def find_images(sets: Iterable[str], set_dir: str) -> dict[str, Image]:
       set_dir: folder of the named sets.
 
     Raises:
-      UserError: a set is not there, or two images would have one key.
+      UserError: no set, one that is not there, or two sets or images of one name.
     """
+    sets = list(sets)
+    if not sets:
+        raise UserError("config.sets: name a set or a folder of images")
+    short = [pathlib.Path(name).name for name in sets]
+    if twice := {x for x in short if short.count(x) > 1}:
+        raise UserError(f"two of the sets are named {twice.pop()}; rename one")
     found: dict[str, Image] = {}
     for name in sets:
         expected: dict[str, test_sets.Expected] = {}

@@ -80,7 +80,8 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
     Returns:
       A row for each degradation and method: kind, qualities, method, images, and psnr
       (dB, averaged over the images) of the degraded ones and gain (dB), the mean of
-      what restoring adds to it, with `worst`, the lowest of any image.
+      what restoring adds to it, with `worst`, the lowest of any image. Images that
+      are equal to their original, before or after, are left out.
 
     Raises:
       UserError: no weights are given, or they, a set or an image can't be read.
@@ -116,13 +117,16 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
     psnr = psnr.reshape(len(ways), len(images), len(DEGRADATIONS))
     rows = []
     for i, degradation in enumerate(DEGRADATIONS):
-        plain, *restored = psnr[:, :, i]
+        counted = np.isfinite(psnr[:, :, i]).all(0)
+        if not counted.any():
+            continue
+        plain, *restored = psnr[:, counted, i]
         for name, gain in zip(methods, restored - plain, strict=True):
             rows.append(
                 {
                     "kind": degradation.kind,
                     "qualities": " then ".join(map(str, degradation.qualities)),
-                    "images": len(images),
+                    "images": int(counted.sum()),
                     "psnr": float(np.mean(plain)),
                     "method": name,
                     "gain": float(np.mean(gain)),

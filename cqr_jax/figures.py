@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cqr_jax import files, metrics, tables
 from cqr_jax.data import jpeg
-from cqr_jax.errors import UserError, one_line_errors
+from cqr_jax.errors import UserError, extra, one_line_errors
 
 _GAP = 8  # pixels between images
 _LEAST_WIDTH = 256  # of a shown crop: smaller ones are enlarged by a whole number
@@ -117,9 +117,10 @@ def png(figure, dpi: int) -> bytes:
 
 
 def _draw_panel(args: argparse.Namespace) -> None:
-    from cqr_jax import evaluate, weights  # after the flags, so that help comes at once
-    from cqr_jax.config import words
-    from cqr_jax.restoring import network
+    with extra("train"):  # after the flags, so that help comes at once
+        from cqr_jax import evaluate, weights
+        from cqr_jax.config import words
+        from cqr_jax.restoring import network
 
     if not 1 <= args.quality <= 100:
         raise UserError(f"--quality={args.quality}: is 1 to 100")
@@ -137,11 +138,12 @@ def _draw_panel(args: argparse.Namespace) -> None:
 
 
 def _draw_features(args: argparse.Namespace) -> None:
-    import jax
+    with extra("train"):
+        import jax
 
-    from cqr_jax import weights
-    from cqr_jax.models.ranker import MIN_SIDE
-    from cqr_jax.steps import to_float
+        from cqr_jax import weights
+        from cqr_jax.models.ranker import MIN_SIDE
+        from cqr_jax.steps import to_float
 
     ranker = weights.load(args.weights, "ranker")
     clean = jpeg.load_named(args.image)

@@ -2,17 +2,28 @@
 
 import pathlib
 
+from cqr_jax.errors import UserError
+
 
 def write(path: pathlib.Path, content: str | bytes) -> None:
     """Writes `content` under a temporary name in the same folder, then renames it.
 
     Makes the folder if need be; replaces what is there. Where that fails, or Ctrl-C
     comes, nothing is left.
+
+    Raises:
+      UserError: it can't be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            data = content.encode() if isinstance(content, str) else content
+            partial.write_bytes(data)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"can't be written to {path}: {error.strerror or error}"
+        ) from None

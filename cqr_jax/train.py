@@ -39,14 +39,17 @@ _FREE_FIELDS = (
 _AGREE_EVERY = 10
 
 
-def train_ranker(config: ml_collections.ConfigDict) -> pathlib.Path:
+def train_ranker(
+    config: ml_collections.ConfigDict, where: str = "config"
+) -> pathlib.Path:
     """Stage 1. Returns the path of the ranker's weights.
 
     Args:
       config: as `configs/ranker.py` makes it.
+      where: the fields are on the command line, for errors.
     """
     path = pathlib.Path(config.workdir) / "ranker.safetensors"
-    return _run(config, path, ranker_stage)
+    return _run(config, path, ranker_stage, where)
 
 
 def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
@@ -62,7 +65,7 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
     """
     ranker = None
     if config.loss.alpha or config.loss.beta:
-        path = config.ranker_weights or train_ranker(config.ranker)
+        path = config.ranker_weights or train_ranker(config.ranker, "config.ranker")
         fields = config.ranker.model.to_dict()
         ranker = weights.load(path, "ranker", fields)
     path = pathlib.Path(config.workdir) / DEBLOCKER_FILE
@@ -76,14 +79,16 @@ def _run(
     config: ml_collections.ConfigDict,
     path: pathlib.Path,
     make_stage: Callable[[ml_collections.ConfigDict], Stage],
+    where: str = "config",
 ) -> pathlib.Path:
     """Trains a stage up to `config.steps`, from where its workdir stands.
 
     Weights are initialised from the latest checkpoint of the workdir if there is one,
     else from `config.initial_weights` if given, else from `config.seed`.
     """
-    parallel.check_batch(config.batch_size, "batch_size", config.accumulate)
-    parallel.check_batch(config.validation.batch_size, "validation.batch_size")
+    batch, validated = config.batch_size, config.validation.batch_size
+    parallel.check_batch(batch, f"{where}.batch_size", config.accumulate)
+    parallel.check_batch(validated, f"{where}.validation.batch_size")
     given = config.initial_weights
     _, _, initial, _ = weights.read(given) if given else (None,) * 4
     stage = make_stage(config)
@@ -94,7 +99,7 @@ def _run(
             state.create(model, config.patch, optimizer, config.seed)
         )
         latest = manager.latest_step()
-        _keep_config(config, resuming=latest is not None)
+        _keep_config(config, where, resuming=latest is not None)
         if latest is not None:
             _log.info("%s: resuming at step %d", stage.name, latest)
             train_state = checkpoint.restore(manager, train_state, latest)
@@ -150,7 +155,7 @@ def _read_curve(workdir: str, last: int) -> list[dict]:
     return [{**row, "step": int(row["step"])} for row in rows if row["step"] <= last]
 
 
-def _keep_config(config: ml_collections.ConfigDict, resuming: bool) -> None:
+def _keep_config(config: ml_collections.ConfigDict, where: str, resuming: bool) -> None:
     """Writes the config to the workdir; refuses to resume under another one."""
     path = pathlib.Path(config.workdir) / "config.json"
     text = config.to_json(indent=2) + "\n"
@@ -160,7 +165,7 @@ def _keep_config(config: ml_collections.ConfigDict, resuming: bool) -> None:
             if ours.get(field) != theirs.get(field):
                 raise UserError(
                     f"{config.workdir}: was begun with {field}={theirs.get(field)}, "
-                    f"now {ours.get(field)}; choose another config.workdir"
+                    f"now {ours.get(field)}; choose another {where}.workdir"
                 )
     if jax.process_index() == 0:
         files.write(path, text)

@@ -62,6 +62,8 @@ def build(
         )
     if not 0 < validation_fraction < 1:
         raise UserError(f"validation_fraction={validation_fraction}: not in (0, 1)")
+    if processes < 0:
+        raise UserError(f"processes={processes}: is negative")
     found = sources.find(source, name, validation_fraction)
 
     import tensorflow_datasets as tfds
@@ -72,9 +74,14 @@ def build(
     directory = records.directory(data_dir, found.name)
     if records.exists(data_dir, found.name) and not overwrite:
         metadata = records.open_builder(data_dir, found.name).info.metadata
-        wanted = {"origin": found.origin, "side": side, "min_side": min_side}
+        wanted = {
+            "origin": found.origin,
+            "counts": found.counts,
+            "side": side,
+            "min_side": min_side,
+        }
         for key, value in wanted.items():
-            if metadata[key] != value:
+            if metadata.get(key, value) != value:
                 raise UserError(
                     f"{directory}: holds records with {key} {metadata[key]}, not "
                     f"{value}; choose another --name, or pass --overwrite"

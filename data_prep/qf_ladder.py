@@ -65,7 +65,10 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
             description="Clean Y sub-images with their JPEGs at QF 1 to 30.",
             features=records.features(),
             metadata=tfds.core.MetadataDict(
-                origin=self._source.origin, side=self._side, min_side=self._min_side
+                origin=self._source.origin,
+                counts=self._source.counts,
+                side=self._side,
+                min_side=self._min_side,
             ),
         )
 

@@ -16,11 +16,13 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-import requests
 
 from cqr_jax import files, progress
 from cqr_jax.data import jpeg
-from cqr_jax.errors import UserError, one_line_errors
+from cqr_jax.errors import UserError, extra, one_line_errors
+
+with extra("train"):
+    import requests
 
 # Named sets -> the folder of their images under the folder of all.
 SETS = {
@@ -72,7 +74,7 @@ def expected(name: str) -> dict[str, Expected]:
 
 
 def images(name: str, set_dir: str) -> dict[str, pathlib.Path]:
-    """Key -> path of each image of a named set, sorted; fetched if its folder is not.
+    """Key -> path of each image of a named set, sorted; fetched if a folder is missing.
 
     The suffix of a file may be any that Pillow reads.
 
@@ -80,9 +82,10 @@ def images(name: str, set_dir: str) -> dict[str, pathlib.Path]:
       UserError: the set is not there whole and can't be fetched.
     """
     folder = pathlib.Path(set_dir) / SETS[name]
-    if not folder.is_dir():
-        fetch(name, set_dir)
     found, missing = _find(name, set_dir)
+    if not all((pathlib.Path(set_dir) / k).parent.is_dir() for k in missing):
+        fetch(name, set_dir)
+        found, missing = _find(name, set_dir)
     if missing:
         raise UserError(
             f"{folder}: lacks {len(missing)} of the {len(found) + len(missing)} images "

@@ -123,6 +123,8 @@ def test_records_of_another_source_are_not_taken(tmp_path, data_dir, photographs
         build("embedded", str(data_dir), "photos")
     with pytest.raises(UserError, match="min_side 128, not 120"):
         build(str(photographs), str(data_dir), "photos", min_side=120)
+    with pytest.raises(UserError, match="holds records with counts"):
+        build(str(photographs), str(data_dir), "photos", validation_fraction=0.5)
 
 
 def test_bad_numbers_and_names(photographs, tmp_path):

@@ -204,7 +204,7 @@ def test_a_damaged_image_is_named(photographs, tmp_path):
 
 def test_folders_must_not_be_mixed_up(photographs, tmp_path):
     twin = shutil.copytree(photographs, tmp_path / photographs.name)
-    with pytest.raises(UserError, match="are both"):
+    with pytest.raises(UserError, match="two of the sets are named"):
         _measure(_config(f"{photographs},{twin}"), tmp_path / "out")
     shutil.copy(min(twin.iterdir()), min(twin.iterdir()).with_suffix(".bmp"))
     with pytest.raises(UserError, match="differ in their suffix alone"):
@@ -271,6 +271,37 @@ def test_a_set_is_fetched_and_checked(host, tmp_path, caplog):
         test_sets.images("classic5", str(set_dir))
     test_sets.fetch("classic5", str(set_dir))
     assert list(test_sets.images("classic5", str(set_dir)).values()) == [first, second]
+
+
+def test_a_part_of_a_set_is_there_already(host, tmp_path, monkeypatch):
+    """bsds500-test is a folder within bsds500."""
+    whole = {}
+    for split, path in zip(("test", "train"), sorted(host.iterdir()), strict=True):
+        (host / split).mkdir()
+        y = jpeg.load_luma(path)
+        digest = test_sets.hashlib.sha256(y.tobytes()).hexdigest()
+        whole[f"bsds500/{split}/a"] = test_sets.Expected(y.shape, digest)
+        path.rename(host / split / "a.png")
+    monkeypatch.setitem(test_sets._ADDRESSES, "bsds500", "{}.png")
+    monkeypatch.setattr(
+        test_sets,
+        "expected",
+        lambda name: {
+            k: x for k, x in whole.items() if k.startswith(test_sets.SETS[name])
+        },
+    )
+    set_dir = str(tmp_path / "eval")
+    assert test_sets.images("bsds500-test", set_dir).keys() == {"bsds500/test/a"}
+    assert test_sets.images("bsds500", set_dir).keys() == whole.keys()
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [("", "name a set"), ("embedded,embedded", "two of the sets are named embedded")],
+)
+def test_sets_that_can_not_be_meant(sets, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        _measure(_config(sets), tmp_path)
 
 
 def test_what_can_not_be_fetched_leaves_nothing(host, tmp_path, monkeypatch):

@@ -76,6 +76,12 @@ def test_truncated(image, kind):
         jpeg.load_luma(data[: len(data) // 2])
 
 
+def test_whatever_a_library_raises_is_the_images_fault():
+    told = pytest.raises(jpeg.ImageError, match="damaged or truncated: 'short'")
+    with told, jpeg.image_errors():
+        raise KeyError("short")
+
+
 def test_floating_point_is_refused(image):
     data = _file(Image.fromarray(image.astype(np.float32)), "TIFF")
     with pytest.raises(jpeg.ImageError, match="floating"):

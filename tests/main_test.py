@@ -141,6 +141,7 @@ def test_ranges_of_the_ranker(field, value, words):
     [
         ("qualities", (10, 40), "the records hold 1 to 30, not 40"),
         ("qualities", (10, 10), "given twice"),
+        ("qualities", ("10,a",), "must be whole numbers"),
         ("qualities_per_crop", 4, r"must be in \[0, 3\]"),
         ("degradation", "blind", "qualities_per_crop=0: a blind degradation is one"),
         ("degradation", "noise", "choose ladder or blind"),
@@ -151,6 +152,7 @@ def test_ranges_of_the_ranker(field, value, words):
         ("loss.beta", -1.0, "is negative"),
         ("loss.pixel", "l1", "choose mae or log_mse"),
         ("model.dilations", (), "needs one or more dilations"),
+        ("model.dilations", (1.5,), "must be whole numbers"),
         ("ranker.levels", 7, r"config\.ranker\.levels=7"),
     ],
 )
@@ -165,6 +167,7 @@ def test_ranges_of_the_deblocker(field, value, words):
     ("preset", "field", "value", "words"),
     [
         ("table2", "qualities", (0,), "1 to 100"),
+        ("table2", "qualities", (10.5,), "must be whole numbers"),
         ("ranker", "levels", 7, "don't divide into 7"),
         ("ranker", "max_quality", 101, "must be within 1 to 100"),
         ("ranker", "side", 36, "multiple of 8"),

@@ -101,7 +101,10 @@ def image_errors():
         raise ImageError("not an image that Pillow can read") from None
     except Image.DecompressionBombError:
         raise ImageError("too many pixels (a decompression bomb?)") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except MemoryError:
+        raise ImageError("too large for the memory") from None
+    # Pillow's plugins raise whatever damaged bytes lead them to.
+    except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(f"can't be read: {error.strerror}") from None
         raise ImageError(f"damaged or truncated: {error}") from None

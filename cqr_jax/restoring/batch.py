@@ -71,6 +71,7 @@ def restore(args: argparse.Namespace) -> int:
       UserError: an input is not there, --output can't be meant, or the weights can't
         be read.
     """
+    _check_report(args.report)
     sources = _find(args.inputs, args.output)
     run = restorer.load(args.weights, args.self_ensemble)
     tell = _Teller(len(sources))
@@ -117,6 +118,7 @@ def measure(args: argparse.Namespace) -> int:
     Raises:
       UserError: an input is not there.
     """
+    _check_report(args.report)
     sources = _find(args.inputs, None)
     rows: list[dict] = []
 
@@ -187,11 +189,20 @@ class _Teller:
             file=sys.stderr,
         )
         text = json.dumps([x._asdict() for x in self._outcomes], indent=2)
-        if args.report:
-            files.write(pathlib.Path(args.report), text + "\n")
         if args.json:
             print(text)
+        if args.report:
+            files.write(pathlib.Path(args.report), text + "\n")
         return count["failed"]
+
+
+def _check_report(report: str | None) -> None:
+    """Raises a UserError for a report that couldn't be written when all is done."""
+    if report and os.path.isdir(report):
+        raise UserError(f"--report={report}: is a folder; name a file in it")
+    folder = os.path.dirname(report or "") or "."
+    if os.path.isdir(folder) and not os.access(folder, os.W_OK):
+        raise UserError(f"--report={report}: the folder can't be written to")
 
 
 def _find(inputs: list[str], output: str | None) -> list[Source]:
@@ -208,13 +219,14 @@ def _find(inputs: list[str], output: str | None) -> list[Source]:
         if name == _STANDARD:
             sources = [Source(name, pathlib.PurePath("stdin"))]
         elif path.is_dir():
+            inside = out and out.is_dir() and path.resolve() in out.parents
             within = sorted(
                 x
                 for x in path.rglob("*")
                 if x.suffix.lower() in suffixes
                 and not x.stem.endswith(_MARK)
                 and x.is_file()
-                and not (out and out.is_dir() and out in x.resolve().parents)
+                and not (inside and out in x.resolve().parents)
             )
             if not within:
                 raise UserError(f"{name}: no image in this folder")
@@ -272,8 +284,19 @@ def _targets(
     """Where each file goes."""
     output = args.output
     if output == _STANDARD:
+        if len(sources) > 1:
+            raise UserError(
+                f"-o -: writes one image to standard output, not {len(sources)}"
+            )
         return lambda source: _STANDARD
     named = output and formats.format_of(output)
+    suffix = pathlib.Path(output or "").suffix[1:]
+    if not named and suffix.isalpha() and not os.path.isdir(output):
+        known = " ".join(x for suffixes in formats.FORMATS.values() for x in suffixes)
+        raise UserError(
+            f"-o {output}: no format has this suffix; name a file with one of {known}, "
+            "or a folder"
+        )
     if named and not os.path.isdir(output):
         if len(sources) > 1:
             raise UserError(
@@ -330,8 +353,8 @@ def _write(picture: Picture, target: str, args: argparse.Namespace) -> str:
             assert name is not None, target
             path = pathlib.Path(target)
             files.write(path, pictures.encode(picture, name, args.quality))
-    except ImageError as error:
+    except UserError as error:
         return str(error)
     except OSError as error:
-        return f"can't be written to {target}: {error.strerror or error}"
+        return f"can't be written to standard output: {error.strerror or error}"
     return ""

@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-megapixels",
-        type=between(0, float("inf"), float),
+        type=between(0, 1_000_000, float),
         default=500.0,
         help="larger images are refused (%(default)g)",
     )
@@ -162,8 +162,11 @@ def _run(args: argparse.Namespace) -> int:
 
         demo.serve(args.weights, args.port)
         return 0
+    from PIL import Image
+
     from cqr_jax.restoring import batch  # JAX, after the flags
 
+    Image.MAX_IMAGE_PIXELS = None  # --max-megapixels is the limit
     return batch.measure(args) if args.quality_only else batch.restore(args)
 
 

@@ -29,7 +29,10 @@ def pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
       uint16, (height, width, channels), alpha among them; None for any other file.
     """
     if image.format == "PNG" and data[24] == 16 and data[25] != 0:  # depth, colours
-        width, height, rows, info = png.Reader(bytes=data).asDirect()
+        reader = png.Reader(bytes=data)
+        reader.preamble()
+        reader.sbit = None  # it would shift the pixels right; they fill 16 bits
+        width, height, rows, info = reader.asDirect()
         flat = np.vstack([np.asarray(row, np.uint16) for row in rows])
         return flat.reshape(height, width, info["planes"])
     if isinstance(image, TiffImagePlugin.TiffImageFile):

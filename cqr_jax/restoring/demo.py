@@ -6,8 +6,11 @@ Needs the extra `demo`.
 import pathlib
 import tempfile
 
+import numpy as np
+from PIL import Image
+
 from cqr_jax.data.jpeg import ImageError
-from cqr_jax.errors import extra
+from cqr_jax.errors import UserError, extra
 from cqr_jax.restoring import formats, pictures, quality, restorer
 
 with extra("demo"):
@@ -36,10 +39,10 @@ def page(weights: str | None = None) -> gradio.Blocks:
             (after,) = restorer.restore_pictures(run, [before], strength)
             target = pathlib.Path(folder.name, f"{pathlib.Path(path).stem}.png")
             target.write_bytes(pictures.encode(after, "png"))
+            shown = tuple(map(_shown, (before, after)))
         except ImageError as error:
             name = pathlib.Path(path).name
             raise gradio.Error(f"{name}: {error}", print_exception=False) from None
-        shown = tuple(pictures.to_pillow(x).convert("RGB") for x in (before, after))
         return shown, _qualities(before, after), str(target)
 
     with gradio.Blocks(title="cqr-restore", analytics_enabled=False) as blocks:
@@ -58,6 +61,14 @@ def page(weights: str | None = None) -> gradio.Blocks:
         for changed in (file.change, strength.release):
             changed(restore, [file, strength], [slider, scores, download])
     return blocks
+
+
+def _shown(picture: pictures.Picture) -> Image.Image:
+    """In RGB and 8 bits."""
+    if picture.pixels.dtype == np.uint16:
+        pixels = (picture.pixels >> 8).astype(np.uint8)
+        picture = picture._replace(pixels=pixels, alpha=None)
+    return pictures.to_pillow(picture).convert("RGB")
 
 
 def _qualities(before: pictures.Picture, after: pictures.Picture) -> str:
@@ -79,14 +90,20 @@ def serve(weights: str | None, port: int) -> None:
     Args:
       weights: as of `page`.
       port: 0 for any that is free.
+
+    Raises:
+      UserError: the port is in use.
     """
     blocks = page(weights)
-    _, url, _ = blocks.launch(
-        server_name=_HOST,
-        server_port=port or None,
-        quiet=True,
-        prevent_thread_lock=True,
-        footer_links=[],
-    )
+    try:
+        _, url, _ = blocks.launch(
+            server_name=_HOST,
+            server_port=port or None,
+            quiet=True,
+            prevent_thread_lock=True,
+            footer_links=[],
+        )
+    except OSError as error:
+        raise UserError(f"--port={port}: {error}") from None
     print(f"{url} (Ctrl-C ends it)", flush=True)
     blocks.block_thread()

@@ -19,6 +19,8 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from PIL import Image
+
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError, extra, one_line_errors
 from cqr_jax.restoring import formats, network, pictures, restorer, tiles
@@ -60,7 +62,10 @@ def fixed_part(pattern: str) -> str:
 
 
 class Restore(beam.PTransform):
-    """Paths to paths of restored files; under the tag 'failed' (path, reason)."""
+    """Paths to two collections: of targets written, and of (path, reason) of failures.
+
+    Of files with one target the first by its path is restored.
+    """
 
     def __init__(
         self,
@@ -83,15 +88,31 @@ class Restore(beam.PTransform):
         self._options = weights, strength, side
 
     def expand(self, paths):
-        batches = (
+        jobs = (
             paths
-            | "Target" >> beam.Map(lambda path: (path, target(path, *self._targets)))
-            | "Missing" >> beam.Filter(lambda job: not FileSystems.exists(job[1]))
-            | beam.Reshuffle()
-            | beam.BatchElements(1, _BATCH)
+            | "Target" >> beam.Map(lambda path: (target(path, *self._targets), path))
+            | "Same target" >> beam.GroupByKey()
+            | "First" >> beam.FlatMap(_first).with_outputs(_FAILED, main="jobs")
         )
         work = beam.ParDo(_Restore(*self._options))
-        return batches | "Restore" >> work.with_outputs(_FAILED, main="restored")
+        done = (
+            jobs.jobs
+            | "Missing" >> beam.Filter(lambda job: not FileSystems.exists(job[1]))
+            | beam.BatchElements(1, _BATCH)
+            | "Restore" >> work.with_outputs(_FAILED, main="restored")
+        )
+        failed = (jobs[_FAILED], done[_FAILED]) | "Failed" >> beam.Flatten()
+        return done.restored, failed
+
+
+def _first(group: tuple[str, Iterable[str]]) -> Iterator[Any]:
+    """The job (path, target) of the first path; tagged, the others as failures."""
+    goal, paths = group
+    first, *others = sorted(paths)
+    yield first, goal
+    for path in others:
+        reason = f"{first} goes to {goal} too; restore it apart"
+        yield beam.pvalue.TaggedOutput(_FAILED, (path, reason))
 
 
 class _Restore(beam.DoFn):
@@ -103,6 +124,7 @@ class _Restore(beam.DoFn):
 
     def setup(self):
         """Loads the weights, once for all threads of a worker's process."""
+        Image.MAX_IMAGE_PIXELS = None  # `pictures.decode` has a limit of its own
         weights = self._weights
         self._run = self._shared.acquire(lambda: _Network(restorer.load(weights)))
 
@@ -167,31 +189,38 @@ def run(args: argparse.Namespace, flags: Iterable[str]) -> None:
     """Runs the pipeline and prints how many files were restored and failed.
 
     Raises:
-      UserError: no file matches the pattern.
+      UserError: no file matches the pattern, or Beam has no such runner or no such
+        file system.
     """
-    root = fixed_part(args.input)
-    if not FileSystems.match([args.input], [1])[0].metadata_list:
-        raise UserError(f"--input={args.input}: matches no file")
-    pipeline = beam.Pipeline(options=PipelineOptions(list(flags)))
-    done = (
+    root, output = fixed_part(args.input), args.output.rstrip("/") + "/"
+    try:
+        if not FileSystems.match([args.input], [1])[0].metadata_list:
+            raise UserError(f"--input={args.input}: matches no file")
+        pipeline = beam.Pipeline(options=PipelineOptions(list(flags)))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+    def is_input(path: str) -> bool:
+        earlier = path.startswith(output) and not root.startswith(output)
+        return bool(formats.format_of(path)) and not earlier
+
+    restored, failed = (
         pipeline
         | fileio.MatchFiles(args.input)
         | "Path" >> beam.Map(lambda found: found.path)
-        | "Images" >> beam.Filter(lambda path: bool(formats.format_of(path)))
+        | "Images" >> beam.Filter(is_input)
         | Restore(
             root, args.output, args.format, args.strength, args.weights, args.tile
         )
     )
-    restored = beam.metrics.Metrics.counter("restore", "restored")
-    failed = beam.metrics.Metrics.counter("restore", "failed")
-    _ = done.restored | "Count" >> beam.Map(lambda _: restored.inc())
+    counter = beam.metrics.Metrics.counter
+    successes, failures = counter("restore", "restored"), counter("restore", "failed")
+    _ = restored | "Count" >> beam.Map(lambda _: successes.inc())
     _ = (
-        done[_FAILED]
-        | "Count failures" >> beam.Map(lambda x: (failed.inc(), x)[1])
+        failed
+        | "Count failures" >> beam.Map(lambda x: (failures.inc(), x)[1])
         | beam.Map(lambda x: json.dumps({"input": x[0], "reason": x[1]}))
-        | beam.io.WriteToText(
-            f"{args.output.rstrip('/')}/failures", ".jsonl", skip_if_empty=True
-        )
+        | beam.io.WriteToText(f"{output}failures", ".jsonl", skip_if_empty=True)
     )
     result = pipeline.run()
     result.wait_until_finish()

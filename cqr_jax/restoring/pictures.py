@@ -83,22 +83,15 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     """
     if not data:
         raise ImageError("an empty file")
-    try:
-        with image_errors(), Image.open(io.BytesIO(data)) as image:
-            _check(image, max_pixels)
-            pixels, exif = deep.pixels(image, data), None
-            if image.format == "TIFF":
-                # Loading closes the file, and turns what Pillow reads.
-                exif = _tiff_exif(image, turned=pixels is None)
-            image.load()
-            return _picture(image, pixels, exif)
-    except ImageError:
-        raise
-    except MemoryError:
-        raise ImageError("too large for the memory") from None
-    # Pillow's plugins and those of `deep` raise whatever damaged bytes lead them to.
-    except Exception as error:
-        raise ImageError(f"damaged or truncated: {error}") from None
+    with image_errors(), Image.open(io.BytesIO(data)) as image:
+        _check(image, max_pixels)
+        pixels, exif = deep.pixels(image, data), None
+        if image.format == "TIFF":
+            # Loading closes the file, and turns what Pillow reads.
+            turned = pixels is None
+            exif = _exif_bytes(_of_the_picture(image.getexif(), turned))
+        image.load()
+        return _picture(image, pixels, exif)
 
 
 def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
@@ -115,7 +108,8 @@ def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
       quality: of a JPEG, 1 to 100.
 
     Raises:
-      ImageError: the format can't hold it: transparency, 16 bits, or its size.
+      ImageError: the format can't hold it: transparency, 16 bits, or its size; or its
+        metadata are damaged.
     """
     if picture.alpha is not None and name in ("jpeg", "bmp"):
         raise ImageError(f"has transparency, which {name} can't hold; take png")
@@ -130,17 +124,21 @@ def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
             and picture.alpha is not None
         ):
             raise ImageError("16-bit gray with transparency is written as png only")
-        return deep.encode(picture, name)
-    image = to_pillow(picture)
-    meta = picture.metadata
+    try:
+        if picture.pixels.dtype == np.uint16:
+            return deep.encode(picture, name)
+        return _encode(picture, name, quality)
+    except Exception as error:  # whatever odd metadata lead the libraries to
+        raise ImageError(f"can't be written as {name}: {error}") from None
+
+
+def _encode(picture: Picture, name: str, quality: int) -> bytes:
+    """By Pillow."""
+    image, meta = to_pillow(picture), picture.metadata
     if image.mode == "CMYK" and name not in ("jpeg", "tiff"):
         image, meta = _to_rgb(image, meta), meta._replace(icc_profile=b"")
-    options = _options(name, meta, quality)
     buffer = io.BytesIO()
-    try:
-        image.save(buffer, name, **options)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ImageError(f"can't be written as {name}: {error}") from None
+    image.save(buffer, name, **_options(name, meta, quality))
     return buffer.getvalue()
 
 
@@ -230,21 +228,26 @@ def _metadata(image: Image.Image, exif: bytes | None) -> Metadata:
     )
 
 
-def _tiff_exif(image: Image.Image, turned: bool) -> bytes:
-    """What a TIFF says of the picture, as a JPEG would hold it.
+def _of_the_picture(found: Image.Exif, turned: bool = False) -> Image.Exif:
+    """What tags say of the picture, without what they say of the file, as its size.
 
     Args:
-      image: before it is loaded.
-      turned: whether its pixels are going to be turned upright.
+      found: all tags.
+      turned: whether the pixels are going to be turned upright.
     """
-    found, kept = image.getexif(), Image.Exif()
+    kept = Image.Exif()
     for tag in _KEPT:
         if tag in found and not (turned and tag == ExifTags.Base.Orientation):
             kept[tag] = found[tag]
     for ifd in _IFDS:
         if tags := found.get_ifd(ifd):
             kept.get_ifd(ifd).update(tags)
-    return kept.tobytes() if len(kept) or any(map(kept.get_ifd, _IFDS)) else b""
+    return kept
+
+
+def _exif_bytes(tags: Image.Exif) -> bytes:
+    """As a JPEG holds them; nothing for none."""
+    return tags.tobytes() if len(tags) or any(map(tags.get_ifd, _IFDS)) else b""
 
 
 def _to_rgb(image: Image.Image, meta: Metadata) -> Image.Image:
@@ -268,8 +271,9 @@ def _options(name: str, meta: Metadata, quality: int) -> dict:
     if name == "bmp":
         return {"dpi": meta.dpi} if meta.dpi else {}
     if name == "tiff":
-        tags = Image.Exif()
-        tags.load(meta.exif)
+        given, tags = Image.Exif(), Image.Exif()
+        given.load(meta.exif)
+        tags.load(_exif_bytes(_of_the_picture(given)))
         if meta.xmp:
             tags[_XMP_TAG] = meta.xmp
         options["exif"] = tags

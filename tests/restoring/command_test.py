@@ -151,6 +151,9 @@ def test_quality_only(folder, tmp_path, photograph):
         (["-"], "error: standard input needs -o"),
         (["in/notes"], "error: in/notes: no such file"),
         (["in/deep/nothing"], "error: in/deep/nothing: no such file"),
+        (["in", "-o", "-"], "error: -o -: writes one image to standard output, not"),
+        (["in/a.jpg", "-o", "b.gif"], "error: -o b.gif: no format has this suffix"),
+        (["in/a.jpg", "--report=in"], "error: --report=in: is a folder"),
     ],
 )
 def test_mistakes(folder, args, message):
@@ -160,7 +163,9 @@ def test_mistakes(folder, args, message):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("flag", ["--strength=2", "--tile=70", "--quality=0"])
+@pytest.mark.parametrize(
+    "flag", ["--strength=2", "--tile=70", "--quality=0", "--max-megapixels=inf"]
+)
 def test_flags_out_of_range(flag):
     code, _, err = _run("a.jpg", flag)
     assert code == 2
@@ -259,15 +264,28 @@ def test_what_is_found(folder):
     for path in (out / "a.png", folder / "a.restored.png"):
         path.touch()
     found = [str(x.under) for x in batch._find([str(folder)], str(out))]
-    assert found == ["a.jpg", "bad.jpg", "deep/er/c.webp", "deep/gray.jpeg", "empty.png"]
+    assert found == [
+        "a.jpg",
+        "bad.jpg",
+        "deep/er/c.webp",
+        "deep/gray.jpeg",
+        "empty.png",
+    ]
     (one,) = batch._find([f"{folder}/*/*.jpeg"], None)
     assert str(one.under) == "deep/gray.jpeg"
+    for output in (folder, folder.parent):  # not all that lies in them came from there
+        assert len(batch._find([str(folder)], str(output))) == 6
 
 
 def test_bombs(folder):
     code, _, err = _run(folder / "a.jpg", "--max-megapixels=0.01")
     assert code == 1
     assert "160x120 is above 0.01 megapixels" in err
+    # Above Pillow's own limit too.
+    Image.new("1", (14_000, 13_600)).save(folder / "large.png")
+    code, _, err = _run(folder / "large.png", "--max-megapixels=190")
+    assert code == 1
+    assert "14000x13600 is above 190 megapixels" in err
 
 
 def test_mutated_files(tmp_path, photograph):

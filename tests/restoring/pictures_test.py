@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import png
 import pytest
 from PIL import ExifTags, Image, ImageCms
 
@@ -205,6 +206,34 @@ def _pages():
 def test_what_is_refused(data, message):
     with pytest.raises(ImageError, match=message):
         pictures.decode(data)
+
+
+def test_a_tiff_takes_no_size_from_exif():
+    """Of a JPEG that was resized, or whose EXIF speaks of YCbCr."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageWidth], exif[ExifTags.Base.ImageLength] = 4000, 10
+    exif[ExifTags.Base.PhotometricInterpretation] = 6
+    exif[ExifTags.Base.Make] = "Maker"
+    picture = Picture(RGB, metadata=Metadata(exif.tobytes()))
+    found = pictures.decode(pictures.encode(picture, "tiff"))
+    np.testing.assert_array_equal(found.pixels, RGB)
+    assert _facts(found.metadata.exif)[1] == "Maker"
+
+
+def test_pixels_of_12_bits_in_16():
+    """As cameras and scanners write them: sBIT tells how many are significant."""
+    wide = RNG.integers(0, 2**16, (20, 30, 3), np.uint16)
+    header, *rest = png.Reader(bytes=pictures.encode(Picture(wide), "png")).chunks()
+    file = io.BytesIO()
+    png.write_chunks(file, [header, (b"sBIT", bytes([12, 12, 12])), *rest])
+    np.testing.assert_array_equal(pictures.decode(file.getvalue()).pixels, wide)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_damaged_exif_is_told_of(dtype):
+    picture = Picture(RGB.astype(dtype), metadata=Metadata(b"Exif\0\0damaged"))
+    with pytest.raises(ImageError, match="can't be written as tiff"):
+        pictures.encode(picture, "tiff")
 
 
 def test_bombs_are_refused_before_they_are_decoded():
