@@ -501,6 +501,35 @@ def test_a_deepened_deblocker_is_the_same_function(tmp_path):
     )
 
 
+def test_weights_are_mixed(tmp_path):
+    model = Ranker(width=2)
+    fields = {"width": 2, "hidden": 100}
+    ones, fours = (
+        jax.tree.map(lambda x, value=value: np.full_like(x, value), tree)
+        for value, tree in (
+            (1, state.init(model, 48, 0)),
+            (4, state.init(model, 48, 0)),
+        )
+    )
+    a, b, mixed = (tmp_path / f"{x}.safetensors" for x in "abm")
+    weights.save(a, "ranker", fields, ones, {"step": 3})
+    weights.save(b, "ranker", fields, fours, {"step": 5, "initial": {"step": 3}})
+    command = ("cqr_jax.weights", a, f"--mix={mixed}", f"--other={b}")
+    code, out, err = run(*command, "--share=0.75")
+    assert (code, out) == (0, ""), err
+    held = weights.load(mixed, "ranker", fields)
+    assert held.provenance == {"step": 5, "initial": {"step": 3}, "share": 0.75}
+    for x in jax.tree.leaves(held.variables):
+        np.testing.assert_array_equal(x, np.float32(1 + 0.75 * 3))
+    code, _, err = run(*command, "--share=2")
+    assert (code, err) == (1, "error: --share=2.0: is 0 to 1\n")
+    other = {"width": 4, "hidden": 100}
+    weights.save(b, "ranker", other, state.init(Ranker(width=4), 48, 0), {})
+    code, _, err = run(*command)
+    assert code == 1
+    assert "are of two models" in err
+
+
 def test_only_simple_deblockers_are_deepened(tmp_path):
     path = tmp_path / "a.safetensors"
     fields = {"width": 2, "local_blocks": 1, "residual_blocks": 1}

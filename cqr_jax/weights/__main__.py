@@ -3,11 +3,15 @@
     python -m cqr_jax.weights runs/a/deblocker.safetensors
     python -m cqr_jax.weights runs/a/deblocker.safetensors --ship=a.safetensors
     python -m cqr_jax.weights runs/a/deblocker.safetensors --deepen=deeper.safetensors
+    python -m cqr_jax.weights runs/a/deblocker.safetensors --mix=mixed.safetensors \
+        --other=runs/b/deblocker.safetensors --share=0.75
 
 The first prints its model, parameters and provenance as JSON. The second rounds the
 parameters to half precision, which halves the file, and leaves the folders of the
 machine that trained it out of the provenance. The third gives a deblocker one more
-local block, which changes nothing until it is trained on.
+local block, which changes nothing until it is trained on. The fourth goes three quarters
+of the way from a's weights to b's, which were trained on from a's: it keeps most of what
+b learned and loses less of what a had.
 """
 
 import argparse
@@ -77,6 +81,31 @@ def deepen(path: str, output: str) -> None:
     weights.save(output, "deblocker", fields, {"params": params}, provenance)
 
 
+def mix(path: str, other: str, share: float, output: str) -> None:
+    """Writes the weights between those of `path` and of `other`.
+
+    (1 - share) of the first and `share` of the second, which has to be trained on from
+    the first: in between the loss is low as well (Wortsman et al. 2022, Robust
+    fine-tuning of zero-shot models). The provenance is that of `other`, and the share.
+
+    Raises:
+      UserError: they are of two models, or the share is not in [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"--share={share}: is 0 to 1")
+    kind, fields, _, first = weights.read(path)
+    of_other = weights.read(other)
+    if (kind, fields) != of_other[:2]:
+        raise UserError(
+            f"{path} and {other} are of two models; only one's can be mixed"
+        )
+    mixed = {
+        name: (1 - share) * x + share * of_other[3][name] for name, x in first.items()
+    }
+    provenance = {**of_other[2], "share": share}
+    weights.save(output, kind, fields, mixed, provenance)
+
+
 def _without_folders(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
@@ -97,12 +126,21 @@ def main() -> None:
     outputs = parser.add_mutually_exclusive_group()
     outputs.add_argument("--ship", metavar="OUTPUT", help="file to write")
     outputs.add_argument("--deepen", metavar="OUTPUT", help="file to write")
+    outputs.add_argument("--mix", metavar="OUTPUT", help="file to write")
+    parser.add_argument("--other", metavar="FILE", help="to mix with")
+    parser.add_argument(
+        "--share", type=float, default=0.5, help="of the other (%(default)s)"
+    )
     args = parser.parse_args()
     with one_line_errors():
         if args.ship:
             ship(args.file, args.ship)
         elif args.deepen:
             deepen(args.file, args.deepen)
+        elif args.mix:
+            if not args.other:
+                raise UserError("--mix needs --other=FILE")
+            mix(args.file, args.other, args.share, args.mix)
         else:
             print(json.dumps(describe(args.file), indent=2))
 
