@@ -9,9 +9,9 @@
 The first prints its model, parameters and provenance as JSON. The second rounds the
 parameters to half precision, which halves the file, and leaves the folders of the
 machine that trained it out of the provenance. The third gives a deblocker one more
-local block, which changes nothing until it is trained on. The fourth goes three quarters
-of the way from a's weights to b's, which were trained on from a's: it keeps most of what
-b learned and loses less of what a had.
+local block, which changes nothing until it is trained on. The fourth goes three
+quarters of the way from a's weights to b's, which were trained on from a's: it keeps
+most of what b learned and loses less of what a had.
 """
 
 import argparse
