@@ -290,12 +290,12 @@ def _targets(
             )
         return lambda source: _STANDARD
     named = output and formats.format_of(output)
-    suffix = pathlib.Path(output or "").suffix[1:]
-    if not named and suffix.isalpha() and not os.path.isdir(output):
+    folder = output and (output.endswith("/") or os.path.isdir(output))
+    if not named and not folder and pathlib.Path(output or "").suffix[1:].isalpha():
         known = " ".join(x for suffixes in formats.FORMATS.values() for x in suffixes)
         raise UserError(
             f"-o {output}: no format has this suffix; name a file with one of {known}, "
-            "or a folder"
+            "or a folder, with / behind it"
         )
     if named and not os.path.isdir(output):
         if len(sources) > 1:

@@ -1,5 +1,6 @@
 """`python -m cqr_jax.restore` as a process."""
 
+import argparse
 import io
 import json
 import os
@@ -273,6 +274,8 @@ def test_what_is_found(folder):
     ]
     (one,) = batch._find([f"{folder}/*/*.jpeg"], None)
     assert str(one.under) == "deep/gray.jpeg"
+    args = argparse.Namespace(output="b.gif/", format=None)
+    assert batch._targets([one], args)(one) == "b.gif/deep/gray.png"
     for output in (folder, folder.parent):  # not all that lies in them came from there
         assert len(batch._find([str(folder)], str(output))) == 6
 
