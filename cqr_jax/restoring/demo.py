@@ -3,7 +3,9 @@
 Needs the extra `demo`.
 """
 
+import os
 import pathlib
+import sys
 import tempfile
 
 import numpy as np
@@ -107,3 +109,6 @@ def serve(weights: str | None, port: int) -> None:
         raise UserError(f"--port={port}: {error}") from None
     print(f"{url} (Ctrl-C ends it)", flush=True)
     blocks.block_thread()
+    blocks.folder.cleanup()
+    sys.stdout.flush()
+    os._exit(0)  # an orderly exit at times waited for ever for the server's threads
