@@ -101,7 +101,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     if config.task not in _TASKS:
         raise UserError(f"config.task={config.task!r}: choose {_list(_TASKS)}")
     if config.task in ("eval", "eval_ablation"):
-        _check_evaluation(config, "config")
+        _check_qualities(config, "config")
     elif config.task == "eval_ranker":
         _check_levels(config, "config", 1, 100)
         if config.side and (config.side < 32 or config.side % 8):
@@ -206,7 +206,7 @@ def _check_runs(config) -> None:
 def _check_deblock(config) -> None:
     _check_training(config.ranker, "config.ranker")
     _check_ranker(config.ranker, "config.ranker")
-    _check_evaluation(config.evaluation, "config.evaluation")
+    _check_qualities(config.evaluation, "config.evaluation")
     _check_qualities(config, "config")
     if outside := set(config.qualities) - set(QUALITIES):
         raise UserError(
@@ -242,10 +242,6 @@ def _check_deblock(config) -> None:
             f"config.model.dilations={dilations}: needs one or more dilations of at "
             "least 1, and not more of them than the width"
         )
-
-
-def _check_evaluation(config, where: str) -> None:
-    _check_qualities(config, where)
 
 
 def _check_qualities(config, where: str) -> None:

@@ -13,10 +13,10 @@ IMAGE = sources.embedded("test")[1]
 
 
 def _draw(tmp_path, *arguments):
-    """The picture that a command draws, as it is in the file."""
+    """The picture that a command draws, which says nothing, as it is in the file."""
     path = tmp_path / "picture.png"
     code, out, err = run("cqr_jax.figures", *arguments, f"--output={path}")
-    assert (code, out) == (0, ""), err
+    assert (code, out, err) == (0, "", "")
     with Image.open(path) as sheet:
         sheet.load()
         return sheet

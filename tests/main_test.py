@@ -504,13 +504,8 @@ def test_a_deepened_deblocker_is_the_same_function(tmp_path):
 def test_weights_are_mixed(tmp_path):
     model = Ranker(width=2)
     fields = {"width": 2, "hidden": 100}
-    ones, fours = (
-        jax.tree.map(lambda x, value=value: np.full_like(x, value), tree)
-        for value, tree in (
-            (1, state.init(model, 48, 0)),
-            (4, state.init(model, 48, 0)),
-        )
-    )
+    ones = jax.tree.map(np.ones_like, state.init(model, 48, 0))
+    fours = jax.tree.map(lambda x: 4 * x, ones)
     a, b, mixed = (tmp_path / f"{x}.safetensors" for x in "abm")
     weights.save(a, "ranker", fields, ones, {"step": 3})
     weights.save(b, "ranker", fields, fours, {"step": 5, "initial": {"step": 3}})

@@ -52,6 +52,7 @@ def test_the_ranker_ranks(photograph):
 def test_provenance_names_no_folder(path):
     _, _, provenance, arrays = weights.read(path)
     assert provenance["config"]["data"]["name"] == "photos"
+    assert "workdir" not in json.dumps(provenance)
     strings = re.findall(r'"([^"]*)"', json.dumps(provenance))
     assert [x for x in strings if "/" in x] == []
     assert path.stat().st_size < 3e6

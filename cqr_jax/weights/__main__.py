@@ -94,16 +94,13 @@ def mix(path: str, other: str, share: float, output: str) -> None:
     if not 0 <= share <= 1:
         raise UserError(f"--share={share}: is 0 to 1")
     kind, fields, _, first = weights.read(path)
-    of_other = weights.read(other)
-    if (kind, fields) != of_other[:2]:
+    other_kind, other_fields, provenance, second = weights.read(other)
+    if (kind, fields) != (other_kind, other_fields):
         raise UserError(
             f"{path} and {other} are of two models; only one's can be mixed"
         )
-    mixed = {
-        name: (1 - share) * x + share * of_other[3][name] for name, x in first.items()
-    }
-    provenance = {**of_other[2], "share": share}
-    weights.save(output, kind, fields, mixed, provenance)
+    mixed = {name: (1 - share) * x + share * second[name] for name, x in first.items()}
+    weights.save(output, kind, fields, mixed, {**provenance, "share": share})
 
 
 def _without_folders(value: Any) -> Any:
