@@ -41,7 +41,9 @@ def get_config(text: str = "") -> ConfigDict:
     c.patch = 48  # side of a training crop in pixels, a multiple of 8
     c.batch_size = 16  # pairs a step, over all devices
     c.steps = 300_000  # training steps
-    c.ema_decay = 0.0  # of the exponential moving average of the weights; 0 for none
+    # of the exponential moving average of the weights, 0 for none; the statistics of
+    # batch norm stay those of the weights as they are
+    c.ema_decay = 0.0
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam or muon

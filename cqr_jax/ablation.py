@@ -33,8 +33,9 @@ def train_variants(config: ml_collections.ConfigDict) -> None:
     """
     resolved = config.copy_and_resolve_references()
     guided = resolved.loss.alpha or resolved.loss.beta
-    if guided and not resolved.ranker_weights:
-        resolved.ranker_weights = str(train.train_ranker(resolved.ranker))
+    if guided and not resolved.ranker_weights and words(config.variants) != ["cqr"]:
+        path = train.train_ranker(resolved.ranker, "config.ranker")
+        resolved.ranker_weights = str(path)
     runs = [(v, seed) for seed in config.seeds for v in words(config.variants)]
     for i, (variant, seed) in enumerate(runs, 1):
         run = ml_collections.ConfigDict(resolved.to_dict())

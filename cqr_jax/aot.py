@@ -39,6 +39,7 @@ class Program(NamedTuple):
       frozen: second argument, shapes.
       batch: number of images, a part of the third argument's shapes -> the argument.
       size: images, crops or pairs, of the config.
+      parts: that a step's batch is computed in.
       train: a training step, on all devices, that uses the state's memory anew; else
         one device does it.
     """
@@ -49,6 +50,7 @@ class Program(NamedTuple):
     frozen: Any
     batch: Callable[[int], Any]
     size: int
+    parts: int
     train: bool
 
     def arguments(self, size: int) -> tuple:
@@ -97,6 +99,7 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
         {},
         pairs,
         config.ranker.batch_size,
+        config.ranker.accumulate,
         train=True,
     )
     yield Program(
@@ -106,6 +109,7 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
         ranker_state.variables() if guided else {},
         ladders,
         config.batch_size,
+        config.accumulate,
         train=True,
     )
     yield Program(
@@ -114,6 +118,7 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
         {"params": deblocker_state.params},
         {},
         lambda size: images(config.side, size),
+        1,
         1,
         train=False,
     )
@@ -214,8 +219,8 @@ def _measure(
 ) -> list[str]:
     """A line of the table of compiled programs."""
     used = devices if program.train else devices[:1]
-    count = len(used)
-    size = -(-program.size // count) * count
+    count, unit = len(used), len(used) * program.parts
+    size = -(-program.size // unit) * unit
     start = time.perf_counter()
     compiled = _compile(program, used, size)
     seconds = time.perf_counter() - start
@@ -228,7 +233,7 @@ def _measure(
     )
     # The rest, mostly activations, grows in proportion to the batch.
     fits = size * (memory * _GIB - fixed) / stats.temp_size_in_bytes
-    fits = max(0, int(fits // count * count))
+    fits = max(0, int(fits // unit * unit))
     peak = fixed + stats.temp_size_in_bytes
     moved = compiled.cost_analysis()["bytes accessed"]
     return [

@@ -6,6 +6,7 @@ import pathlib
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
+from cqr_jax.errors import UserError
 from cqr_jax.state import TrainState
 
 
@@ -19,6 +20,9 @@ def open_manager(
       keep: how many of the latest to keep; the best is kept beside them.
       best: name of the metric that tells the best.
       mode: whether its best is 'max' or 'min'.
+
+    Raises:
+      UserError: the folder can't be written to.
     """
 
     def metric(metrics):
@@ -43,7 +47,12 @@ def open_manager(
         cleanup_tmp_directories=True,
     )
     directory = pathlib.Path(workdir).resolve() / "checkpoints"
-    return ocp.CheckpointManager(directory, options=options)
+    try:
+        return ocp.CheckpointManager(directory, options=options)
+    except OSError as error:
+        raise UserError(
+            f"can't be written to {directory}: {error.strerror or error}"
+        ) from None
 
 
 def save(

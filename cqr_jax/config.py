@@ -24,6 +24,8 @@ _TASKS = (
     "eval_blind",
 )
 
+_MAX_SEED = 2**31 - 1
+
 # What a variant of Table 1 goes without; 'nothing' is the whole method.
 ABLATIONS = ("cqr", "dc", "lq", "lf", "nothing")
 
@@ -140,7 +142,7 @@ def _check_training(config, where: str) -> None:
     )
     for field in counts:
         _at_least(config, where, field, 1)
-    _at_least(config, where, "seed", 0)
+    _in_range(config, where, "seed", 0, _MAX_SEED)
     _one_of(config, where, "parallel", ("jit", "pmap"))
     _one_of(config, where, "compute_dtype", ("float32", "bfloat16"))
     _in_range(config, where, "ema_decay", 0, 1, high_open=True)
@@ -199,8 +201,8 @@ def _check_runs(config) -> None:
         if variant not in ABLATIONS:
             raise UserError(f"config.variants: {variant!r}: choose {_list(ABLATIONS)}")
     _whole(config, "config", "seeds")
-    if min(config.seeds) < 0:
-        raise UserError(f"config.seeds={config.seeds}: one is negative")
+    if min(config.seeds) < 0 or max(config.seeds) > _MAX_SEED:
+        raise UserError(f"config.seeds={config.seeds}: must be 0 to {_MAX_SEED}")
 
 
 def _check_deblock(config) -> None:

@@ -50,6 +50,10 @@ class Image(NamedTuple):
     sets: list[str]
     expected: test_sets.Expected | None
 
+    def is_expected(self, y: np.ndarray) -> bool:
+        """Whether `y`, of its file, is the literature's image, if it is to be one."""
+        return self.expected is None or self.expected.is_equal(y)
+
 
 def table2(
     config: ml_collections.ConfigDict,
@@ -89,7 +93,7 @@ def by_name(paths: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
     for path in paths:
         file = pathlib.Path(path).resolve()
         name = file.name.removesuffix(".safetensors")
-        name = file.parent.name if name == "deblocker" else name
+        name = file.parent.name if file.name == "deblocker.safetensors" else name
         if name in methods or name in taken:
             raise UserError(
                 f"{path}: another method is called '{name}' too; rename the file or "
@@ -128,7 +132,7 @@ def measure(
 
     Raises:
       UserError: a set, weights or a restored image is missing, an image can't be read,
-        or a restored one is of another size than its original.
+        or a restored one has colours or another size than its original.
     """
     seconds: dict[str, float] = collections.defaultdict(float)
     networks = {
@@ -140,13 +144,13 @@ def measure(
     images = find_images(words(config.sets), config.set_dir)
     others = {name: _restored_paths(x, config, images) for name, x in restored.items()}
     folder = pathlib.Path(workdir)
-    differing: list[str] = []
+    differing: list[pathlib.Path] = []
 
-    def load(key):
-        path, _, expected = images[key]
-        clean = _load(path)
-        if expected and not expected.is_equal(clean):
-            differing.append(str(path))
+    def loaded(key):
+        path = images[key].path
+        clean = load(path)
+        if not images[key].is_expected(clean):
+            differing.append(path)
         compressed = np.stack([jpeg.compress(clean, q) for q in config.qualities])
         results = {JPEG: compressed}
         for name, paths in others.items():
@@ -180,18 +184,12 @@ def measure(
     found: dict[tuple, tuple] = {}
     depth = _AHEAD * (os.cpu_count() or 1)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        cases = map(restore, ahead(pool, load, images, depth))
+        cases = map(restore, ahead(pool, loaded, images, depth))
         scored = ahead(pool, score, cases, depth)
         for results in progress.over(scored, len(images), "evaluation", "image"):
             found.update(results)
     _report_time(time.perf_counter() - begin, seconds, len(found))
-    if differing:
-        _log.warning(
-            "%d images differ from the literature's, %s the first; `python -m "
-            "data_prep.test_sets` can fetch the set",
-            len(differing),
-            min(differing),
-        )
+    _warn_of(differing, config.set_dir)
     return _rows(config, images, found, methods)
 
 
@@ -326,8 +324,44 @@ def _report_time(total: float, seconds: dict[str, float], count: int) -> None:
     _log.info("%d cases, on all cores at once: %s", count, ", ".join(words))
 
 
-def _load(path: pathlib.Path) -> np.ndarray:
-    y = jpeg.load_named(path)
+def check(images: Iterable[Image], set_dir: str) -> None:
+    """Warns if images of named sets are not the literature's.
+
+    Args:
+      images: of `find_images`.
+      set_dir: folder of the named sets.
+    """
+    differing = (x.path for x in images if not x.is_expected(jpeg.load_named(x.path)))
+    _warn_of(list(differing), set_dir)
+
+
+def _warn_of(differing: list[pathlib.Path], set_dir: str) -> None:
+    if differing:
+        _log.warning(
+            "%d images differ from the literature's, %s the first; remove them, and "
+            "`python -m data_prep.test_sets --set_dir=%s` fetches them",
+            len(differing),
+            min(differing),
+            set_dir,
+        )
+
+
+def load(
+    path: str | os.PathLike, how: Callable[..., np.ndarray] = jpeg.load_luma
+) -> np.ndarray:
+    """Reads an image that is to be measured.
+
+    Args:
+      path: of the image.
+      how: `jpeg.load_luma`, or `jpeg.load_gray` for what holds Y already.
+
+    Returns:
+      uint8, (height, width).
+
+    Raises:
+      UserError: as `how`, with the file named; or it is too small for SSIM.
+    """
+    y = jpeg.load_named(path, how)
     if min(y.shape) < metrics.MIN_SIDE:
         raise UserError(
             f"{path}: too small for SSIM: its sides must be {metrics.MIN_SIDE} or more"
@@ -337,7 +371,7 @@ def _load(path: pathlib.Path) -> np.ndarray:
 
 def _load_as(clean: np.ndarray, path: pathlib.Path, of: pathlib.Path) -> np.ndarray:
     """A restored image, of the shape of its original."""
-    y = _load(path)
+    y = load(path, jpeg.load_gray)
     if y.shape != clean.shape:
         (h, w), (height, width) = y.shape, clean.shape
         raise UserError(

@@ -5,9 +5,8 @@ import itertools
 import json
 import logging
 import operator
-import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import ml_collections
@@ -94,7 +93,7 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
         for name, path in methods.items()
     }
     images = evaluate.find_images(words(config.sets), config.set_dir)
-
+    evaluate.check(images.values(), config.set_dir)
     cases = [(image.path, x) for image in images.values() for x in DEGRADATIONS]
 
     def measure(name, restore):
@@ -113,8 +112,26 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
         for name, run in networks.items()
     }
     psnr = np.array([measure(*way) for way in ways.items()])
-    # (1 + methods, images, degradations)
     psnr = psnr.reshape(len(ways), len(images), len(DEGRADATIONS))
+    rows = gains(psnr, list(methods))
+    folder = pathlib.Path(config.workdir)
+    shown = as_table(rows)
+    files.write(folder / "blind.json", json.dumps(rows, indent=2) + "\n")
+    files.write(folder / "blind.csv", tables.to_csv(rows))
+    files.write(folder / "blind.md", tables.markdown(shown) + "\n")
+    print(tables.text(shown))
+    _log.info("gains in %s", folder)
+    return rows
+
+
+def gains(psnr: np.ndarray, methods: Sequence[str]) -> list[dict]:
+    """The rows of `evaluate_blind`.
+
+    Args:
+      psnr: dB, (1 + methods, images, `DEGRADATIONS`), those of the degraded images
+        first.
+      methods: their names.
+    """
     rows = []
     for i, degradation in enumerate(DEGRADATIONS):
         counted = np.isfinite(psnr[:, :, i]).all(0)
@@ -133,13 +150,6 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
                     "worst": float(np.min(gain)),
                 }
             )
-    folder = pathlib.Path(config.workdir)
-    shown = as_table(rows)
-    files.write(folder / "blind.json", json.dumps(rows, indent=2) + "\n")
-    files.write(folder / "blind.csv", tables.to_csv(rows))
-    files.write(folder / "blind.md", tables.markdown(shown) + "\n")
-    print(tables.text(shown))
-    _log.info("gains in %s", folder)
     return rows
 
 
@@ -159,11 +169,11 @@ def as_table(rows: Iterable[dict]) -> tables.Table:
 
 
 def _degraded(
-    cases: Iterable[tuple[os.PathLike, Degradation]],
+    cases: Iterable[tuple[pathlib.Path, Degradation]],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """`degrade` of each case; an image in several cases on end is read once."""
     for path, group in itertools.groupby(cases, operator.itemgetter(0)):
-        clean = jpeg.load_named(path)
+        clean = evaluate.load(path)
         for _, degradation in group:
             yield degrade(clean, degradation)
 

@@ -45,6 +45,7 @@ def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
         )
     ranker = weights.load(config.weights, "ranker")
     images = evaluate.find_images(words(config.sets), config.set_dir)
+    evaluate.check(images.values(), config.set_dir)
     score = jax.jit(
         lambda batch: ranker.model.apply(ranker.variables, to_float(batch))[0]
     )

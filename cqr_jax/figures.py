@@ -124,7 +124,7 @@ def _draw_panel(args: argparse.Namespace) -> None:
 
     if not 1 <= args.quality <= 100:
         raise UserError(f"--quality={args.quality}: is 1 to 100")
-    clean = jpeg.load_named(args.image)
+    clean = evaluate.load(args.image)
     compressed = jpeg.compress(clean, args.quality)
     methods = evaluate.by_name(words(args.weights), [evaluate.JPEG])
     images = {caption(f"JPEG, QF {args.quality}", clean, compressed): compressed}

@@ -11,6 +11,7 @@ where a TPU pod slice, Slurm, Open MPI or Kubernetes tells each its part, and el
 """
 
 import logging
+import pathlib
 
 from cqr_jax.errors import UserError, extra, one_line_errors
 
@@ -31,6 +32,8 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many there are.")
 _PROCESS = flags.DEFINE_integer("process", None, "Number of this one, from 0.")
 
+_NO_FILE = "--config names a file that does not exist"
+
 
 def _parse_flags(argv: list[str]) -> list[str]:
     with one_line_errors():
@@ -38,8 +41,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
             rest = flags.FLAGS(argv)
         except flags.Error as error:
             raise UserError(str(error).splitlines()[0]) from None
-        except (AttributeError, KeyError) as error:
-            overrides = [arg for arg in argv if arg.startswith("--config.")]
+        except OSError:
+            raise UserError(_NO_FILE) from None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            overrides = [x for x in argv if x.lstrip("-").startswith("config.")]
             if not overrides:
                 raise
             raise UserError(
@@ -63,7 +68,7 @@ def main(argv: list[str]) -> None:
         try:
             task = config.task
         except OSError:
-            raise UserError("--config names a file that does not exist") from None
+            raise UserError(_NO_FILE) from None
 
         joining = _joining(task)
 
@@ -88,7 +93,15 @@ def main(argv: list[str]) -> None:
 
 
 def _run_task(task: str, config) -> None:
-    from cqr_jax import ablation, aot, evaluate, evaluate_blind, evaluate_ranker, train
+    from cqr_jax import (
+        ablation,
+        aot,
+        evaluate,
+        evaluate_blind,
+        evaluate_ranker,
+        files,
+        train,
+    )
     from cqr_jax.config import words
 
     if task == "ranker":
@@ -99,15 +112,18 @@ def _run_task(task: str, config) -> None:
         ablation.train_variants(config)
     elif task == "aot":
         aot.report(config)
-    elif task == "eval_ablation":
-        ablation.table1(config, config.workdir)
-    elif task == "eval_blind":
-        evaluate_blind.evaluate_blind(config)
-    elif task == "eval_ranker":
-        evaluate_ranker.evaluate_ranker(config)
     else:
-        given = (words(config[name]) for name in ("weights", "restored"))
-        evaluate.table2(config, config.workdir, *given)
+        if task == "eval_ablation":
+            ablation.table1(config, config.workdir)
+        elif task == "eval_blind":
+            evaluate_blind.evaluate_blind(config)
+        elif task == "eval_ranker":
+            evaluate_ranker.evaluate_ranker(config)
+        else:
+            given = (words(config[name]) for name in ("weights", "restored"))
+            evaluate.table2(config, config.workdir, *given)
+        path = pathlib.Path(config.workdir) / "evaluation.json"
+        files.write(path, config.to_json(indent=2) + "\n")
 
 
 def _joining(task: str) -> bool:

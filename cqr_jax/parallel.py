@@ -74,7 +74,8 @@ def failing_alone():
     try:
         yield
     except BaseException as error:
-        agreed = isinstance(error, SystemExit) and int(error.code or 0) > 128
+        code = error.code if isinstance(error, SystemExit) else None
+        agreed = isinstance(code, int) and code > 128
         if jax.process_count() == 1 or agreed:
             raise
         _tell(error)
@@ -92,7 +93,7 @@ def _tell(error: BaseException) -> None:
             "of them again: they go on from the last checkpoint"
         )
     with contextlib.suppress(SystemExit), one_line_errors():
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | KeyboardInterrupt):
             raise error
         traceback.print_exception(error)
     sys.stderr.flush()
@@ -132,7 +133,8 @@ def replicate(tree: Any, mode: str) -> Any:
     tree = jax.device_get(tree)
     if mode == "pmap":
         count = jax.local_device_count()
-        return jax.tree.map(lambda x: np.stack([x] * count), tree)
+        stacked = jax.tree.map(lambda x: np.stack([x] * count), tree)
+        return jax.pmap(lambda x: x)(stacked)  # else each step would move it there
     everywhere, _ = shardings(jax.devices())
     return jax.device_put(tree, everywhere)
 

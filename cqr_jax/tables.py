@@ -63,7 +63,7 @@ def shown(figure: str, value: float) -> str:
 
 
 def identical_note(rows: Iterable[dict]) -> str:
-    """A line on the images that no mean includes; empty if there are none."""
+    """A line on the images whose PSNR no mean includes; empty if there are none."""
     cases = sorted(
         {
             f"{row['method']} on {row['dataset']} at QF {row['quality']}: "

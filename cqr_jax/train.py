@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 
 DEBLOCKER_FILE = "deblocker.safetensors"  # in the workdir of a finished stage 2
 CURVE_FILE = "validation.csv"  # in the workdir: hours and figures at each validation
+_STOPPED_FILE = "stopped.json"  # in the workdir: step and hours of the latest stop
 
 # Fields that a resumed run may change: they don't touch what is learned.
 _FREE_FIELDS = (
@@ -64,6 +65,7 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
       The path of the deblocker's weights.
     """
     ranker = None
+    _check_start(config, "config")  # before hours of stage 1
     if config.loss.alpha or config.loss.beta:
         path = config.ranker_weights or train_ranker(config.ranker, "config.ranker")
         fields = config.ranker.model.to_dict()
@@ -86,11 +88,7 @@ def _run(
     Weights are initialised from the latest checkpoint of the workdir if there is one,
     else from `config.initial_weights` if given, else from `config.seed`.
     """
-    batch, validated = config.batch_size, config.validation.batch_size
-    parallel.check_batch(batch, f"{where}.batch_size", config.accumulate)
-    parallel.check_batch(validated, f"{where}.validation.batch_size")
-    given = config.initial_weights
-    _, _, initial, _ = weights.read(given) if given else (None,) * 4
+    initial = _check_start(config, where)
     stage = make_stage(config)
     manager = checkpoint.open_manager(config.workdir, config.keep, *stage.best)
     with manager, parallel.failing_alone():  # closing waits for the other processes
@@ -129,6 +127,17 @@ def _run(
     return path
 
 
+def _check_start(config: ml_collections.ConfigDict, where: str) -> dict | None:
+    """Checks what a stage is given; the provenance of its initial weights, if any."""
+    batch, validated = config.batch_size, config.validation.batch_size
+    parallel.check_batch(batch, f"{where}.batch_size", config.accumulate)
+    parallel.check_batch(validated, f"{where}.validation.batch_size")
+    if not config.initial_weights:
+        return None
+    _, _, provenance, _ = weights.read(config.initial_weights)
+    return provenance
+
+
 def _begin_with(
     config: ml_collections.ConfigDict, kind: str, train_state: state.TrainState
 ) -> state.TrainState:
@@ -153,6 +162,15 @@ def _read_curve(workdir: str, last: int) -> list[dict]:
         for row in csv.DictReader(path.read_text().splitlines())
     ]
     return [{**row, "step": int(row["step"])} for row in rows if row["step"] <= last]
+
+
+def _hours_before(workdir: str, curve: list[dict], step: int) -> float:
+    """Hours of training up to `step`, at which a run goes on."""
+    path = pathlib.Path(workdir) / _STOPPED_FILE
+    stopped = json.loads(path.read_text()) if path.is_file() else {"step": -1}
+    if stopped["step"] == step:
+        return stopped["hours"]
+    return curve[-1]["hours"] if curve else 0.0
 
 
 def _keep_config(config: ml_collections.ConfigDict, where: str, resuming: bool) -> None:
@@ -205,8 +223,7 @@ def _loop(
         writer = tf.summary.create_file_writer(str(logs))
     clock = _Clock(config.steps, stage.images_per_step)
     curve = _read_curve(config.workdir, first)
-    before = curve[-1]["hours"] if curve else 0.0
-    begin = time.perf_counter()
+    before, begin = _hours_before(config.workdir, curve, first), time.perf_counter()
     pending: list[tuple[int, dict]] = []  # metrics still on the devices
 
     def check_finite(what, value, step):
@@ -222,9 +239,11 @@ def _loop(
         pending.clear()
         return {name: float(np.ravel(x)[0]) for name, x in figures.items()}
 
+    def hours():
+        return round(before + (time.perf_counter() - begin) / 3600, 4)
+
     def keep_curve(step, figures):
-        hours = before + (time.perf_counter() - begin) / 3600
-        curve.append({"step": step, "hours": round(hours, 4), **figures})
+        curve.append({"step": step, "hours": hours(), **figures})
         if jax.process_index() == 0:
             path = pathlib.Path(config.workdir) / CURVE_FILE
             files.write(path, tables.to_csv(curve))
@@ -272,6 +291,9 @@ def _loop(
             if stop:
                 checkpoint.save(manager, parallel.fetch(train_state, mode))
                 manager.wait_until_finished()
+                if jax.process_index() == 0:
+                    stopped = json.dumps({"step": step, "hours": hours()})
+                    files.write(pathlib.Path(config.workdir) / _STOPPED_FILE, stopped)
                 writer.close()
                 _log.info("%s: stopped at step %d, saved", stage.name, step)
                 raise SystemExit(128 + stop)
@@ -329,6 +351,8 @@ class _Clock:
 class _Interrupts:
     """Notes SIGTERM and SIGINT, so that the loop can save and stop.
 
+    A second one is not waited for: it does what it does elsewhere.
+
     Attributes:
       caught: the signal's number, 0 if none came.
     """
@@ -343,6 +367,9 @@ class _Interrupts:
 
     def _note(self, number, frame):
         del frame
+        if self.caught:
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
         self.caught = int(number)
 
     def __exit__(self, *error):

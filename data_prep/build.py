@@ -114,6 +114,10 @@ def build(
                     try_download_gcs=False,
                 ),
             )
+        except OSError as error:
+            raise UserError(
+                f"can't be written to {directory}: {error.strerror or error}"
+            ) from None
         finally:
             for image, reason in sorted(builder.skipped.items()):
                 print(f"skipped {image}: {reason}", file=sys.stderr)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cqr_jax import files, progress
+from cqr_jax import files, formats, progress
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError, extra, one_line_errors
 
@@ -159,12 +159,18 @@ def key(path: pathlib.Path, root: str | os.PathLike) -> str:
 
 
 def by_key(root: pathlib.Path, folder: str = "") -> dict[str, pathlib.Path]:
-    """Key under `root` -> path, of the images in a folder of it."""
-    return {
-        key(path, root): path
-        for path in sorted((root / folder).rglob("*"))
-        if path.suffix.lower() in jpeg.IMAGE_SUFFIXES
-    }
+    """Key under `root` -> path, of the images in a folder of it.
+
+    Raises:
+      UserError: two have one key.
+    """
+    found: dict[str, pathlib.Path] = {}
+    for path in sorted((root / folder).rglob("*")):
+        if formats.format_of(path):
+            other = found.setdefault(key(path, root), path)
+            if other != path:
+                raise UserError(f"{other} and {path} differ in their suffix alone")
+    return found
 
 
 def main() -> None:

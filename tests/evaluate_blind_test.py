@@ -31,6 +31,29 @@ def test_degradations(image):
     assert {x.kind for x in evaluate_blind.DEGRADATIONS} == {x.kind for x in expected}
 
 
+def test_gains():
+    """By hand, of two methods and three images, one of which is perfect at first."""
+    shape = (3, 3, len(evaluate_blind.DEGRADATIONS))
+    psnr = np.full(shape, 30.0)
+    psnr[1, :, 0] = (31.0, 29.5, 33.0)
+    psnr[2, :, 0] = (30.0, 32.0, 31.0)
+    psnr[:, :, 1] = np.inf
+    psnr[0, :, 2] = (20.0, 40.0, np.inf)
+    psnr[1, :, 2] = (21.0, 43.0, 50.0)
+    psnr[2, :, 2] = (22.0, np.inf, 50.0)
+    rows = evaluate_blind.gains(psnr, ["a", "b"])
+    first, second = rows[:2]
+    assert (first["kind"], first["qualities"], first["images"]) == ("aligned", "5", 3)
+    assert [r["method"] for r in rows[:2]] == ["a", "b"]
+    assert (first["psnr"], first["gain"], first["worst"]) == (30, 3.5 / 3, -0.5)
+    assert (second["psnr"], second["gain"], second["worst"]) == (30, 1, 0)
+    found = [(r["qualities"], r["images"], r["psnr"], r["gain"]) for r in rows[2:4]]
+    assert found == [("20", 1, 20, 1), ("20", 1, 20, 2)]
+    assert len(rows) == 2 * (shape[2] - 1)
+    lines = evaluate_blind.as_table(rows)
+    assert lines[1] == ["aligned", "5", "3", "30.00", "+1.17 (-0.50)", "+1.00 (+0.00)"]
+
+
 @pytest.mark.slow
 def test_the_command(photographs, tmp_path):
     """A deblocker that does nothing gains nothing, however the images were degraded."""
@@ -50,6 +73,8 @@ def test_the_command(photographs, tmp_path):
     assert code == 0, err
     rows = json.loads((tmp_path / "out" / "blind.json").read_text())
     assert len(rows) == len(evaluate_blind.DEGRADATIONS)
+    kept = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (kept["sets"], kept["weights"]) == (str(folder), str(path))
     assert {row["gain"] for row in rows} == {row["worst"] for row in rows} == {0.0}
     plain = [
         metrics.psnr(y, jpeg.compress(y, 5))

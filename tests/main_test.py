@@ -11,6 +11,8 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
+import torch
 
 from configs import ablation, deblock, ranker
 from configs import eval as evaluation
@@ -66,9 +68,13 @@ def _train_ranker(data_dir, workdir, steps, validate_every, *more):
     [
         ([], "--config=FILE.py is needed"),
         (["--config=configs/none.py"], "does not exist"),
+        (["--config=configs/none.py", "--config.steps=3"], "does not exist"),
         (["--config=configs/deblock.py:fast"], "'fast' is no preset; choose paper"),
         (["--config=configs/deblock.py:compact,without=x"], "'x' is no without"),
         (["--config=configs/deblock.py", "--config.typo=1"], "no such config field"),
+        (["--config=configs/deblock.py", "-config.typo=1"], "no such config field"),
+        (["--config=configs/deblock.py", "--config.batch-size=1"], "batch-size"),
+        (["--config=configs/deblock.py", "--config.workdir.x=1"], "workdir.x=1"),
         (["--config=configs/deblock.py", "--config.steps=x"], "--config.steps=x"),
         (["--config=configs/deblock.py", "stray"], "'stray' is not a flag"),
         (["--config=configs/deblock.py", "--processes=2"], "need --coordinator"),
@@ -90,14 +96,8 @@ def test_bad_command_lines_get_one_line(arguments, words):
     [
         (["--config.data.name=nothing"], "no records of 'nothing'"),
         (["--config.ranker_weights=none.safetensors"], "no such weights file"),
-        (
-            [
-                "--config.loss.alpha=0.",
-                "--config.loss.beta=0.",
-                "--config.initial_weights=x",
-            ],
-            "x: no such weights file",
-        ),
+        (["--config.initial_weights=x"], "x: no such weights file"),
+        (["--config.ranker.workdir=README.md"], "can't be written to "),
     ],
 )
 def test_bad_paths_get_one_line(arguments, words, tmp_path):
@@ -126,6 +126,7 @@ def test_bad_paths_get_one_line(arguments, words, tmp_path):
         ("compute_dtype", "float16", "choose float32 or bfloat16"),
         ("accumulate", 0, "at least 1"),
         ("steps", 0, "at least 1"),
+        ("seed", 2**31, r"must be in \[0, 2147483647\]"),
         ("ema_decay", 1.0, r"must be in \[0, 1\)"),
     ],
 )
@@ -188,7 +189,7 @@ def test_ranges_of_the_evaluation(preset, field, value, words):
         ("seeds", (), "one or more"),
         ("variants", "", "one or more"),
         ("seeds", (1, 1), "none twice"),
-        ("seeds", (-1,), "negative"),
+        ("seeds", (-1,), "must be 0 to"),
         ("steps", 0, "at least 1"),
     ],
 )
@@ -233,11 +234,14 @@ def test_ablations_of_table_1(preset):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_equals_unbroken(data_dir, tmp_path):
+def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
+    """With all that a state holds: Muon's momenta, the average of the weights."""
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    code, _, err = run(*_train_ranker(data_dir, unbroken, 60, 10))
+    more = ("--config.ema_decay=0.9", "--config.optimizer.name=muon")
+    code, _, err = run(*_train_ranker(data_dir, unbroken, 60, 10, *more))
     assert code == 0, err
-    process = start(*_train_ranker(data_dir, broken, 60, 10))
+    command = _train_ranker(data_dir, broken, 60, 10, *more)
+    process = start(*command)
     deadline = time.time() + 120
     while not (broken / "checkpoints" / "20").is_dir() and time.time() < deadline:
         time.sleep(0.02)
@@ -245,9 +249,20 @@ def test_killed_and_resumed_equals_unbroken(data_dir, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (broken / "ranker.safetensors").exists()
-    code, _, err = run(*_train_ranker(data_dir, broken, 60, 10))
+    process = start(*command)
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "ranker 35/" in line:
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM, lines
+    process.stdout.close()
+    process.stderr.close()
+    stopped = json.loads((broken / "stopped.json").read_text())
+    assert f"stopped at step {stopped['step']}, saved" in lines[-1]
+    code, _, err = run(*command)
     assert code == 0, err
-    assert "resuming at step" in err
+    assert f"resuming at step {stopped['step']}" in err
     first, second = (
         safetensors.numpy.load_file(workdir / "ranker.safetensors")
         for workdir in (unbroken, broken)
@@ -265,6 +280,8 @@ def test_killed_and_resumed_equals_unbroken(data_dir, tmp_path):
     assert [row["step"] for row in curve] == [10, 20, 30, 40, 50, 60]
     hours = [row["hours"] for row in curve]
     assert hours == sorted(hours)
+    later = [row["hours"] for row in curve if row["step"] > stopped["step"]]
+    assert min(later) >= stopped["hours"]
     _, _, provenance, _ = weights.read(broken / "ranker.safetensors")
     assert provenance["curve"] == curve
     assert provenance["initial"] is None
@@ -285,10 +302,10 @@ def test_killed_and_resumed_equals_unbroken(data_dir, tmp_path):
             np.testing.assert_array_equal(x, second[name], name)
 
     # Another config in the same workdir is refused; a finished run is not repeated.
-    code, _, err = run(*_train_ranker(data_dir, broken, 60, 10, "--config.margin=0.4"))
+    code, _, err = run(*command, "--config.margin=0.4")
     assert code == 1
     assert "was begun with margin=0.5, now 0.4" in err
-    code, _, err = run(*_train_ranker(data_dir, broken, 60, 10))
+    code, _, err = run(*command)
     assert code == 0
     assert "ranker 60/60" not in err
 
@@ -513,7 +530,10 @@ def test_weights_are_mixed(tmp_path):
     code, out, err = run(*command, "--share=0.75")
     assert (code, out) == (0, ""), err
     held = weights.load(mixed, "ranker", fields)
-    assert held.provenance == {"step": 5, "initial": {"step": 3}, "share": 0.75}
+    assert held.provenance == {
+        "mixed": [{"step": 3}, {"step": 5, "initial": {"step": 3}}],
+        "share": 0.75,
+    }
     for x in jax.tree.leaves(held.variables):
         np.testing.assert_array_equal(x, np.float32(1 + 0.75 * 3))
     code, _, err = run(*command, "--share=2")
@@ -542,18 +562,25 @@ def test_shipped_weights_are_half_as_large_and_load_as_float32(tmp_path):
     path, small = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     model = Ranker(width=2)
     variables = state.init(model, 48, 0)
-    config = {"workdir": "/home/x", "steps": 4, "initial_weights": "/home/x/y.z"}
-    provenance = {"step": 3, "config": config}
+    config = {
+        "workdir": "/home/x",
+        "steps": 4,
+        "initial_weights": "/home/x/y.z",
+        "evaluation": {"sets": "live1,/home/x/mine:validation"},
+    }
+    provenance = {"step": 3, "mixed": [{"config": config}]}
     fields = {"width": 2, "hidden": 100}
     weights.save(path, "ranker", fields, variables, provenance)
     code, out, err = run("cqr_jax.weights", path, f"--ship={small}")
     assert (code, out) == (0, ""), err
     assert small.stat().st_size < 0.7 * path.stat().st_size
     loaded = weights.load(small, "ranker", fields)
-    assert loaded.provenance == {
-        "step": 3,
-        "config": {"steps": 4, "initial_weights": "y.z"},
+    kept = {
+        "steps": 4,
+        "initial_weights": "y.z",
+        "evaluation": {"sets": "live1,mine:validation"},
     }
+    assert loaded.provenance == {"step": 3, "mixed": [{"config": kept}]}
     for x, y in zip(
         jax.tree.leaves(loaded.variables), jax.tree.leaves(variables), strict=True
     ):
@@ -600,6 +627,9 @@ def test_weights_report_every_misfit(tmp_path):
     ):
         assert words in str(error.value)
     path.write_bytes(b"{}")
+    with pytest.raises(UserError, match="not a weights file"):
+        weights.load(path, "ranker")
+    safetensors.torch.save_file({"x": torch.zeros(2, dtype=torch.bfloat16)}, path)
     with pytest.raises(UserError, match="not a weights file"):
         weights.load(path, "ranker")
 

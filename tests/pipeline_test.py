@@ -104,10 +104,37 @@ def test_augmentation_turns_all_images_of_an_example_alike(builder):
         assert np.abs(error).mean(axis=(1, 2, 3)).max() < 16
 
 
-def test_any_step_can_be_entered(builder):
-    unbroken = _take(_stream(builder), 12)  # over several epochs of the few records
+def test_augmentation_turns_to_all_eight_sides(builder):
+    example = pipeline.ladders(48, (30,), augment=True)
+    stream = pipeline.training_batches(builder, example, batch_size=8, seed=0)
+    records = list(pipeline.read(builder, "train").as_numpy_iterator())
+    wholes = [jpeg.decode(record["clean"]) for record in records]
+    seen = set()
+    for batch in _take(stream, 8):
+        for crop in batch["clean"][..., 0]:
+            turns = {i for w in wholes for i in np.argwhere(_places(crop, w))[:, 0]}
+            assert turns
+            seen |= turns if len(turns) == 1 else set()
+    assert seen == set(range(8))
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        pipeline.pairs(48, LEVELS, augment=True),
+        pipeline.ladders(48, (10, 20, 30), augment=True, draws=2),
+        pipeline.blind(32, (5, 95), 0.5, 0.5, augment=True),
+    ],
+)
+def test_any_step_can_be_entered(builder, example):
+    def stream(**kwargs):
+        return pipeline.training_batches(
+            builder, example, batch_size=4, seed=3, **kwargs
+        )
+
+    unbroken = _take(stream(), 12)  # over several epochs of the few records
     for first in (1, 5, 11):
-        resumed = _take(_stream(builder, first_step=first), 12 - first)
+        resumed = _take(stream(first_step=first), 12 - first)
         for left, right in zip(unbroken[first:], resumed, strict=True):
             _assert_equal(left, right)
 

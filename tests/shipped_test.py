@@ -51,7 +51,8 @@ def test_the_ranker_ranks(photograph):
 @pytest.mark.parametrize("path", sorted(weights.SHIPPED.glob("*.safetensors")))
 def test_provenance_names_no_folder(path):
     _, _, provenance, arrays = weights.read(path)
-    assert provenance["config"]["data"]["name"] == "photos"
+    latest = provenance.get("mixed", [provenance])[-1]
+    assert latest["config"]["data"]["name"] == "photos"
     assert "workdir" not in json.dumps(provenance)
     strings = re.findall(r'"([^"]*)"', json.dumps(provenance))
     assert [x for x in strings if "/" in x] == []

@@ -10,16 +10,17 @@ import contextlib
 import io
 import os
 import zlib
+from collections.abc import Callable
 from typing import IO
 
 import numpy as np
 from etils import epath
 from PIL import Image, ImageOps
 
+from cqr_jax import formats
 from cqr_jax.errors import UserError
 
 BLOCK = 8  # side of a JPEG block in pixels
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 class ImageError(UserError):
@@ -90,6 +91,27 @@ def load_luma(source: str | os.PathLike | bytes) -> np.ndarray:
         return _to_luma(ImageOps.exif_transpose(image))
 
 
+def load_gray(source: str | os.PathLike | bytes) -> np.ndarray:
+    """Reads a Y that was saved as an image, in one channel or in three equal ones.
+
+    Args:
+      source: as of `load_luma`.
+
+    Returns:
+      uint8, (height, width): the pixels as they stand.
+
+    Raises:
+      ImageError: as `load_luma`, or it has colours.
+    """
+    with image_errors(), _open(source) as file, Image.open(file) as image:
+        if image.mode in ("1", "L", "LA") or image.mode[0] in "IF":
+            return _to_luma(image)
+        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
+    if (green != red).any() or (blue != red).any():
+        raise ImageError("has colours, but is to hold Y alone, as gray")
+    return red
+
+
 @contextlib.contextmanager
 def image_errors():
     """Around reading an image: what Pillow raises becomes an `ImageError`."""
@@ -116,10 +138,12 @@ def _open(source: str | os.PathLike | bytes) -> IO[bytes]:
     return epath.Path(source).open("rb")
 
 
-def load_named(path: str | os.PathLike) -> np.ndarray:
-    """As `load_luma`, with the file named in the error."""
+def load_named(
+    path: str | os.PathLike, load: Callable[..., np.ndarray] = load_luma
+) -> np.ndarray:
+    """As `load`, with the file named in the error."""
     try:
-        return load_luma(path)
+        return load(path)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
 
@@ -165,9 +189,9 @@ def list_images(folder: str | os.PathLike) -> list[epath.Path]:
         parent / file
         for parent, _, files in root.walk()
         for file in files
-        if file.lower().endswith(IMAGE_SUFFIXES)
+        if formats.format_of(file)
     ]
     if not paths:
-        known = " ".join(IMAGE_SUFFIXES)
+        known = " ".join(formats.SUFFIXES)
         raise UserError(f"{folder}: holds no image (looked for {known})")
     return sorted(paths)

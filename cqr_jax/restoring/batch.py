@@ -18,15 +18,16 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cqr_jax import files, progress, tables
+from cqr_jax import files, formats, progress, tables
 from cqr_jax.ahead import ahead
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError
-from cqr_jax.restoring import formats, pictures, quality, restorer, tiles
+from cqr_jax.restoring import pictures, quality, restorer, tiles
 from cqr_jax.restoring.pictures import Picture
 
 _AHEAD = 2  # pictures decoded, and encoded, beside those in the network
 _STANDARD = "-"
+_TOO_GOOD = 95  # quality factor from which JPEGs lose: benchmarks/results/blind.md
 _MARK = ".restored"  # in the names of files written beside their input
 
 
@@ -73,6 +74,7 @@ def restore(args: argparse.Namespace) -> int:
     """
     _check_report(args.report)
     sources = _find(args.inputs, args.output)
+    _check_output(args.output)
     run = restorer.load(args.weights, args.self_ensemble)
     tell = _Teller(len(sources))
     jobs = []
@@ -82,13 +84,21 @@ def restore(args: argparse.Namespace) -> int:
     depth = np.dtype(f"uint{args.bits}") if args.bits else None
 
     def read(job):
-        return job, _read(job[0], args.max_megapixels)
+        source, target = job
+        picture = _read(source, args.max_megapixels)
+        if isinstance(picture, Picture):
+            try:
+                pictures.check(picture, _encoding(target, args), depth)
+            except ImageError as error:
+                picture = _Failure(str(error))
+        return job, picture
 
     def decoded() -> Iterator[Picture]:
         for job, picture in ahead(pool, read, jobs, _AHEAD):
             if isinstance(picture, _Failure):
                 tell(Outcome(job[0].name, job[1], "failed", picture.reason))
             else:
+                tell.see(picture)
                 waiting.append(job)
                 yield picture
 
@@ -106,10 +116,13 @@ def restore(args: argparse.Namespace) -> int:
             return Outcome(source.name, target, "failed", reason)
         return Outcome(source.name, target, megapixels=megapixels)
 
-    with concurrent.futures.ThreadPoolExecutor(2 * _AHEAD) as pool:
-        for outcome in ahead(pool, write, restored(), _AHEAD):
-            tell(outcome)
-    return tell.end(args)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(2 * _AHEAD) as pool:
+            for outcome in ahead(pool, write, restored(), _AHEAD):
+                tell(outcome)
+    finally:
+        failed = tell.end(args)
+    return failed
 
 
 def measure(args: argparse.Namespace) -> int:
@@ -137,6 +150,8 @@ def measure(args: argparse.Namespace) -> int:
     failures = [row for row in rows if "reason" in row]
     for row in failures:
         print(f"{row['input']}: {row['reason']}", file=sys.stderr)
+    if args.report:
+        files.write(pathlib.Path(args.report), json.dumps(rows, indent=2) + "\n")
     if args.json:
         print(json.dumps(rows, indent=2))
     elif len(rows) > len(failures):
@@ -146,8 +161,6 @@ def measure(args: argparse.Namespace) -> int:
             if "score" in x
         ]
         print(tables.text([["file", "score", "QF", "QF from"], *lines]))
-    if args.report:
-        files.write(pathlib.Path(args.report), json.dumps(rows, indent=2) + "\n")
     return len(failures)
 
 
@@ -156,6 +169,7 @@ class _Teller:
 
     def __init__(self, count: int):
         self._outcomes: list[Outcome] = []
+        self._good = 0
         self._start = time.perf_counter()
         self._bar = tqdm(
             total=count, unit="image", disable=not sys.stderr.isatty(), leave=False
@@ -171,6 +185,12 @@ class _Teller:
         else:
             return
         self._bar.write(line, sys.stderr)
+
+    def see(self, picture: Picture) -> None:
+        """Counts a picture that is too good to gain."""
+        if picture.quantization:
+            factor, _ = quality.factor_of_table(picture.quantization)
+            self._good += factor >= _TOO_GOOD
 
     def end(self, args: argparse.Namespace) -> int:
         """The last line, the report; how many failed."""
@@ -188,6 +208,12 @@ class _Teller:
             f"({megapixels / seconds:.2f} a second)",
             file=sys.stderr,
         )
+        if self._good:
+            print(
+                f"{self._good} with a quality factor of {_TOO_GOOD} or more: such JPEGs"
+                " lose by it, unless they were compressed before",
+                file=sys.stderr,
+            )
         text = json.dumps([x._asdict() for x in self._outcomes], indent=2)
         if args.json:
             print(text)
@@ -200,9 +226,23 @@ def _check_report(report: str | None) -> None:
     """Raises a UserError for a report that couldn't be written when all is done."""
     if report and os.path.isdir(report):
         raise UserError(f"--report={report}: is a folder; name a file in it")
+    if report and formats.format_of(report):
+        raise UserError(f"--report={report}: is an image's name; name a .json file")
     folder = os.path.dirname(report or "") or "."
     if os.path.isdir(folder) and not os.access(folder, os.W_OK):
         raise UserError(f"--report={report}: the folder can't be written to")
+
+
+def _check_output(output: str | None) -> None:
+    """Raises a UserError for a folder or a file that can't be made."""
+    if not output or output == _STANDARD:
+        return
+    path = pathlib.Path(output).resolve()
+    there = next(x for x in (path, *path.parents) if x.exists())
+    if there.is_file() and not (there == path and formats.format_of(output)):
+        raise UserError(f"-o {output}: can't be written to: {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"-o {output}: can't be written to: no permission for {there}")
 
 
 def _find(inputs: list[str], output: str | None) -> list[Source]:
@@ -212,8 +252,8 @@ def _find(inputs: list[str], output: str | None) -> list[Source]:
       UserError: nothing is there by a name, or no image in a folder.
     """
     found: dict[str, Source] = {}
-    suffixes = {x for group in formats.FORMATS.values() for x in group}
     out = pathlib.Path(output).resolve() if output else None
+    folders = sum(os.path.isdir(name) for name in inputs)
     for name in inputs:
         path = pathlib.Path(name)
         if name == _STANDARD:
@@ -223,25 +263,31 @@ def _find(inputs: list[str], output: str | None) -> list[Source]:
             within = sorted(
                 x
                 for x in path.rglob("*")
-                if x.suffix.lower() in suffixes
+                if formats.format_of(x)
+                and not x.name.startswith("._")  # what macOS knows of a file
                 and not x.stem.endswith(_MARK)
                 and x.is_file()
                 and not (inside and out in x.resolve().parents)
             )
             if not within:
                 raise UserError(f"{name}: no image in this folder")
-            sources = [Source(str(x), x.relative_to(path)) for x in within]
+            above = pathlib.PurePath(path.resolve().name if folders > 1 else "")
+            sources = [Source(str(x), above / x.relative_to(path)) for x in within]
         elif path.exists():
             sources = [Source(name, pathlib.PurePath(path.name))]
         else:
-            matching = sorted(x for x in glob.glob(name, recursive=True))
-            if not matching:
-                raise UserError(f"{name}: no such file or folder")
             sources = [
                 Source(x, pathlib.PurePath(x).relative_to(_fixed_part(name)))
-                for x in matching
+                for x in sorted(glob.glob(name, recursive=True))
                 if pathlib.Path(x).is_file()
             ]
+            if not sources:
+                kind = (
+                    "matches no file"
+                    if glob.has_magic(name)
+                    else "no such file or folder"
+                )
+                raise UserError(f"{name}: {kind}")
         found |= {x.name: x for x in sources if x.name not in found}
     return list(found.values())
 
@@ -262,19 +308,25 @@ def _plan(
 ) -> Iterator[tuple[Source, str] | Outcome]:
     """Each file with where it goes, or why it won't."""
     target_of = _targets(sources, args)
+    inputs = {os.path.realpath(source.name) for source in sources}
     taken: dict[str, str] = {}
     for source in sources:
         target = target_of(source)
+        where = os.path.realpath(target)
         if target == _STANDARD:
             yield source, target
-        elif target in taken:
-            reason = f"{taken[target]} goes to {target} too; restore it apart"
+            continue
+        first = taken.setdefault(target, source.name)
+        if first != source.name:
+            reason = f"{first} goes to {target} too; restore it apart"
             yield Outcome(source.name, target, "failed", reason)
         elif os.path.exists(target) and not args.overwrite:
             reason = f"{target} exists; --overwrite replaces it"
             yield Outcome(source.name, target, "skipped", reason)
+        elif where in inputs and where != os.path.realpath(source.name):
+            reason = f"{target} is another of the images; restore it apart"
+            yield Outcome(source.name, target, "failed", reason)
         else:
-            taken[target] = source.name
             yield source, target
 
 
@@ -292,7 +344,7 @@ def _targets(
     named = output and formats.format_of(output)
     folder = output and (output.endswith("/") or os.path.isdir(output))
     if not named and not folder and pathlib.Path(output or "").suffix[1:].isalpha():
-        known = " ".join(x for suffixes in formats.FORMATS.values() for x in suffixes)
+        known = " ".join(formats.SUFFIXES)
         raise UserError(
             f"-o {output}: no format has this suffix; name a file with one of {known}, "
             "or a folder, with / behind it"
@@ -328,6 +380,11 @@ def _format(source: Source, args: argparse.Namespace) -> str:
     return named if named and lossless else "png"
 
 
+def _encoding(target: str, args: argparse.Namespace) -> str:
+    """The format in which a picture is written."""
+    return formats.format_of(target) or args.format or "png"
+
+
 def _read(source: Source, max_megapixels: float) -> Picture | _Failure:
     try:
         if source.name == _STANDARD:
@@ -344,15 +401,12 @@ def _read(source: Source, max_megapixels: float) -> Picture | _Failure:
 def _write(picture: Picture, target: str, args: argparse.Namespace) -> str:
     """Writes a picture; returns why it could not, or nothing."""
     try:
+        data = pictures.encode(picture, _encoding(target, args), args.quality)
         if target == _STANDARD:
-            data = pictures.encode(picture, args.format or "png", args.quality)
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         else:
-            name = formats.format_of(target)
-            assert name is not None, target
-            path = pathlib.Path(target)
-            files.write(path, pictures.encode(picture, name, args.quality))
+            files.write(pathlib.Path(target), data)
     except UserError as error:
         return str(error)
     except OSError as error:

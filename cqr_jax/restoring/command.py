@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 
 from cqr_jax.errors import UserError, one_line_errors
-from cqr_jax.restoring.formats import FORMATS
+from cqr_jax.formats import FORMATS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
         "-f",
         "--format",
         choices=list(FORMATS),
-        help="of the output (default: the input's, but PNG for JPEGs)",
+        help="of the output (default: the input's, but PNG for JPEGs and standard "
+        "input)",
     )
     parser.add_argument(
         "--quality",
@@ -108,8 +109,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-megapixels",
         type=between(0, 1_000_000, float),
-        default=500.0,
-        help="larger images are refused (%(default)g)",
+        default=200.0,
+        help="larger images are refused (%(default)g); one takes 45 MB a megapixel",
     )
     return parser
 
@@ -141,6 +142,12 @@ def main() -> None:
     args = parser().parse_args()
     if not args.inputs and not args.demo:
         parser().error("name files or folders to restore, or --demo")
+    if args.inputs and args.demo:
+        parser().error("--demo takes no files: they are dropped on its page")
+    if args.quality_only and args.output:
+        parser().error("--quality-only writes no image: -o has no meaning")
+    for stream in (sys.stdout, sys.stderr):  # names of files may be in any encoding
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     # What a reader of a pipe that has gone would otherwise cause is a traceback.
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

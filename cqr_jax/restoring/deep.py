@@ -10,12 +10,31 @@ import png
 import tifffile
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from cqr_jax.data.jpeg import ImageError
+
 if TYPE_CHECKING:
     from cqr_jax.restoring.pictures import Picture
 
+# Of a TIFF's own tags, the texts that speak of the picture rather than of the file.
+TEXT_TAGS = tuple(
+    int(tag)
+    for tag in (
+        ExifTags.Base.ImageDescription,
+        ExifTags.Base.Make,
+        ExifTags.Base.Model,
+        ExifTags.Base.Software,
+        ExifTags.Base.DateTime,
+        ExifTags.Base.Artist,
+        ExifTags.Base.Copyright,
+    )
+)
+
 _INCH = 0.0254  # metres
 _XMP_TAG, _ICC_TAG = 700, 34675
-_BYTE, _SHORT, _UNDEFINED = 1, 3, 7  # types of TIFF's tags
+_EXTRA_TAG = 338  # ExtraSamples: what each channel is beyond the colours
+_UNSPECIFIED, _PREMULTIPLIED = 0, 1
+_MIN_IS_WHITE = 0  # PhotometricInterpretation
+_BYTE, _ASCII, _SHORT, _UNDEFINED = 1, 2, 3, 7  # types of TIFF's tags
 
 
 def pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
@@ -27,6 +46,9 @@ def pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
 
     Returns:
       uint16, (height, width, channels), alpha among them; None for any other file.
+
+    Raises:
+      ImageError: 16 bits that are no integers.
     """
     if image.format == "PNG" and data[24] == 16 and data[25] != 0:  # depth, colours
         reader = png.Reader(bytes=data)
@@ -36,11 +58,41 @@ def pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
         flat = np.vstack([np.asarray(row, np.uint16) for row in rows])
         return flat.reshape(height, width, info["planes"])
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = image.tag_v2.get(ExifTags.Base.BitsPerSample, ())
-        if len(bits) > 1 and set(bits) == {16}:
+        tags = image.tag_v2
+        bits = tags.get(ExifTags.Base.BitsPerSample, ())
+        inverted = tags.get(ExifTags.Base.PhotometricInterpretation) == _MIN_IS_WHITE
+        if set(bits) == {16} and (len(bits) > 1 or inverted):
             stack = tifffile.imread(io.BytesIO(data))
-            return stack if stack.shape[-1] == len(bits) else np.moveaxis(stack, 0, -1)
+            stack = stack if len(bits) > 1 else stack[..., None]
+            if stack.shape[-1] != len(bits):
+                stack = np.moveaxis(stack, 0, -1)
+            return _meant(stack, tags.get(_EXTRA_TAG, ()), inverted)
     return None
+
+
+def _meant(stack: np.ndarray, extra: tuple[int, ...], inverted: bool) -> np.ndarray:
+    """A TIFF's pixels as gray or RGB, with plain alpha or none.
+
+    Args:
+      stack: as they are stored, (height, width, channels).
+      extra: what its ExtraSamples say of the last channels.
+      inverted: whether zero is white.
+    """
+    if stack.dtype != np.uint16:
+        raise ImageError(
+            f"16-bit pixels of {stack.dtype}; convert it to integers first"
+        )
+    count = stack.shape[-1] - len(extra)
+    colours, more = stack[..., :count], stack[..., count:]
+    if inverted:
+        colours = 65535 - colours
+    if _UNSPECIFIED in extra[:1] or not extra:
+        return colours
+    alpha = more[..., :1]
+    if extra[0] == _PREMULTIPLIED:
+        ratio = colours * (65535 / np.maximum(alpha, 1))
+        colours = np.minimum(np.rint(ratio), 65535).astype(np.uint16)
+    return np.concatenate([colours, alpha], axis=-1)
 
 
 def encode(picture: "Picture", name: str) -> bytes:
@@ -48,7 +100,7 @@ def encode(picture: "Picture", name: str) -> bytes:
 
     Args:
       picture: of uint16.
-      name: 'png', or 'tiff', which gets of EXIF the orientation alone.
+      name: 'png', or 'tiff', which gets of EXIF the orientation and `TEXT_TAGS`.
     """
     stack = picture.stacked()
     return _png(stack, picture) if name == "png" else _tiff(stack, picture)
@@ -89,6 +141,8 @@ def _tiff(stack: np.ndarray, picture: "Picture") -> bytes:
     ):
         if value:
             tags.append((tag, kind, len(value), value, True))
+    texts = {tag: str(exif[tag]).encode() for tag in TEXT_TAGS if tag in exif}
+    tags += [(tag, _ASCII, len(text) + 1, text, True) for tag, text in texts.items()]
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,

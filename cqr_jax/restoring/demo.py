@@ -3,24 +3,25 @@
 Needs the extra `demo`.
 """
 
+import contextlib
 import os
 import pathlib
 import sys
 import tempfile
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from cqr_jax import formats
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError, extra
-from cqr_jax.restoring import formats, pictures, quality, restorer
+from cqr_jax.restoring import pictures, quality, restorer
 
 with extra("demo"):
     import gradio
 
 _HOST = "127.0.0.1"
 _MAX_PIXELS = 50_000_000
-_KINDS = [suffix for suffixes in formats.FORMATS.values() for suffix in suffixes]
 
 
 def page(weights: str | None = None) -> gradio.Blocks:
@@ -31,6 +32,7 @@ def page(weights: str | None = None) -> gradio.Blocks:
     """
     run = restorer.load(weights)
     folder = tempfile.TemporaryDirectory(prefix="cqr-restore-")
+    os.environ["GRADIO_TEMP_DIR"] = folder.name  # what is dropped goes with it
 
     def restore(path: str | None, strength: float):
         """What to show: the two pictures, how good they are, a file to download."""
@@ -52,7 +54,9 @@ def page(weights: str | None = None) -> gradio.Blocks:
             "# Restore a JPEG\nDrop an image that is, or once was, a JPEG. It stays on "
             "this machine."
         )
-        file = gradio.File(label="Image", file_types=_KINDS, elem_id="file")
+        file = gradio.File(
+            label="Image", file_types=list(formats.SUFFIXES), elem_id="file"
+        )
         strength = gradio.Slider(0, 1, 1, step=0.05, label="Strength")
         slider = gradio.ImageSlider(
             label="Before and after", interactive=False, elem_id="comparison"
@@ -66,11 +70,15 @@ def page(weights: str | None = None) -> gradio.Blocks:
 
 
 def _shown(picture: pictures.Picture) -> Image.Image:
-    """In RGB and 8 bits."""
+    """Upright, in RGB and 8 bits."""
     if picture.pixels.dtype == np.uint16:
         pixels = (picture.pixels >> 8).astype(np.uint8)
         picture = picture._replace(pixels=pixels, alpha=None)
-    return pictures.to_pillow(picture).convert("RGB")
+    image = pictures.to_rgb(pictures.to_pillow(picture), picture.metadata)
+    image.info["exif"] = picture.metadata.exif
+    with contextlib.suppress(Exception):  # whatever damaged EXIF leads Pillow to
+        return ImageOps.exif_transpose(image)
+    return image
 
 
 def _qualities(before: pictures.Picture, after: pictures.Picture) -> str:

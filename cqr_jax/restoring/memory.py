@@ -8,6 +8,7 @@ from PIL import Image
 from cqr_jax.restoring import pictures, restorer
 from cqr_jax.restoring.pictures import Picture
 
+_KEPT = ("exif", "icc_profile", "xmp", "dpi")  # of what Pillow knows of a picture
 _T = TypeVar("_T", np.ndarray, Image.Image)
 
 
@@ -21,14 +22,16 @@ def restore(
 
     Args:
       image: gray (height, width), RGB (height, width, 3) or RGBA (height, width, 4),
-        uint8 or uint16; or one of Pillow's.
+        uint8 or uint16; or one of Pillow's, `Image.open("photo.jpg")`.
       strength: 0 (nothing changes) to 1.
       weights: a deblocker's file; None for the one that is shipped.
       self_ensemble: take the mean over flips and turns: a little better, and eight
         times as slow.
 
     Returns:
-      The restored image, of the same kind, size and dtype; its alpha is what it was.
+      The restored image, of the same kind, size and dtype; its alpha is what it was. Of
+      Pillow's one with a palette becomes RGB, and EXIF (with the orientation), colour
+      profile, XMP and resolution are in its `info`, as they were.
 
     Raises:
       ValueError: an array of another shape or dtype, or strength outside 0 to 1.
@@ -44,11 +47,17 @@ def restore(
         picture = _picture(image)
     (restored,) = restorer.restore_pictures(run, [picture], strength)
     if isinstance(image, Image.Image):
-        return pictures.to_pillow(restored)
+        found = pictures.to_pillow(restored)
+        found.info.update({k: v for k, v in image.info.items() if k in _KEPT})
+        return found
     return restored.stacked().reshape(image.shape)
 
 
 def _picture(image: np.ndarray) -> Picture:
+    if not isinstance(image, np.ndarray):
+        raise ValueError(
+            f"an image of {type(image)}: must be a NumPy array or one of Pillow's"
+        )
     shape, dtype = image.shape, image.dtype
     if image.ndim == 2:
         image = image[..., None]

@@ -21,9 +21,10 @@ from typing import Any
 
 from PIL import Image
 
+from cqr_jax import formats
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError, extra, one_line_errors
-from cqr_jax.restoring import formats, network, pictures, restorer, tiles
+from cqr_jax.restoring import network, pictures, restorer, tiles
 from cqr_jax.restoring.command import between, tile_side
 
 with extra("beam"):
@@ -75,6 +76,7 @@ class Restore(beam.PTransform):
         strength: float = 1.0,
         weights: str | None = None,
         side: int = tiles.SIDE,
+        quality: int = 95,
     ):
         """Prepares the transform.
 
@@ -82,10 +84,11 @@ class Restore(beam.PTransform):
           root, output, form: as of `target`.
           strength, weights: as of `cqr_jax.restore`.
           side: of a tile in pixels.
+          quality: of JPEGs that are written.
         """
         super().__init__()
         self._targets = root, output, form
-        self._options = weights, strength, side
+        self._options = weights, strength, side, quality
 
     def expand(self, paths):
         jobs = (
@@ -118,8 +121,9 @@ def _first(group: tuple[str, Iterable[str]]) -> Iterator[Any]:
 class _Restore(beam.DoFn):
     """Batches of (path, target) to the targets written."""
 
-    def __init__(self, weights: str | None, strength: float, side: int):
+    def __init__(self, weights: str | None, strength: float, side: int, quality: int):
         self._weights, self._options = weights, (strength, side)
+        self._quality = quality
         self._shared = shared.Shared()
 
     def setup(self):
@@ -151,7 +155,7 @@ class _Restore(beam.DoFn):
             try:
                 form = formats.format_of(goal)
                 assert form is not None, goal
-                _write(goal, pictures.encode(picture, form))
+                _write(goal, pictures.encode(picture, form, self._quality))
             except (ImageError, OSError) as error:
                 failures.append((path, _reason(error)))
             else:
@@ -197,8 +201,12 @@ def run(args: argparse.Namespace, flags: Iterable[str]) -> None:
         if not FileSystems.match([args.input], [1])[0].metadata_list:
             raise UserError(f"--input={args.input}: matches no file")
         pipeline = beam.Pipeline(options=PipelineOptions(list(flags)))
+        earlier_lists = FileSystems.match([f"{output}failures-*.jsonl"])[0]
     except ValueError as error:
         raise UserError(str(error)) from None
+
+    if stale := [found.path for found in earlier_lists.metadata_list]:
+        FileSystems.delete(stale)
 
     def is_input(path: str) -> bool:
         earlier = path.startswith(output) and not root.startswith(output)
@@ -210,7 +218,13 @@ def run(args: argparse.Namespace, flags: Iterable[str]) -> None:
         | "Path" >> beam.Map(lambda found: found.path)
         | "Images" >> beam.Filter(is_input)
         | Restore(
-            root, args.output, args.format, args.strength, args.weights, args.tile
+            root,
+            args.output,
+            args.format,
+            args.strength,
+            args.weights,
+            args.tile,
+            args.quality,
         )
     )
     counter = beam.metrics.Metrics.counter
@@ -241,6 +255,7 @@ def main() -> None:
     parser.add_argument("--input", required=True, help="a pattern of paths")
     parser.add_argument("--output", required=True, help="a folder")
     parser.add_argument("--format", choices=list(formats.FORMATS))
+    parser.add_argument("--quality", type=between(1, 100, int), default=95)
     parser.add_argument("--strength", type=between(0, 1, float), default=1.0)
     parser.add_argument("--tile", type=tile_side, default=tiles.SIDE, metavar="SIDE")
     parser.add_argument("--weights", help="another deblocker than the one shipped")

@@ -9,22 +9,9 @@ from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin
 from cqr_jax.data.jpeg import ImageError, image_errors, integers_16
 from cqr_jax.restoring import deep
 
-MAX_PIXELS = 500_000_000  # of an image; a larger one is taken for a decompression bomb
+MAX_PIXELS = 200_000_000  # of an image; a larger one is taken for a decompression bomb
 
-# Of a TIFF's own tags, those that speak of the picture rather than of the file.
-_KEPT = tuple(
-    tag.value
-    for tag in (
-        ExifTags.Base.ImageDescription,
-        ExifTags.Base.Make,
-        ExifTags.Base.Model,
-        ExifTags.Base.Orientation,
-        ExifTags.Base.Software,
-        ExifTags.Base.DateTime,
-        ExifTags.Base.Artist,
-        ExifTags.Base.Copyright,
-    )
-)
+_KEPT = (*deep.TEXT_TAGS, int(ExifTags.Base.Orientation))  # of a TIFF's own tags
 _IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _XMP_TAG = 700
 _EXIF = b"Exif\0\0"
@@ -111,19 +98,7 @@ def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
       ImageError: the format can't hold it: transparency, 16 bits, or its size; or its
         metadata are damaged.
     """
-    if picture.alpha is not None and name in ("jpeg", "bmp"):
-        raise ImageError(f"has transparency, which {name} can't hold; take png")
-    if picture.pixels.dtype == np.uint16:
-        if name not in ("png", "tiff"):
-            raise ImageError(f"16 bits are more than {name} can hold; take png or tiff")
-        if picture.pixels.shape[-1] == 4:
-            raise ImageError("CMYK is written with 8 bits only")
-        if (
-            name == "tiff"
-            and picture.pixels.shape[-1] == 1
-            and picture.alpha is not None
-        ):
-            raise ImageError("16-bit gray with transparency is written as png only")
+    check(picture, name)
     try:
         if picture.pixels.dtype == np.uint16:
             return deep.encode(picture, name)
@@ -132,11 +107,39 @@ def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
         raise ImageError(f"can't be written as {name}: {error}") from None
 
 
+def check(
+    picture: Picture, name: str, dtype: np.typing.DTypeLike | None = None
+) -> None:
+    """Whether a format can hold a picture.
+
+    Args:
+      picture: as it is, or is to become.
+      name: of a format of `formats.FORMATS`.
+      dtype: of the pixels; None for that of the picture's.
+
+    Raises:
+      ImageError: it can't hold its transparency or 16 bits.
+    """
+    has_alpha, channels = picture.alpha is not None, picture.pixels.shape[-1]
+    if has_alpha and name in ("jpeg", "bmp"):
+        raise ImageError(f"has transparency, which {name} can't hold; take png")
+    if np.dtype(dtype or picture.pixels.dtype) == np.uint8:
+        return
+    if name not in ("png", "tiff"):
+        raise ImageError(
+            f"16 bits are more than {name} can hold; take png or tiff, or --bits=8"
+        )
+    if channels == 4:
+        raise ImageError("CMYK is written with 8 bits only; take --bits=8")
+    if name == "tiff" and channels == 1 and has_alpha:
+        raise ImageError("16-bit gray with transparency is written as png only")
+
+
 def _encode(picture: Picture, name: str, quality: int) -> bytes:
     """By Pillow."""
     image, meta = to_pillow(picture), picture.metadata
     if image.mode == "CMYK" and name not in ("jpeg", "tiff"):
-        image, meta = _to_rgb(image, meta), meta._replace(icc_profile=b"")
+        image, meta = to_rgb(image, meta), meta._replace(icc_profile=b"")
     buffer = io.BytesIO()
     image.save(buffer, name, **_options(name, meta, quality))
     return buffer.getvalue()
@@ -250,8 +253,9 @@ def _exif_bytes(tags: Image.Exif) -> bytes:
     return tags.tobytes() if len(tags) or any(map(tags.get_ifd, _IFDS)) else b""
 
 
-def _to_rgb(image: Image.Image, meta: Metadata) -> Image.Image:
-    if meta.icc_profile:
+def to_rgb(image: Image.Image, meta: Metadata) -> Image.Image:
+    """An image in RGB; of CMYK by its colour profile, if it has one."""
+    if image.mode == "CMYK" and meta.icc_profile:
         try:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(meta.icc_profile))
             srgb = ImageCms.createProfile("sRGB")

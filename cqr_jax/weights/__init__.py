@@ -113,12 +113,12 @@ def read(path: str | os.PathLike) -> tuple[str, dict, dict, dict[str, np.ndarray
     try:
         with safetensors.safe_open(path, "numpy") as file:
             header = file.metadata() or {}
+            fields = json.loads(header["fields"])
+            provenance = json.loads(header["provenance"])
             arrays = {
                 name: file.get_tensor(name).astype(np.float32)
                 for name in file.keys()  # noqa: SIM118
             }
-        fields = json.loads(header["fields"])
-        provenance = json.loads(header["provenance"])
         return header["kind"], fields, provenance, arrays
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: not a weights file of cqr_jax ({error})") from None

@@ -11,7 +11,7 @@ parameters to half precision, which halves the file, and leaves the folders of t
 machine that trained it out of the provenance. The third gives a deblocker one more
 local block, which changes nothing until it is trained on. The fourth goes three
 quarters of the way from a's weights to b's, which were trained on from a's: it keeps
-most of what b learned and loses less of what a had.
+most of what b learned and loses less of what a had; what it is worth is to be measured.
 """
 
 import argparse
@@ -27,7 +27,8 @@ from cqr_jax import weights
 from cqr_jax.errors import UserError, one_line_errors
 
 _FOLDERS = ("workdir", "data_dir", "set_dir")
-_FILES = ("initial_weights", "ranker_weights")  # of which the name alone is kept
+# Paths, with commas between them, of which the last names alone are kept.
+_PATHS = ("initial_weights", "ranker_weights", "sets")
 
 
 def describe(path: str) -> dict:
@@ -86,31 +87,33 @@ def mix(path: str, other: str, share: float, output: str) -> None:
 
     (1 - share) of the first and `share` of the second, which has to be trained on from
     the first: in between the loss is low as well (Wortsman et al. 2022, Robust
-    fine-tuning of zero-shot models). The provenance is that of `other`, and the share.
+    fine-tuning of zero-shot models). The provenance is that of both, and the share.
 
     Raises:
       UserError: they are of two models, or the share is not in [0, 1].
     """
     if not 0 <= share <= 1:
         raise UserError(f"--share={share}: is 0 to 1")
-    kind, fields, _, first = weights.read(path)
-    other_kind, other_fields, provenance, second = weights.read(other)
+    kind, fields, provenance, first = weights.read(path)
+    other_kind, other_fields, other_provenance, second = weights.read(other)
     if (kind, fields) != (other_kind, other_fields):
         raise UserError(
             f"{path} and {other} are of two models; only one's can be mixed"
         )
     mixed = {name: (1 - share) * x + share * second[name] for name, x in first.items()}
-    weights.save(output, kind, fields, mixed, {**provenance, "share": share})
+    both = {"mixed": [provenance, other_provenance], "share": share}
+    weights.save(output, kind, fields, mixed, both)
 
 
-def _without_folders(value: Any) -> Any:
+def _without_folders(value: Any, field: str = "") -> Any:
+    """`value` without the names of folders, at any depth."""
+    if isinstance(value, list):
+        return [_without_folders(x) for x in value]
+    if field in _PATHS:
+        return ",".join(pathlib.PurePath(x).name for x in value.split(","))
     if not isinstance(value, dict):
         return value
-    return {
-        k: pathlib.PurePath(v).name if k in _FILES else _without_folders(v)
-        for k, v in value.items()
-        if k not in _FOLDERS
-    }
+    return {k: _without_folders(v, k) for k, v in value.items() if k not in _FOLDERS}
 
 
 def main() -> None:

@@ -138,6 +138,12 @@ def test_quality_only(folder, tmp_path, photograph):
     assert found["decoded.png"]["source"] == "ranker"
     assert 8 <= found["decoded.png"]["factor"] <= 18
     assert found["decoded.png"]["score"] < found["gray.jpeg"]["score"]
+    (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes((folder / "a.jpg").read_bytes())
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    found = folder.glob("caf*")
+    code, out, err = _run("--quality-only", *found, env=environment)
+    assert code == 0, err
+    assert b"caf\\udce9.jpg" in out
     code, out, _ = _run("--quality-only", folder / "a.jpg")
     assert code == 0
     assert out.decode().splitlines()[0].split() == ["file", "score", "QF", "QF", "from"]
@@ -155,6 +161,12 @@ def test_quality_only(folder, tmp_path, photograph):
         (["in", "-o", "-"], "error: -o -: writes one image to standard output, not"),
         (["in/a.jpg", "-o", "b.gif"], "error: -o b.gif: no format has this suffix"),
         (["in/a.jpg", "--report=in"], "error: --report=in: is a folder"),
+        (
+            ["--report", "in/a.jpg", "in"],
+            "error: --report=in/a.jpg: is an image's name",
+        ),
+        (["in/*p"], "error: in/*p: matches no file"),
+        (["in/a.jpg", "-o", "in/notes.txt/"], "error: -o in/notes.txt/: can't be writ"),
     ],
 )
 def test_mistakes(folder, args, message):
@@ -162,6 +174,12 @@ def test_mistakes(folder, args, message):
     assert (code, out) == (1, b"")
     assert err.splitlines()[-1].startswith(message)
     assert "Traceback" not in err
+
+
+def test_flags_that_contradict_each_other(folder):
+    for flags in (["--demo"], ["--quality-only", "-o", "out"]):
+        code, _, err = _run("in", *flags, cwd=folder.parent)
+        assert (code, len(err.splitlines()[-1].split(": "))) == (2, 4), err
 
 
 @pytest.mark.parametrize(
@@ -179,6 +197,37 @@ def test_two_files_of_one_name(folder):
     assert code == 1
     assert "a.png: failed: a.jpg goes to out/a.png too" in err
     assert "1 restored, 1 failed" in err
+    code, _, err = _run("a.jpg", "a.png", "-o", "out", cwd=folder)
+    assert code == 1
+    assert "a.png: failed: a.jpg goes to out/a.png too" in err
+    assert "0 restored, 1 skipped, 1 failed" in err
+    # Neither of them is written over by the other.
+    before = (folder / "a.png").read_bytes()
+    code, _, err = _run("a.jpg", "a.png", "-o", ".", "--overwrite", cwd=folder)
+    assert code == 1
+    assert "a.jpg: failed: a.png is another of the images" in err
+    assert (folder / "a.png").read_bytes() == before
+
+
+def test_what_can_not_be_written_is_not_restored_first(folder):
+    with Image.open(folder / "a.jpg") as image:
+        image.convert("RGBA").save(folder / "alpha.png")
+    arguments = ("alpha.png", "a.jpg", "-o", "out", "--format=jpeg")
+    code, _, err = _run(*arguments, cwd=folder)
+    assert code == 1
+    assert "alpha.png: failed: has transparency, which jpeg can't hold" in err
+    assert "1 restored, 1 failed; 0.0 megapixels" in err
+    code, _, err = _run("a.jpg", "-o", "a.webp", "--bits=16", cwd=folder)
+    assert code == 1
+    assert "16 bits are more than webp can hold; take png or tiff, or --bits=8" in err
+
+
+def test_a_jpeg_that_is_too_good_is_told_of(folder, photograph):
+    photograph.save(folder / "good.jpg", quality=96)
+    code, _, err = _run("a.jpg", "good.jpg", "-o", "out", cwd=folder)
+    assert code == 0, err
+    told = "1 with a quality factor of 95 or more: such JPEGs lose by it, unless they"
+    assert err.splitlines()[-1].startswith(told)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -272,6 +321,9 @@ def test_what_is_found(folder):
         "deep/gray.jpeg",
         "empty.png",
     ]
+    (folder / "._a.jpg").touch()
+    two = batch._find([str(folder / "deep"), str(folder / "deep" / "er")], None)
+    assert [str(x.under) for x in two] == ["deep/er/c.webp", "deep/gray.jpeg"]
     (one,) = batch._find([f"{folder}/*/*.jpeg"], None)
     assert str(one.under) == "deep/gray.jpeg"
     args = argparse.Namespace(output="b.gif/", format=None)

@@ -63,12 +63,14 @@ def test_what_is_missing_is_done(folder, tmp_path):
     assert np.abs(found - expected.pixels).max() <= 1
 
     (out / "5" / "5.png").unlink()
+    (out / "failures-00000-of-00009.jsonl").write_text("of an earlier run")
     times = {x: x.stat().st_mtime_ns for x in out.rglob("*.png")}
     code, told, err = run(*arguments)
     assert code == 0, err
     assert told.splitlines()[-1] == "1 restored, 2 failed"
     assert (out / "5" / "5.png").exists()
     assert times == {x: x.stat().st_mtime_ns for x in times}
+    assert not (out / "failures-00000-of-00009.jsonl").exists()
 
     code, _, err = run(*arguments[:1], f"--input={tmp_path}/no/*", f"--output={out}")
     assert code == 1

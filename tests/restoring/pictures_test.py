@@ -5,10 +5,12 @@ import io
 import numpy as np
 import png
 import pytest
+import tifffile
 from PIL import ExifTags, Image, ImageCms
 
+from cqr_jax import formats
 from cqr_jax.data.jpeg import ImageError
-from cqr_jax.restoring import formats, pictures
+from cqr_jax.restoring import pictures
 from cqr_jax.restoring.pictures import Metadata, Picture
 
 RNG = np.random.default_rng(0)
@@ -85,7 +87,7 @@ def test_16_bits(name, channels, transparent, metadata):
     assert kept.dpi == pytest.approx(metadata.dpi, rel=1e-3)
     expected = _facts(metadata.exif)
     if name == "tiff":
-        expected = (6 if channels == 3 else None, None, None, None)
+        expected = (6 if channels == 3 else None, "Maker", None, None)
     assert _facts(kept.exif) == expected
     with Image.open(io.BytesIO(data)) as image:  # another reader takes it too
         assert image.getexif()[ExifTags.Base.Orientation] == 6
@@ -218,6 +220,56 @@ def test_a_tiff_takes_no_size_from_exif():
     found = pictures.decode(pictures.encode(picture, "tiff"))
     np.testing.assert_array_equal(found.pixels, RGB)
     assert _facts(found.metadata.exif)[1] == "Maker"
+
+
+def _tiff(stack, **options):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, stack, **options)
+    return buffer.getvalue()
+
+
+def _wide(*shape):
+    return RNG.integers(0, 65536, shape, np.uint16)
+
+
+@pytest.mark.parametrize("compression", ["lzw", "packbits", "zlib"])
+def test_16_bit_tiffs_of_others(compression):
+    wide = _wide(20, 30, 3)
+    data = _tiff(wide, photometric="rgb", compression=compression)
+    np.testing.assert_array_equal(pictures.decode(data).pixels, wide)
+    apart = np.moveaxis(wide, -1, 0).copy()
+    data = _tiff(apart, photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(pictures.decode(data).pixels, wide)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiffs_that_mean_other_than_they_store(dtype):
+    """White as zero; alpha that is multiplied in; a channel that isn't alpha."""
+    top = np.iinfo(dtype).max
+    gray = _wide(20, 30).astype(dtype)
+    found = pictures.decode(_tiff(gray, photometric="miniswhite"))
+    np.testing.assert_array_equal(found.pixels[..., 0], top - gray)
+
+    stack = _wide(20, 30, 4).astype(dtype)
+    data = _tiff(stack, photometric="rgb", extrasamples=["unspecified"])
+    found = pictures.decode(data)
+    assert found.alpha is None
+    np.testing.assert_array_equal(found.pixels, stack[..., :3])
+
+    stack[..., 3] = np.maximum(stack[..., 3], top // 2)
+    alpha = stack[..., 3:]
+    stack[..., :3] = stack[..., :3] * (alpha / top)
+    data = _tiff(stack, photometric="rgb", extrasamples=["assocalpha"])
+    found = pictures.decode(data)
+    np.testing.assert_array_equal(found.alpha, stack[..., 3])
+    plain = stack[..., :3] * (top / alpha)
+    np.testing.assert_allclose(found.pixels, np.minimum(plain, top), atol=1)
+
+
+def test_16_bits_that_are_no_integers():
+    halves = RNG.random((20, 30, 3)).astype(np.float16)
+    with pytest.raises(ImageError, match=r"float16|not an image"):
+        pictures.decode(_tiff(halves, photometric="rgb"))
 
 
 def test_pixels_of_12_bits_in_16():

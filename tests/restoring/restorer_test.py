@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 import cqr_jax
 from cqr_jax import state
@@ -107,14 +107,30 @@ def test_tiled_equals_whole(small, local):
 
 def test_self_ensemble_is_the_mean_over_flips_and_turns():
     """Of a network whose change depends on the place, and of a real one."""
-    images = RNG.random((2, 4, 6)).astype(np.float32)
+    images = RNG.random((2, 16, 24)).astype(np.float32)
 
     def ramp(images):  # by the column: 0, 1, 2, ...
         return images + np.arange(images.shape[2], dtype=np.float32)
 
-    # Half of the eight see columns, from either side, the others rows: 5 / 2 and 3 / 2.
+    # Half of the eight see columns, from either side, the others rows: 23 / 2, 15 / 2.
     mean = network.self_ensemble(ramp)(images) - images
-    np.testing.assert_allclose(mean, 2, rtol=1e-6)
+    np.testing.assert_allclose(mean, (23 + 15) / 4, rtol=1e-6)
+
+
+def test_self_ensemble_keeps_blocks_at_the_corner():
+    """Of an image of 13x18 pixels, each of which is the number of its block."""
+    rows, columns = np.indices((13, 18)) // 8
+    images = (10.0 * rows + columns).astype(np.float32)[None]
+
+    def mean_of_blocks(images):
+        _, height, width = images.shape
+        blocks = images.reshape(1, height // 8, 8, width // 8, 8)
+        return np.broadcast_to(
+            blocks.mean((2, 4), keepdims=True), blocks.shape
+        ).reshape(images.shape)
+
+    found = network.self_ensemble(mean_of_blocks)(images)
+    np.testing.assert_allclose(found, images, rtol=1e-6)
 
 
 def test_self_ensemble_does_not_mind_how_an_image_lies(small):
@@ -150,11 +166,29 @@ def test_pillows_images(mode):
     )
 
 
+def test_pillows_images_keep_what_they_carry(tmp_path):
+    image = Image.fromarray(RNG.integers(0, 256, (40, 50, 3), np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = tmp_path / "a.jpg"
+    image.save(path, exif=exif, icc_profile=profile, dpi=(300, 300))
+    with Image.open(path) as opened:
+        found = cqr_jax.restore(opened)
+    assert found.getexif()[ExifTags.Base.Orientation] == 6
+    assert (found.info["icc_profile"], found.info["dpi"]) == (profile, (300, 300))
+    palette = image.quantize(16)
+    palette.info["transparency"] = 3
+    assert cqr_jax.restore(palette).info == {}
+
+
 def test_what_cannot_be_restored():
     with pytest.raises(ValueError, match="strength=2: is 0 to 1"):
         cqr_jax.restore(np.zeros((9, 9), np.uint8), strength=2)
     for image in (np.zeros((9, 9)), np.zeros(9, np.uint8), np.zeros((0, 9), np.uint8)):
         with pytest.raises(ValueError, match="must be"):
             cqr_jax.restore(image)
+    with pytest.raises(ValueError, match="must be a NumPy array or one of Pillow's"):
+        cqr_jax.restore("photo.jpg")
     with pytest.raises(ImageError, match="colours of mode F"):
         cqr_jax.restore(Image.fromarray(np.zeros((9, 9), np.float32)))

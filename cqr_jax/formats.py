@@ -11,6 +11,7 @@ FORMATS = {
     "tiff": (".tif", ".tiff"),
     "bmp": (".bmp",),
 }
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 _FORMAT_OF = {suffix: name for name, all_ in FORMATS.items() for suffix in all_}
 
 
