@@ -134,6 +134,8 @@ def replicate(tree: Any, mode: str) -> Any:
     if mode == "pmap":
         count = jax.local_device_count()
         stacked = jax.tree.map(lambda x: np.stack([x] * count), tree)
+        if not jax.tree.leaves(stacked):  # nothing frozen: there is no ranker
+            return stacked
         return jax.pmap(lambda x: x)(stacked)  # else each step would move it there
     everywhere, _ = shardings(jax.devices())
     return jax.device_put(tree, everywhere)

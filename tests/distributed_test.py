@@ -117,6 +117,7 @@ axis = parallel.axis_name(mode)
 model = Ranker(width=2, axis_name=axis)
 optimizer = optax.sgd(0.1)
 train_state = parallel.replicate(state.create(model, 48, optimizer, 0), mode)
+assert parallel.replicate({}, mode) == {}  # frozen, where there is no ranker
 assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(train_state))
 step = parallel.compile_train_step(functools.partial(
     steps.ranker_train_step, apply=model.apply, optimizer=optimizer, margin=0.5,

@@ -72,7 +72,7 @@ def test_published_figures_of_the_evaluated_sets():
         "DnCNN (2017)",
         "LPIO (2018)",
         "RNAN (2019)",
-        "the paper (2021)",
+        "the paper (2020)",
     ]
     assert table[1][:2] == ["classic5", "20"]
     assert table[1][-1] == "32.89 | 0.886 | 32.41"
