@@ -9,7 +9,7 @@
     python -m cqr_jax.main --config=configs/eval.py:blind \
         --config.weights=runs/a/deblocker.safetensors
 
-Presets: table2 (default; plain JPEG, weights, and folders of restored images, beside
+Presets: table2 (default; plain JPEG, weights, and folders of restored images, above
 the published figures), ablation (Table 1, from the runs of configs/ablation.py), ranker
 (accuracy and rank correlation, and a plot of the score), blind (what deblockers gain at
 QF 5 to 95, on shifted grids and after double compression).
@@ -50,7 +50,7 @@ def get_config(text: str = "") -> ConfigDict:
 
     c.qualities = (10, 20, 30)  # JPEG quality factors, 1 to 100
     c.self_ensemble = False  # mean over flips and turns, eight times as slow
-    c.panels = False  # write original, JPEG and restored side by side, a PNG an image
+    c.panels = False  # write JPEG, restored and original side by side, a PNG an image
     c.save_images = False  # write every method's images: images/METHOD/q10/SET/NAME.png
     if preset == "table2":
         c.weights = ""  # deblockers, a column each

@@ -33,6 +33,7 @@ _FREE_FIELDS = (
     "log_every",
     "parallel",
     "remat",
+    "task",  # which configs/deblock.py leaves out of its ranker's config
     "workdir",
 )
 

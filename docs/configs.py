@@ -25,8 +25,8 @@ _HEAD = f"""\
 # Config fields
 
 `--config=configs/FILE.py:PRESET` names a file and a preset, the first one of its table
-if none is given, and `--config.FIELD=VALUE` sets a field. An empty cell is the first
-preset's value, {_ABSENT} a field that the preset doesn't have.
+if none is given, and `--config.FIELD=VALUE` sets a field. An empty cell means the
+first preset's value, {_ABSENT} that the preset doesn't have the field.
 
 Made from the config files and their comments by
 `python -m docs.configs > docs/configs.md`; each table has what its file sets."""

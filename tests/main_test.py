@@ -17,7 +17,7 @@ import torch
 from configs import ablation, deblock, ranker
 from configs import eval as evaluation
 from cqr_jax import config as config_lib
-from cqr_jax import state, weights
+from cqr_jax import state, train, weights
 from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
@@ -325,6 +325,19 @@ def test_sigterm_saves_and_stops(data_dir, tmp_path):
     (step,) = [path.name for path in (tmp_path / "checkpoints").glob("[0-9]*")]
     assert f"stopped at step {step}," in lines[-1]
     assert not (tmp_path / "ranker.safetensors").exists()
+
+
+@pytest.mark.parametrize("preset", deblock.PRESETS)
+def test_a_ranker_is_the_same_trained_alone_or_before_stage_2(preset, tmp_path):
+    alone = ranker.get_config(preset)
+    before = deblock.get_config(preset).ranker
+    for first, second in ((alone, before), (before, alone)):
+        first.workdir = second.workdir = str(tmp_path)
+        train._keep_config(first, "config", resuming=False)
+        train._keep_config(second, "config", resuming=True)
+    second.margin = 0.4
+    with pytest.raises(UserError, match="begun with margin=0.5, now 0.4"):
+        train._keep_config(second, "config", resuming=True)
 
 
 def test_a_non_finite_loss_stops_with_its_step(data_dir, tmp_path):

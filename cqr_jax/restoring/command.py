@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
         "--max-megapixels",
         type=between(0, 1_000_000, float),
         default=200.0,
-        help="larger images are refused (%(default)g); one takes 45 MB a megapixel",
+        help="larger images are refused (%(default)g); one takes 50 MB a megapixel",
     )
     return parser
 
