@@ -32,23 +32,36 @@ def train_variants(config: ml_collections.ConfigDict) -> None:
       config: as `configs/ablation.py` makes it.
     """
     resolved = config.copy_and_resolve_references()
-    guided = resolved.loss.alpha or resolved.loss.beta
-    if guided and not resolved.ranker_weights and words(config.variants) != ["cqr"]:
+    cases = [(v, seed) for seed in config.seeds for v in words(config.variants)]
+    runs = [_run(resolved, variant, seed) for variant, seed in cases]
+    for run in runs:
+        train.check_start(run, "deblocker")
+    guided = [run for run in runs if run.loss.alpha or run.loss.beta]
+    if guided and not resolved.ranker_weights:
         path = train.train_ranker(resolved.ranker, "config.ranker")
         resolved.ranker_weights = str(path)
-    runs = [(v, seed) for seed in config.seeds for v in words(config.variants)]
-    for i, (variant, seed) in enumerate(runs, 1):
-        run = ml_collections.ConfigDict(resolved.to_dict())
-        del run["variants"], run["seeds"]
-        run.task = "deblock"
-        run.seed = seed
-        run.workdir = str(pathlib.Path(config.workdir, variant, f"seed{seed}"))
-        run.evaluation.sets = ""
-        ablate(run, variant)
+    for run in guided:
+        run.ranker_weights = resolved.ranker_weights
+    for i, ((variant, seed), run) in enumerate(zip(cases, runs, strict=True), 1):
         _log.info("run %d of %d: without %s, seed %d", i, len(runs), variant, seed)
         train.train_deblocker(run)
     if config.evaluation.sets and jax.process_index() == 0:
         table1(config.evaluation, config.workdir)
+
+
+def _run(
+    config: ml_collections.ConfigDict, variant: str, seed: int
+) -> ml_collections.ConfigDict:
+    """The config of one training, but for the ranker's weights."""
+    run = ml_collections.ConfigDict(config.to_dict())
+    del run["variants"], run["seeds"]
+    run.task = "deblock"
+    run.seed = seed
+    run.workdir = str(pathlib.Path(config.workdir, variant, f"seed{seed}"))
+    run.ranker_weights = ""
+    run.evaluation.sets = ""
+    ablate(run, variant)
+    return run
 
 
 def table1(config: ml_collections.ConfigDict, workdir: str) -> None:

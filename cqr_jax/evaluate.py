@@ -331,8 +331,9 @@ def check(images: Iterable[Image], set_dir: str) -> None:
       images: of `find_images`.
       set_dir: folder of the named sets.
     """
-    differing = (x.path for x in images if not x.is_expected(jpeg.load_named(x.path)))
-    _warn_of(list(differing), set_dir)
+    known = (x for x in images if x.expected)
+    differing = [x.path for x in known if not x.is_expected(jpeg.load_named(x.path))]
+    _warn_of(differing, set_dir)
 
 
 def _warn_of(differing: list[pathlib.Path], set_dir: str) -> None:

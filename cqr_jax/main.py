@@ -32,7 +32,7 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many there are.")
 _PROCESS = flags.DEFINE_integer("process", None, "Number of this one, from 0.")
 
-_NO_FILE = "--config names a file that does not exist"
+_NO_FILE = "--config names a file that does not exist, or can't be read"
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

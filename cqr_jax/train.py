@@ -50,8 +50,7 @@ def train_ranker(
       config: as `configs/ranker.py` makes it.
       where: the fields are on the command line, for errors.
     """
-    path = pathlib.Path(config.workdir) / "ranker.safetensors"
-    return _run(config, path, ranker_stage, where)
+    return _run(config, "ranker", ranker_stage, where)
 
 
 def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
@@ -66,13 +65,13 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
       The path of the deblocker's weights.
     """
     ranker = None
-    _check_start(config, "config")  # before hours of stage 1
+    check_start(config, "deblocker")  # before hours of stage 1
     if config.loss.alpha or config.loss.beta:
         path = config.ranker_weights or train_ranker(config.ranker, "config.ranker")
         fields = config.ranker.model.to_dict()
         ranker = weights.load(path, "ranker", fields)
-    path = pathlib.Path(config.workdir) / DEBLOCKER_FILE
-    path = _run(config, path, functools.partial(deblock_stage, ranker=ranker))
+    stage = functools.partial(deblock_stage, ranker=ranker)
+    path = _run(config, "deblocker", stage)
     if config.evaluation.sets and jax.process_index() == 0:
         evaluate.table2(config.evaluation, config.workdir, [str(path)])
     return path
@@ -80,7 +79,7 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
 
 def _run(
     config: ml_collections.ConfigDict,
-    path: pathlib.Path,
+    kind: str,
     make_stage: Callable[[ml_collections.ConfigDict], Stage],
     where: str = "config",
 ) -> pathlib.Path:
@@ -89,7 +88,7 @@ def _run(
     Weights are initialised from the latest checkpoint of the workdir if there is one,
     else from `config.initial_weights` if given, else from `config.seed`.
     """
-    initial = _check_start(config, where)
+    initial = check_start(config, kind, where)
     stage = make_stage(config)
     manager = checkpoint.open_manager(config.workdir, config.keep, *stage.best)
     with manager, parallel.failing_alone():  # closing waits for the other processes
@@ -104,7 +103,7 @@ def _run(
             train_state = checkpoint.restore(manager, train_state, latest)
         else:
             if config.initial_weights:
-                train_state = _begin_with(config, stage.name, train_state)
+                train_state = _begin_with(config, kind, train_state)
             count = sum(x.size for x in jax.tree.leaves(train_state.params))
             _log.info("%s: %s parameters", stage.name, f"{count:,}")
         if (latest or 0) < config.steps:
@@ -120,23 +119,35 @@ def _run(
         "initial": initial,
         "config": json.loads(config.to_json()),
     }
+    path = pathlib.Path(config.workdir) / f"{kind}.safetensors"
     if jax.process_index() == 0:
         fields = config.model.to_dict()
-        weights.save(path, stage.name, fields, best_state.variables(), provenance)
+        weights.save(path, kind, fields, best_state.variables(), provenance)
     parallel.wait("weights")
     _log.info("%s: weights of step %d in %s", stage.name, best, path)
     return path
 
 
-def _check_start(config: ml_collections.ConfigDict, where: str) -> dict | None:
-    """Checks what a stage is given; the provenance of its initial weights, if any."""
+def check_start(
+    config: ml_collections.ConfigDict, kind: str, where: str = "config"
+) -> dict | None:
+    """Checks what a stage is given; the provenance of its initial weights, if any.
+
+    Args:
+      config: of the stage.
+      kind: 'ranker' or 'deblocker'.
+      where: the fields are on the command line, for errors.
+
+    Raises:
+      UserError: a batch that devices and parts don't divide, or initial weights that
+        can't be read or are of another model.
+    """
     batch, validated = config.batch_size, config.validation.batch_size
     parallel.check_batch(batch, f"{where}.batch_size", config.accumulate)
     parallel.check_batch(validated, f"{where}.validation.batch_size")
     if not config.initial_weights:
         return None
-    _, _, provenance, _ = weights.read(config.initial_weights)
-    return provenance
+    return weights.load(config.initial_weights, kind, config.model.to_dict()).provenance
 
 
 def _begin_with(
@@ -352,7 +363,8 @@ class _Clock:
 class _Interrupts:
     """Notes SIGTERM and SIGINT, so that the loop can save and stop.
 
-    A second one is not waited for: it does what it does elsewhere.
+    One that comes a second later or more (`timeout` sends two at once) is not waited
+    for: it does what it does elsewhere.
 
     Attributes:
       caught: the signal's number, 0 if none came.
@@ -368,10 +380,12 @@ class _Interrupts:
 
     def _note(self, number, frame):
         del frame
-        if self.caught:
+        now = time.monotonic()
+        if not self.caught:
+            self.caught, self._since = int(number), now
+        elif now - self._since > 1:
             signal.signal(number, self._before[number])
             signal.raise_signal(number)
-        self.caught = int(number)
 
     def __exit__(self, *error):
         for number, handler in self._before.items():

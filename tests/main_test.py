@@ -16,6 +16,7 @@ import torch
 
 from configs import ablation, deblock, ranker
 from configs import eval as evaluation
+from cqr_jax import ablation as table1
 from cqr_jax import config as config_lib
 from cqr_jax import state, train, weights
 from cqr_jax.errors import UserError
@@ -233,6 +234,23 @@ def test_ablations_of_table_1(preset):
     assert [name for name, on in changed["lf"].items() if on] == ["beta"]
 
 
+def test_variants_without_a_ranker_train_none(monkeypatch, tmp_path):
+    trained, rankers = [], []
+    monkeypatch.setattr(train, "train_deblocker", trained.append)
+    monkeypatch.setattr(
+        train, "train_ranker", lambda *args: rankers.append(args) or "R.safetensors"
+    )
+    for variants, count in (("cqr", 0), ("cqr,nothing", 1)):
+        config = ablation.get_config("quickstart")
+        config.variants, config.seeds, config.workdir = variants, (0,), str(tmp_path)
+        config.evaluation.sets = ""
+        table1.train_variants(config)
+        assert len(rankers) == count
+    alone, beside, whole = trained
+    assert alone == beside  # so that it goes on whoever is trained beside it
+    assert whole.ranker_weights == "R.safetensors"
+
+
 @pytest.mark.slow
 def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
     """With all that a state holds: Muon's momenta, the average of the weights."""
@@ -260,6 +278,8 @@ def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
     process.stderr.close()
     stopped = json.loads((broken / "stopped.json").read_text())
     assert f"stopped at step {stopped['step']}, saved" in lines[-1]
+    stopped["hours"] += 100  # as of a long run, to tell them from these seconds
+    (broken / "stopped.json").write_text(json.dumps(stopped))
     code, _, err = run(*command)
     assert code == 0, err
     assert f"resuming at step {stopped['step']}" in err
@@ -336,7 +356,7 @@ def test_a_ranker_is_the_same_trained_alone_or_before_stage_2(preset, tmp_path):
         train._keep_config(first, "config", resuming=False)
         train._keep_config(second, "config", resuming=True)
     second.margin = 0.4
-    with pytest.raises(UserError, match="begun with margin=0.5, now 0.4"):
+    with pytest.raises(UserError, match=r"begun with margin=0\.5, now 0\.4"):
         train._keep_config(second, "config", resuming=True)
 
 

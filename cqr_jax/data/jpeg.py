@@ -104,7 +104,8 @@ def load_gray(source: str | os.PathLike | bytes) -> np.ndarray:
       ImageError: as `load_luma`, or it has colours.
     """
     with image_errors(), _open(source) as file, Image.open(file) as image:
-        if image.mode in ("1", "L", "LA") or image.mode[0] in "IF":
+        image = _opaque(image)
+        if image.mode in ("1", "L") or image.mode[0] in "IF":
             return _to_luma(image)
         red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
     if (green != red).any() or (blue != red).any():
@@ -148,13 +149,18 @@ def load_named(
         raise ImageError(f"{path}: {error}") from None
 
 
+def _opaque(image: Image.Image) -> Image.Image:
+    """The image without its alpha, which has to be full."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA" if image.mode != "LA" else "LA")
+    if np.asarray(image.getchannel("A")).min() < 255:
+        raise ImageError("has transparent pixels")
+    return image.convert("RGB" if image.mode == "RGBA" else "L")
+
+
 def _to_luma(image: Image.Image) -> np.ndarray:
-    if image.has_transparency_data:
-        image = image.convert("RGBA" if image.mode != "LA" else "LA")
-        alpha = np.asarray(image.getchannel("A"))
-        if alpha.min() < 255:
-            raise ImageError("has transparent pixels")
-        image = image.convert("RGB" if image.mode == "RGBA" else "L")
+    image = _opaque(image)
     if image.mode in ("1", "L"):
         return np.array(image.convert("L"))
     if image.mode.startswith("I"):

@@ -238,11 +238,20 @@ def _check_output(output: str | None) -> None:
     if not output or output == _STANDARD:
         return
     path = pathlib.Path(output).resolve()
-    there = next(x for x in (path, *path.parents) if x.exists())
-    if there.is_file() and not (there == path and formats.format_of(output)):
-        raise UserError(f"-o {output}: can't be written to: {there} is a file")
+    there = next(x for x in (path, *path.parents) if os.path.exists(x))
+    if os.path.isfile(there):
+        if not (there == path and _named(output)):
+            raise UserError(f"-o {output}: can't be written to: {there} is a file")
+        there = there.parent  # a new file takes the place of the old one
     if not os.access(there, os.W_OK):
         raise UserError(f"-o {output}: can't be written to: no permission for {there}")
+
+
+def _named(output: str | None) -> str | None:
+    """The format that --output names; None for a folder, or without one."""
+    if not output or output.endswith("/") or os.path.isdir(output):
+        return None
+    return formats.format_of(output)
 
 
 def _find(inputs: list[str], output: str | None) -> list[Source]:
@@ -271,7 +280,8 @@ def _find(inputs: list[str], output: str | None) -> list[Source]:
             )
             if not within:
                 raise UserError(f"{name}: no image in this folder")
-            above = pathlib.PurePath(path.resolve().name if folders > 1 else "")
+            own = os.path.basename(os.path.abspath(name))
+            above = pathlib.PurePath(own if folders > 1 else "")
             sources = [Source(str(x), above / x.relative_to(path)) for x in within]
         elif path.exists():
             sources = [Source(name, pathlib.PurePath(path.name))]
@@ -288,7 +298,9 @@ def _find(inputs: list[str], output: str | None) -> list[Source]:
                     else "no such file or folder"
                 )
                 raise UserError(f"{name}: {kind}")
-        found |= {x.name: x for x in sources if x.name not in found}
+        for x in sources:  # each file once, however often it is named
+            key = x.name if x.name == _STANDARD else os.path.abspath(x.name)
+            found.setdefault(key, x)
     return list(found.values())
 
 
@@ -316,14 +328,15 @@ def _plan(
         if target == _STANDARD:
             yield source, target
             continue
-        first = taken.setdefault(target, source.name)
-        if first != source.name:
+        own = where == os.path.realpath(source.name)
+        first = taken.setdefault(where, source.name)
+        if first != source.name and not own:
             reason = f"{first} goes to {target} too; restore it apart"
             yield Outcome(source.name, target, "failed", reason)
         elif os.path.exists(target) and not args.overwrite:
             reason = f"{target} exists; --overwrite replaces it"
             yield Outcome(source.name, target, "skipped", reason)
-        elif where in inputs and where != os.path.realpath(source.name):
+        elif where in inputs and not own:
             reason = f"{target} is another of the images; restore it apart"
             yield Outcome(source.name, target, "failed", reason)
         else:
@@ -341,7 +354,7 @@ def _targets(
                 f"-o -: writes one image to standard output, not {len(sources)}"
             )
         return lambda source: _STANDARD
-    named = output and formats.format_of(output)
+    named = _named(output)
     folder = output and (output.endswith("/") or os.path.isdir(output))
     if not named and not folder and pathlib.Path(output or "").suffix[1:].isalpha():
         known = " ".join(formats.SUFFIXES)
@@ -349,7 +362,7 @@ def _targets(
             f"-o {output}: no format has this suffix; name a file with one of {known}, "
             "or a folder, with / behind it"
         )
-    if named and not os.path.isdir(output):
+    if named:
         if len(sources) > 1:
             raise UserError(
                 f"-o {output}: is a file's name, but there are {len(sources)} images; "
@@ -375,9 +388,10 @@ def _format(source: Source, args: argparse.Namespace) -> str:
     """Of the output, by --format, its name, or the input's."""
     if args.format:
         return args.format
-    named = formats.format_of(args.output or "") or formats.format_of(source.name)
-    lossless = named and (named != "jpeg" or formats.format_of(args.output or ""))
-    return named if named and lossless else "png"
+    if named := _named(args.output):
+        return named
+    own = formats.format_of(source.name)
+    return own if own and own != "jpeg" else "png"
 
 
 def _encoding(target: str, args: argparse.Namespace) -> str:

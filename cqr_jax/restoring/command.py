@@ -146,7 +146,9 @@ def main() -> None:
         parser().error("--demo takes no files: they are dropped on its page")
     if args.quality_only and args.output:
         parser().error("--quality-only writes no image: -o has no meaning")
-    for stream in (sys.stdout, sys.stderr):  # names of files may be in any encoding
+    for stream in filter(
+        None, (sys.stdout, sys.stderr)
+    ):  # names of files may be in any encoding
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     # What a reader of a pipe that has gone would otherwise cause is a traceback.
     if hasattr(signal, "SIGPIPE"):

@@ -10,8 +10,6 @@ import png
 import tifffile
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from cqr_jax.data.jpeg import ImageError
-
 if TYPE_CHECKING:
     from cqr_jax.restoring.pictures import Picture
 
@@ -34,6 +32,7 @@ _XMP_TAG, _ICC_TAG = 700, 34675
 _EXTRA_TAG = 338  # ExtraSamples: what each channel is beyond the colours
 _UNSPECIFIED, _PREMULTIPLIED = 0, 1
 _MIN_IS_WHITE = 0  # PhotometricInterpretation
+_PLANAR = 2  # PlanarConfiguration: one channel after the other
 _BYTE, _ASCII, _SHORT, _UNDEFINED = 1, 2, 3, 7  # types of TIFF's tags
 
 
@@ -46,9 +45,6 @@ def pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
 
     Returns:
       uint16, (height, width, channels), alpha among them; None for any other file.
-
-    Raises:
-      ImageError: 16 bits that are no integers.
     """
     if image.format == "PNG" and data[24] == 16 and data[25] != 0:  # depth, colours
         reader = png.Reader(bytes=data)
@@ -62,9 +58,11 @@ def pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
         bits = tags.get(ExifTags.Base.BitsPerSample, ())
         inverted = tags.get(ExifTags.Base.PhotometricInterpretation) == _MIN_IS_WHITE
         if set(bits) == {16} and (len(bits) > 1 or inverted):
-            stack = tifffile.imread(io.BytesIO(data))
-            stack = stack if len(bits) > 1 else stack[..., None]
-            if stack.shape[-1] != len(bits):
+            with tifffile.TiffFile(io.BytesIO(data)) as file:
+                stack = file.pages[0].asarray()
+            if stack.ndim == 2:
+                stack = stack[..., None]
+            elif tags.get(ExifTags.Base.PlanarConfiguration) == _PLANAR:
                 stack = np.moveaxis(stack, 0, -1)
             return _meant(stack, tags.get(_EXTRA_TAG, ()), inverted)
     return None
@@ -78,10 +76,6 @@ def _meant(stack: np.ndarray, extra: tuple[int, ...], inverted: bool) -> np.ndar
       extra: what its ExtraSamples say of the last channels.
       inverted: whether zero is white.
     """
-    if stack.dtype != np.uint16:
-        raise ImageError(
-            f"16-bit pixels of {stack.dtype}; convert it to integers first"
-        )
     count = stack.shape[-1] - len(extra)
     colours, more = stack[..., :count], stack[..., count:]
     if inverted:
@@ -141,7 +135,12 @@ def _tiff(stack: np.ndarray, picture: "Picture") -> bytes:
     ):
         if value:
             tags.append((tag, kind, len(value), value, True))
-    texts = {tag: str(exif[tag]).encode() for tag in TEXT_TAGS if tag in exif}
+    # Pillow reads any bytes as Latin-1: these give them back.
+    texts = {
+        tag: exif[tag].encode("latin-1", "replace")
+        for tag in TEXT_TAGS
+        if isinstance(exif.get(tag), str)
+    }
     tags += [(tag, _ASCII, len(text) + 1, text, True) for tag, text in texts.items()]
     buffer = io.BytesIO()
     tifffile.imwrite(

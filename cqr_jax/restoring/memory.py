@@ -8,7 +8,6 @@ from PIL import Image
 from cqr_jax.restoring import pictures, restorer
 from cqr_jax.restoring.pictures import Picture
 
-_KEPT = ("exif", "icc_profile", "xmp", "dpi")  # of what Pillow knows of a picture
 _T = TypeVar("_T", np.ndarray, Image.Image)
 
 
@@ -31,7 +30,8 @@ def restore(
     Returns:
       The restored image, of the same kind, size and dtype; its alpha is what it was. Of
       Pillow's one with a palette becomes RGB, and EXIF (with the orientation), colour
-      profile, XMP and resolution are in its `info`, as they were.
+      profile, XMP and resolution are in its `info`, as Pillow had them there (but EXIF of
+      a TIFF).
 
     Raises:
       ValueError: an array of another shape or dtype, or strength outside 0 to 1.
@@ -48,7 +48,8 @@ def restore(
     (restored,) = restorer.restore_pictures(run, [picture], strength)
     if isinstance(image, Image.Image):
         found = pictures.to_pillow(restored)
-        found.info.update({k: v for k, v in image.info.items() if k in _KEPT})
+        kept = picture.metadata._asdict()
+        found.info.update({name: value for name, value in kept.items() if value})
         return found
     return restored.stacked().reshape(image.shape)
 

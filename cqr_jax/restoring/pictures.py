@@ -127,10 +127,10 @@ def check(
         return
     if name not in ("png", "tiff"):
         raise ImageError(
-            f"16 bits are more than {name} can hold; take png or tiff, or --bits=8"
+            f"16 bits are more than {name} can hold; take png or tiff, or 8 bits"
         )
     if channels == 4:
-        raise ImageError("CMYK is written with 8 bits only; take --bits=8")
+        raise ImageError("CMYK is written with 8 bits only")
     if name == "tiff" and channels == 1 and has_alpha:
         raise ImageError("16-bit gray with transparency is written as png only")
 

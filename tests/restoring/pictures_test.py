@@ -210,6 +210,16 @@ def test_what_is_refused(data, message):
         pictures.decode(data)
 
 
+def test_texts_stay_the_bytes_that_they_were():
+    """UTF-8, mostly, which Pillow reads as Latin-1."""
+    exif, text = Image.Exif(), "© Ana".encode()
+    exif[ExifTags.Base.Copyright] = "## Ana"
+    metadata = Metadata(exif.tobytes().replace(b"## Ana", text))
+    for name in ("png", "tiff"):
+        data = pictures.encode(Picture(_wide(20, 30, 3), metadata=metadata), name)
+        assert text in data
+
+
 def test_a_tiff_takes_no_size_from_exif():
     """Of a JPEG that was resized, or whose EXIF speaks of YCbCr."""
     exif = Image.Exif()
@@ -236,6 +246,8 @@ def _wide(*shape):
 def test_16_bit_tiffs_of_others(compression):
     wide = _wide(20, 30, 3)
     data = _tiff(wide, photometric="rgb", compression=compression)
+    np.testing.assert_array_equal(pictures.decode(data).pixels, wide)
+    data = _tiff(wide[None], photometric="rgb", compression=compression)
     np.testing.assert_array_equal(pictures.decode(data).pixels, wide)
     apart = np.moveaxis(wide, -1, 0).copy()
     data = _tiff(apart, photometric="rgb", planarconfig="separate")
@@ -268,7 +280,7 @@ def test_tiffs_that_mean_other_than_they_store(dtype):
 
 def test_16_bits_that_are_no_integers():
     halves = RNG.random((20, 30, 3)).astype(np.float16)
-    with pytest.raises(ImageError, match=r"float16|not an image"):
+    with pytest.raises(ImageError, match="not an image"):
         pictures.decode(_tiff(halves, photometric="rgb"))
 
 
