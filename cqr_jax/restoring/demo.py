@@ -41,7 +41,8 @@ def page(weights: str | None = None) -> gradio.Blocks:
         try:
             before = pictures.decode(pathlib.Path(path).read_bytes(), _MAX_PIXELS)
             (after,) = restorer.restore_pictures(run, [before], strength)
-            target = pathlib.Path(folder.name, f"{pathlib.Path(path).stem}.png")
+            own = tempfile.mkdtemp(dir=folder.name)  # two may have one name
+            target = pathlib.Path(own, f"{pathlib.Path(path).stem}.png")
             target.write_bytes(pictures.encode(after, "png"))
             shown = tuple(map(_shown, (before, after)))
         except ImageError as error:

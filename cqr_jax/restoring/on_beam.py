@@ -201,12 +201,11 @@ def run(args: argparse.Namespace, flags: Iterable[str]) -> None:
         if not FileSystems.match([args.input], [1])[0].metadata_list:
             raise UserError(f"--input={args.input}: matches no file")
         pipeline = beam.Pipeline(options=PipelineOptions(list(flags)))
-        earlier_lists = FileSystems.match([f"{output}failures-*.jsonl"])[0]
-    except ValueError as error:
+        earlier = FileSystems.match([f"{output}failures-*.jsonl"])[0].metadata_list
+        if earlier:
+            FileSystems.delete([found.path for found in earlier])
+    except (ValueError, OSError) as error:  # Beam's of file systems are OSErrors
         raise UserError(str(error)) from None
-
-    if stale := [found.path for found in earlier_lists.metadata_list]:
-        FileSystems.delete(stale)
 
     def is_input(path: str) -> bool:
         earlier = path.startswith(output) and not root.startswith(output)
