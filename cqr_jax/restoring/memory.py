@@ -30,8 +30,8 @@ def restore(
     Returns:
       The restored image, of the same kind, size and dtype; its alpha is what it was. Of
       Pillow's one with a palette becomes RGB, and EXIF (with the orientation), colour
-      profile, XMP and resolution are in its `info`, as Pillow had them there (but EXIF of
-      a TIFF).
+      profile, XMP and resolution are in its `info`, as Pillow had them there (but
+      EXIF of a TIFF).
 
     Raises:
       ValueError: an array of another shape or dtype, or strength outside 0 to 1.

@@ -201,9 +201,9 @@ def run(args: argparse.Namespace, flags: Iterable[str]) -> None:
         if not FileSystems.match([args.input], [1])[0].metadata_list:
             raise UserError(f"--input={args.input}: matches no file")
         pipeline = beam.Pipeline(options=PipelineOptions(list(flags)))
-        earlier = FileSystems.match([f"{output}failures-*.jsonl"])[0].metadata_list
-        if earlier:
-            FileSystems.delete([found.path for found in earlier])
+        lists = FileSystems.match([f"{output}failures-*.jsonl"])[0].metadata_list
+        if lists:  # of an earlier run
+            FileSystems.delete([found.path for found in lists])
     except (ValueError, OSError) as error:  # Beam's of file systems are OSErrors
         raise UserError(str(error)) from None
 
