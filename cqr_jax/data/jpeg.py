@@ -103,8 +103,8 @@ def load_gray(source: str | os.PathLike | bytes) -> np.ndarray:
     Raises:
       ImageError: as `load_luma`, or it has colours.
     """
-    with image_errors(), _open(source) as file, Image.open(file) as image:
-        image = _opaque(image)
+    with image_errors(), _open(source) as file, Image.open(file) as opened:
+        image = _opaque(opened)
         if image.mode in ("1", "L") or image.mode[0] in "IF":
             return _to_luma(image)
         red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
