@@ -117,7 +117,7 @@ def main() -> None:
                 found, peak = _alone(_train, field, value, args.repetitions)
                 crops = value if field == "batch_size" else batch_size
                 each = np.median(found) / crops
-                row = f"{timing.shown(found, '.3g')} | {each:.3g} | {peak:.2f}"
+                row = f"{timing.shown(found)} | {each:.3g} | {peak:.2f}"
                 print(f"| {field} {value} | {row} |")
 
 

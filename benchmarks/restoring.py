@@ -91,7 +91,7 @@ def main() -> None:
             seconds, speeds, peaks = (list(x) for x in zip(*runs, strict=True))
             name = f"{megapixels:g}" + (", the first of all" if first else "")
             print(
-                f"| {name} | {timing.shown(seconds, '.3g')} "
+                f"| {name} | {timing.shown(seconds)} "
                 f"| {timing.shown(speeds, '.2f')} | {max(peaks):.2f} |",
                 flush=True,
             )

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 import torch
 
-from benchmarks import machine, pytorch_models
+from benchmarks import machine, pytorch_models, timing
 from configs import deblock
 from cqr_jax import parallel, stages, state
 from cqr_jax.models.deblocker import Deblocker
@@ -294,7 +294,7 @@ def in_turn(
 def _spread(values) -> str:
     """Median and range, to three digits."""
     three = (np.median(values), min(values), max(values))
-    median, low, high = (f"{float(f'{x:.3g}'):g}" for x in three)
+    median, low, high = map(timing.three_digits, three)
     return f"{median} ({low} to {high})"
 
 

@@ -20,10 +20,18 @@ def seconds(call: Callable[[], Any], repetitions: int) -> list[float]:
     return found
 
 
-def shown(values: list[float], form: str) -> str:
-    """Median and range as two cells of a table, their numbers formatted by `form`."""
-    median, low, high = np.median(values), min(values), max(values)
-    return f"{median:{form}} | {low:{form}} to {high:{form}}"
+def shown(values: list[float], form: str = "") -> str:
+    """Median and range as two cells of a table, by `form` or to three digits."""
+    median, low, high = (
+        f"{x:{form}}" if form else three_digits(x)
+        for x in (np.median(values), min(values), max(values))
+    )
+    return f"{median} | {low} to {high}"
+
+
+def three_digits(value: float) -> str:
+    """The number to three digits, and without an exponent."""
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def training(
