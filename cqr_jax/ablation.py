@@ -6,7 +6,7 @@ import pathlib
 import jax
 import ml_collections
 
-from cqr_jax import evaluate, published, train
+from cqr_jax import evaluate, published, train, weights
 from cqr_jax.config import ABLATIONS, ablate, words
 from cqr_jax.errors import UserError
 
@@ -74,12 +74,11 @@ def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
     Raises:
       UserError: no finished run is there, or as `evaluate.measure`.
     """
+    file = weights.file_name("deblocker")
     methods = {
         f"{variant}/{path.parent.name}": str(path)
         for variant in ABLATIONS
-        for path in sorted(
-            pathlib.Path(workdir, variant).glob(f"seed*/{train.DEBLOCKER_FILE}")
-        )
+        for path in sorted(pathlib.Path(workdir, variant).glob(f"seed*/{file}"))
     }
     if not methods:
         raise UserError(

@@ -6,7 +6,7 @@ import pathlib
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
-from cqr_jax.errors import UserError
+from cqr_jax import files
 from cqr_jax.state import TrainState
 
 
@@ -47,12 +47,8 @@ def open_manager(
         cleanup_tmp_directories=True,
     )
     directory = pathlib.Path(workdir).resolve() / "checkpoints"
-    try:
+    with files.writing_to(directory):
         return ocp.CheckpointManager(directory, options=options)
-    except OSError as error:
-        raise UserError(
-            f"can't be written to {directory}: {error.strerror or error}"
-        ) from None
 
 
 def save(

@@ -93,7 +93,7 @@ def by_name(paths: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
     for path in paths:
         file = pathlib.Path(path).resolve()
         name = file.name.removesuffix(".safetensors")
-        name = file.parent.name if file.name == "deblocker.safetensors" else name
+        name = file.parent.name if file.name == weights.file_name("deblocker") else name
         if name in methods or name in taken:
             raise UserError(
                 f"{path}: another method is called '{name}' too; rename the file or "

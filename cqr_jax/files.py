@@ -1,5 +1,7 @@
 """Writing files so that nothing half-written looks whole."""
 
+import contextlib
+import os
 import pathlib
 
 from cqr_jax.errors import UserError
@@ -15,7 +17,7 @@ def write(path: pathlib.Path, content: str | bytes) -> None:
       UserError: it can't be written there.
     """
     partial = path.with_name(f".{path.name}.partial")
-    try:
+    with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             data = content.encode() if isinstance(content, str) else content
@@ -23,6 +25,13 @@ def write(path: pathlib.Path, content: str | bytes) -> None:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing_to(path: str | os.PathLike):
+    """Around writing to a file or a folder: a failure becomes a `UserError`."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"can't be written to {path}: {error.strerror or error}"

@@ -21,7 +21,6 @@ from cqr_jax.stages import Stage, deblock_stage, ranker_stage
 
 _log = logging.getLogger(__name__)
 
-DEBLOCKER_FILE = "deblocker.safetensors"  # in the workdir of a finished stage 2
 CURVE_FILE = "validation.csv"  # in the workdir: hours and figures at each validation
 _STOPPED_FILE = "stopped.json"  # in the workdir: step and hours of the latest stop
 
@@ -102,8 +101,8 @@ def _run(
             _log.info("%s: resuming at step %d", stage.name, latest)
             train_state = checkpoint.restore(manager, train_state, latest)
         else:
-            if config.initial_weights:
-                train_state = _begin_with(config, kind, train_state)
+            if initial:
+                train_state = _begin_with(initial, train_state)
             count = sum(x.size for x in jax.tree.leaves(train_state.params))
             _log.info("%s: %s parameters", stage.name, f"{count:,}")
         if (latest or 0) < config.steps:
@@ -116,10 +115,10 @@ def _run(
         "step": best,
         "validation": figures,
         "curve": _read_curve(config.workdir, config.steps),
-        "initial": initial,
+        "initial": initial.provenance if initial else None,
         "config": json.loads(config.to_json()),
     }
-    path = pathlib.Path(config.workdir) / f"{kind}.safetensors"
+    path = pathlib.Path(config.workdir) / weights.file_name(kind)
     if jax.process_index() == 0:
         fields = config.model.to_dict()
         weights.save(path, kind, fields, best_state.variables(), provenance)
@@ -130,8 +129,8 @@ def _run(
 
 def check_start(
     config: ml_collections.ConfigDict, kind: str, where: str = "config"
-) -> dict | None:
-    """Checks what a stage is given; the provenance of its initial weights, if any.
+) -> weights.Weights | None:
+    """Checks what a stage is given; its initial weights, if any.
 
     Args:
       config: of the stage.
@@ -147,14 +146,13 @@ def check_start(
     parallel.check_batch(validated, f"{where}.validation.batch_size")
     if not config.initial_weights:
         return None
-    return weights.load(config.initial_weights, kind, config.model.to_dict()).provenance
+    return weights.load(config.initial_weights, kind, config.model.to_dict())
 
 
 def _begin_with(
-    config: ml_collections.ConfigDict, kind: str, train_state: state.TrainState
+    given: weights.Weights, train_state: state.TrainState
 ) -> state.TrainState:
-    """A fresh state with the variables of `config.initial_weights`."""
-    given = weights.load(config.initial_weights, kind, config.model.to_dict())
+    """A fresh state with the variables of weights."""
     params = given.variables["params"]
     return dataclasses.replace(
         train_state,

@@ -14,6 +14,7 @@ import contextlib
 import sys
 import tempfile
 
+from cqr_jax import files
 from cqr_jax.errors import UserError, extra, one_line_errors
 
 with extra("train"):
@@ -104,20 +105,17 @@ def build(
         on_beam = beam_options is not None
         builder = QfLadder(found, data_dir, side, min_side, processes, on_beam)
         try:
-            builder.download_and_prepare(
-                download_dir=downloads,
-                download_config=tfds.download.DownloadConfig(
-                    download_mode=mode.REUSE_CACHE_IF_EXISTS
-                    if overwrite
-                    else mode.REUSE_DATASET_IF_EXISTS,
-                    beam_options=beam_options,
-                    try_download_gcs=False,
-                ),
-            )
-        except OSError as error:
-            raise UserError(
-                f"can't be written to {directory}: {error.strerror or error}"
-            ) from None
+            with files.writing_to(directory):
+                builder.download_and_prepare(
+                    download_dir=downloads,
+                    download_config=tfds.download.DownloadConfig(
+                        download_mode=mode.REUSE_CACHE_IF_EXISTS
+                        if overwrite
+                        else mode.REUSE_DATASET_IF_EXISTS,
+                        beam_options=beam_options,
+                        try_download_gcs=False,
+                    ),
+                )
         finally:
             for image, reason in sorted(builder.skipped.items()):
                 print(f"skipped {image}: {reason}", file=sys.stderr)

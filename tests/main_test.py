@@ -251,6 +251,20 @@ def test_variants_without_a_ranker_train_none(monkeypatch, tmp_path):
     assert whole.ranker_weights == "R.safetensors"
 
 
+def _stop_at(words, *command) -> list[str]:
+    """What a run logs that gets SIGTERM once a line has these words."""
+    process = start(*command)
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if words in line:
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM, lines
+    process.stdout.close()
+    process.stderr.close()
+    return lines
+
+
 @pytest.mark.slow
 def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
     """With all that a state holds: Muon's momenta, the average of the weights."""
@@ -267,15 +281,7 @@ def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (broken / "ranker.safetensors").exists()
-    process = start(*command)
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if "ranker 35/" in line:
-            process.send_signal(signal.SIGTERM)
-    assert process.wait() == 128 + signal.SIGTERM, lines
-    process.stdout.close()
-    process.stderr.close()
+    lines = _stop_at("ranker 35/", *command)
     stopped = json.loads((broken / "stopped.json").read_text())
     assert f"stopped at step {stopped['step']}, saved" in lines[-1]
     stopped["hours"] += 100  # as of a long run, to tell them from these seconds
@@ -332,15 +338,7 @@ def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_saves_and_stops(data_dir, tmp_path):
-    process = start(*_train_ranker(data_dir, tmp_path, 100_000, 100_000))
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if "ranker 5/" in line:
-            process.send_signal(signal.SIGTERM)
-    assert process.wait() == 128 + signal.SIGTERM, lines
-    process.stdout.close()
-    process.stderr.close()
+    lines = _stop_at("ranker 5/", *_train_ranker(data_dir, tmp_path, 100_000, 100_000))
     assert "saved" in lines[-1]
     (step,) = [path.name for path in (tmp_path / "checkpoints").glob("[0-9]*")]
     assert f"stopped at step {step}," in lines[-1]

@@ -249,9 +249,11 @@ def _check_output(output: str | None) -> None:
 
 def _named(output: str | None) -> str | None:
     """The format that --output names; None for a folder, or without one."""
-    if not output or output.endswith("/") or os.path.isdir(output):
-        return None
-    return formats.format_of(output)
+    return formats.format_of(output) if output and not _is_folder(output) else None
+
+
+def _is_folder(output: str) -> bool:
+    return output.endswith("/") or os.path.isdir(output)
 
 
 def _find(inputs: list[str], output: str | None) -> list[Source]:
@@ -355,8 +357,8 @@ def _targets(
             )
         return lambda source: _STANDARD
     named = _named(output)
-    folder = output and (output.endswith("/") or os.path.isdir(output))
-    if not named and not folder and pathlib.Path(output or "").suffix[1:].isalpha():
+    unknown = output and not named and not _is_folder(output)
+    if unknown and pathlib.Path(output).suffix[1:].isalpha():
         known = " ".join(formats.SUFFIXES)
         raise UserError(
             f"-o {output}: no format has this suffix; name a file with one of {known}, "

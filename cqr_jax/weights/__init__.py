@@ -64,6 +64,15 @@ def save(
     files.write(pathlib.Path(path), data)
 
 
+def file_name(kind: str) -> str:
+    """Of the weights in the workdir of a finished stage.
+
+    Args:
+      kind: 'ranker' or 'deblocker'.
+    """
+    return f"{kind}.safetensors"
+
+
 def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weights:
     """Reads weights and checks them against the model they are for.
 
