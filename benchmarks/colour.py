@@ -97,8 +97,7 @@ def main() -> None:
                 f"{moved[:, 2:].max():.2f}",
             ]
         )
-    folder = pathlib.Path(args.images).name
-    print(f"# Colour\n\n`python -m benchmarks.colour --images={folder}`\n")
+    print(f"# Colour\n\n`python -m benchmarks.colour --images={args.images}`\n")
     print(f"{machine.describe()}\n")
     print(
         f"PSNR in dB over red, green and blue, mean of {len(paths)} images, with "

@@ -15,12 +15,14 @@ from cqr_jax.data import jpeg
 from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.errors import UserError
 from cqr_jax.models.ranker import MIN_SIDE
+from cqr_jax.restoring import quality
 from cqr_jax.steps import to_float
 
 _log = logging.getLogger(__name__)
 
 _QUALITIES = np.arange(1, 101)
 _BATCH = 26  # images scored at once
+_TOLD = (5, 10, 20, 30, 50)  # quality factors at which telling them is measured
 
 
 def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
@@ -86,8 +88,8 @@ def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
 def typical(scores: np.ndarray) -> str:
     """Median score of each QF over the images, of (images, 100) scores, as TSV."""
     lines = [
-        f"{quality}\t{score:.4f}"
-        for quality, score in zip(_QUALITIES, np.median(scores, axis=0), strict=True)
+        f"{qf}\t{score:.4f}"
+        for qf, score in zip(_QUALITIES, np.median(scores, axis=0), strict=True)
     ]
     return "\n".join(["qf\tscore", *lines]) + "\n"
 
@@ -110,7 +112,8 @@ def summary(
       score and QF within the levels, `pooled` over all images and as `mean` and `min`
       over them. `clean`: `mean` score and `std`, and the `fraction_above` of images
       that score higher than each of their own JPEGs up to the highest level, and up to
-      QF 100.
+      QF 100. `qf_error`: QF -> `mean` and `max` over images of how far the QF that a
+      score tells is off, by the median scores of the other images; of several images.
     """
     first, last = levels[0][0], levels[-1][1]
     qualities = np.arange(first, last + 1)
@@ -140,6 +143,14 @@ def summary(
         pooled = function(everywhere, inside.ravel()).statistic
         return {"pooled": float(pooled), "mean": float(np.mean(each)), "min": min(each)}
 
+    def told(i):
+        others = np.median(np.delete(scores, i, axis=0), axis=0)
+        return quality.factors_of_scores(scores[i], others)
+
+    several = range(len(scores) if len(scores) > 1 else 0)
+    errors = {
+        str(qf): [abs(int(told(i)[qf - 1]) - qf) for i in several] for qf in _TOLD
+    }
     return {
         "accuracy": accuracy(level[low] != level[high]),
         "accuracy_by_levels": by_levels,
@@ -151,6 +162,11 @@ def summary(
             "std": float(np.std(clean)),
             f"fraction_above_q{last}": float(np.mean(clean > inside.max(axis=1))),
             "fraction_above_q100": float(np.mean(clean > scores.max(axis=1))),
+        },
+        "qf_error": {
+            qf: {"mean": float(np.mean(off)), "max": max(off)}
+            for qf, off in errors.items()
+            if off
         },
     }
 
@@ -172,6 +188,9 @@ def describe(result: dict) -> str:
             lines.append([f"{name}, {how}", f"{value:.4f}"])
     for name, value in result["clean"].items():
         lines.append([f"clean: {name.replace('_', ' ')}", f"{value:.4f}"])
+    for qf, off in result["qf_error"].items():
+        text = f"{off['mean']:.1f} on average, at most {off['max']}"
+        lines.append([f"QF {qf} told by the score: off by", text])
     head = [f"ranker on {', '.join(result['sets'])}", f"{result['images']} images"]
     return tables.text([head, *lines])
 

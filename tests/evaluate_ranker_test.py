@@ -27,6 +27,11 @@ def test_a_perfect_ranker():
     clean = result["clean"]
     assert (clean["mean"], clean["std"]) == (145, 55)
     assert (clean["fraction_above_q30"], clean["fraction_above_q100"]) == (1, 0.5)
+    # By hand: at QF 20 the first has 19, as the second at QF 7, and the second 45, as
+    # the first at QF 46; at QF 50 49 (22) and 105 (beyond the first's QF 100).
+    error = result["qf_error"]
+    assert error["20"] == {"mean": 19.5, "max": 26}
+    assert error["50"] == {"mean": 39, "max": 50}
 
 
 def test_a_ranker_that_swaps_two_and_ties_two():
@@ -45,6 +50,7 @@ def test_a_ranker_that_swaps_two_and_ties_two():
     assert result["kendall"]["mean"] == pytest.approx(432 / (435 * 434) ** 0.5)
     assert result["clean"]["fraction_above_q30"] == 1
     assert result["clean"]["fraction_above_q100"] == 0
+    assert result["qf_error"] == {}  # there is no other image
 
 
 def test_the_plot_is_a_picture():

@@ -121,7 +121,7 @@ def image_errors():
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
-        raise ImageError("not an image that Pillow can read") from None
+        raise ImageError("not an image, or of a format that isn't read") from None
     except Image.DecompressionBombError:
         raise ImageError("too many pixels (a decompression bomb?)") from None
     except MemoryError:

@@ -27,7 +27,6 @@ from cqr_jax.restoring.pictures import Picture
 
 _AHEAD = 2  # pictures decoded, and encoded, beside those in the network
 _STANDARD = "-"
-_TOO_GOOD = 95  # quality factor from which JPEGs lose: benchmarks/results/blind.md
 _MARK = ".restored"  # in the names of files written beside their input
 
 
@@ -190,7 +189,7 @@ class _Teller:
         """Counts a picture that is too good to gain."""
         if picture.quantization:
             factor, _ = quality.factor_of_table(picture.quantization)
-            self._good += factor >= _TOO_GOOD
+            self._good += factor >= quality.TOO_GOOD
 
     def end(self, args: argparse.Namespace) -> int:
         """The last line, the report; how many failed."""
@@ -210,8 +209,8 @@ class _Teller:
         )
         if self._good:
             print(
-                f"{self._good} with a quality factor of {_TOO_GOOD} or more: such JPEGs"
-                " lose by it, unless they were compressed before",
+                f"{self._good} with a quality factor of {quality.TOO_GOOD} or more: "
+                f"such JPEGs {quality.LOSE}",
                 file=sys.stderr,
             )
         text = json.dumps([x._asdict() for x in self._outcomes], indent=2)
@@ -269,29 +268,23 @@ def _find(inputs: list[str], output: str | None) -> list[Source]:
         path = pathlib.Path(name)
         if name == _STANDARD:
             sources = [Source(name, pathlib.PurePath("stdin"))]
-        elif path.is_dir():
-            inside = out and out.is_dir() and path.resolve() in out.parents
+        elif os.path.isdir(name):
+            inside = out and os.path.isdir(out) and path.resolve() in out.parents
             within = sorted(
-                x
-                for x in path.rglob("*")
-                if formats.format_of(x)
-                and not x.name.startswith("._")  # what macOS knows of a file
-                and not x.stem.endswith(_MARK)
-                and x.is_file()
-                and not (inside and out in x.resolve().parents)
+                x for x in _below(path) if not (inside and out in x.resolve().parents)
             )
             if not within:
                 raise UserError(f"{name}: no image in this folder")
             own = os.path.basename(os.path.abspath(name))
             above = pathlib.PurePath(own if folders > 1 else "")
             sources = [Source(str(x), above / x.relative_to(path)) for x in within]
-        elif path.exists():
+        elif os.path.exists(name):
             sources = [Source(name, pathlib.PurePath(path.name))]
         else:
             sources = [
                 Source(x, pathlib.PurePath(x).relative_to(_fixed_part(name)))
                 for x in sorted(glob.glob(name, recursive=True))
-                if pathlib.Path(x).is_file()
+                if os.path.isfile(x)
             ]
             if not sources:
                 kind = (
@@ -304,6 +297,21 @@ def _find(inputs: list[str], output: str | None) -> list[Source]:
             key = x.name if x.name == _STANDARD else os.path.abspath(x.name)
             found.setdefault(key, x)
     return list(found.values())
+
+
+def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The images in a folder, and the folders that can't be listed."""
+    unlisted: list[OSError] = []
+    for place, _, names in os.walk(folder, onerror=unlisted.append):
+        for path in (pathlib.Path(place, name) for name in names):
+            if (
+                formats.format_of(path)
+                and not path.name.startswith("._")  # what macOS knows of a file
+                and not path.stem.endswith(_MARK)
+                and os.path.isfile(path)
+            ):
+                yield path
+    yield from (pathlib.Path(error.filename) for error in unlisted)
 
 
 def _fixed_part(pattern: str) -> pathlib.PurePath:

@@ -3,14 +3,13 @@
 Needs the extra `demo`.
 """
 
-import contextlib
 import os
 import pathlib
 import sys
 import tempfile
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cqr_jax import formats
 from cqr_jax.data.jpeg import ImageError
@@ -47,13 +46,14 @@ def page(weights: str | None = None) -> gradio.Blocks:
             shown = tuple(map(_shown, (before, after)))
         except ImageError as error:
             name = pathlib.Path(path).name
-            raise gradio.Error(f"{name}: {error}", print_exception=False) from None
+            gradio.Warning(f"{name}: {error}")
+            return None, "", None  # nothing of the picture before it stays
         return shown, _qualities(before, after), str(target)
 
     with gradio.Blocks(title="cqr-restore", analytics_enabled=False) as blocks:
         gradio.Markdown(
             "# Restore a JPEG\nDrop an image that is, or once was, a JPEG. It stays on "
-            "this machine."
+            f"this machine. At most {_MAX_PIXELS / 1e6:g} megapixels."
         )
         file = gradio.File(
             label="Image", file_types=list(formats.SUFFIXES), elem_id="file"
@@ -72,26 +72,23 @@ def page(weights: str | None = None) -> gradio.Blocks:
 
 def _shown(picture: pictures.Picture) -> Image.Image:
     """Upright, in RGB and 8 bits."""
+    picture = pictures.upright(picture)
     if picture.pixels.dtype == np.uint16:
         pixels = (picture.pixels >> 8).astype(np.uint8)
         picture = picture._replace(pixels=pixels, alpha=None)
-    image = pictures.to_rgb(pictures.to_pillow(picture), picture.metadata)
-    image.info["exif"] = picture.metadata.exif
-    with contextlib.suppress(Exception):  # whatever damaged EXIF leads Pillow to
-        return ImageOps.exif_transpose(image)
-    return image
+    return pictures.to_rgb(pictures.to_pillow(picture), picture.metadata)
 
 
 def _qualities(before: pictures.Picture, after: pictures.Picture) -> str:
     """A table in Markdown of what the ranker says of both."""
-    restored = after._replace(quantization=None)
+    found = quality.measure(before)
+    restored = quality.measure(after._replace(quantization=None))
     rows = [
-        f"| {name} | {found.score:.2f} | {found.factor} ({found.source}) |"
-        for name, found in (
-            ("before", quality.measure(before)),
-            ("after", quality.measure(restored)),
-        )
+        f"| {name} | {x.score:.2f} | {x.factor} ({x.source}) |"
+        for name, x in (("before", found), ("after", restored))
     ]
+    if before.quantization and found.factor >= quality.TOO_GOOD:
+        rows += ["", f"From QF {quality.TOO_GOOD} on, JPEGs {quality.LOSE}."]
     return "\n".join(["| | ranker's score | QF |", "|---|---|---|", *rows])
 
 

@@ -1,17 +1,37 @@
 """Image files as pixels that can be restored, and back, with all that they carry."""
 
 import io
+import re
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin
 
+from cqr_jax import formats
 from cqr_jax.data.jpeg import ImageError, image_errors, integers_16
 from cqr_jax.restoring import deep
 
 MAX_PIXELS = 200_000_000  # of an image; a larger one is taken for a decompression bomb
 
-_KEPT = (*deep.TEXT_TAGS, int(ExifTags.Base.Orientation))  # of a TIFF's own tags
+# What is opened, whatever the suffix: Pillow runs Ghostscript for some others.
+_READ = tuple(name.upper() for name in formats.FORMATS)  # JPEG: MPO too
+_SIDES = {"jpeg": 65_500, "webp": 16_383}  # the longest, in pixels
+_JPEG_EXIF, _JPEG_XMP = 65_533, 65_504  # the longest, in bytes
+
+_ORIENTATION = int(ExifTags.Base.Orientation)
+# EXIF's orientation -> what turns it upright: transposing, then reversing each axis.
+_TURNS = {
+    2: (False, (1, -1)),
+    3: (False, (-1, -1)),
+    4: (False, (-1, 1)),
+    5: (True, (1, 1)),
+    6: (True, (1, -1)),
+    7: (True, (-1, -1)),
+    8: (True, (-1, 1)),
+}
+_XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:\s*=\s*["\']|>))[2-8]')
+
+_KEPT = (*deep.TEXT_TAGS, _ORIENTATION)  # of a TIFF's own tags
 _IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _XMP_TAG = 700
 _EXIF = b"Exif\0\0"
@@ -65,12 +85,13 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     A palette becomes RGB. 16 bits a channel are kept, in PNG and TIFF.
 
     Raises:
-      ImageError: not an image, damaged or truncated, above `max_pixels`, of several
-        pages or frames, or of colours that are neither gray nor RGB nor CMYK.
+      ImageError: not an image of `formats.FORMATS`, damaged or truncated, above
+        `max_pixels`, of several pages or frames, or of colours that are neither gray
+        nor RGB nor CMYK.
     """
     if not data:
         raise ImageError("an empty file")
-    with image_errors(), Image.open(io.BytesIO(data)) as image:
+    with image_errors(), Image.open(io.BytesIO(data), formats=_READ) as image:
         _check(image, max_pixels)
         pixels, exif = deep.pixels(image, data), None
         if image.format == "TIFF":
@@ -87,7 +108,8 @@ def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
     PNG, WebP and TIFF are lossless (TIFF of 8 bits without compression: with it Pillow
     can't write EXIF), JPEG has its chroma at full resolution. CMYK is
     kept by JPEG and TIFF and becomes RGB elsewhere, by its profile if it has one. BMP
-    holds no metadata, WebP no resolution.
+    holds of the metadata the resolution alone, WebP all but that. PNG, WebP and BMP are
+    written upright, for many viewers turn none of them.
 
     Args:
       picture: to write.
@@ -95,11 +117,12 @@ def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
       quality: of a JPEG, 1 to 100.
 
     Raises:
-      ImageError: the format can't hold it: transparency, 16 bits, or its size; or its
-        metadata are damaged.
+      ImageError: the format can't hold it, see `check`; or its metadata are damaged.
     """
     check(picture, name)
     try:
+        if name in ("png", "webp", "bmp"):
+            picture = upright(picture)
         if picture.pixels.dtype == np.uint16:
             return deep.encode(picture, name)
         return _encode(picture, name, quality)
@@ -118,9 +141,15 @@ def check(
       dtype: of the pixels; None for that of the picture's.
 
     Raises:
-      ImageError: it can't hold its transparency or 16 bits.
+      ImageError: it can't hold its size, its transparency, its 16 bits or so long an
+        EXIF or XMP.
     """
     has_alpha, channels = picture.alpha is not None, picture.pixels.shape[-1]
+    if (side := max(picture.pixels.shape[:2])) > (longest := _SIDES.get(name, side)):
+        raise ImageError(f"{side} pixels long, {name} can hold {longest}; take png")
+    meta = picture.metadata
+    if name == "jpeg" and (len(meta.exif) > _JPEG_EXIF or len(meta.xmp) > _JPEG_XMP):
+        raise ImageError("its EXIF or XMP is more than jpeg can hold; take png")
     if has_alpha and name in ("jpeg", "bmp"):
         raise ImageError(f"has transparency, which {name} can't hold; take png")
     if np.dtype(dtype or picture.pixels.dtype) == np.uint8:
@@ -159,8 +188,10 @@ def from_pillow(image: Image.Image) -> Picture:
     """The picture in one of Pillow's images.
 
     Raises:
-      ImageError: of colours that are neither gray nor RGB nor CMYK.
+      ImageError: damaged, or of colours that are neither gray nor RGB nor CMYK.
     """
+    with image_errors():
+        image.load()  # only then are metadata behind a PNG's pixels known
     return _picture(image)
 
 
@@ -176,6 +207,35 @@ def to_pillow(picture: Picture) -> Image.Image:
     if picture.pixels.shape[-1] == 4:
         return Image.frombytes("CMYK", pixels.shape[1::-1], pixels.tobytes())
     return Image.fromarray(pixels if pixels.shape[-1] > 1 else pixels[..., 0])
+
+
+def upright(picture: Picture) -> Picture:
+    """The picture turned as its EXIF says, which then doesn't say so any more.
+
+    Without an orientation, or with EXIF that can't be read, it is as it was. Sampling
+    and quantization stay those of the file.
+    """
+    meta = picture.metadata
+    try:
+        tags = Image.Exif()
+        tags.load(meta.exif)
+        transposed, (down, across) = _TURNS[tags.pop(_ORIENTATION)]
+        exif = _exif_bytes(tags)
+    except Exception:  # whatever damaged EXIF leads Pillow to
+        return picture
+
+    def turned(values):
+        return (values.swapaxes(0, 1) if transposed else values)[::down, ::across]
+
+    return picture._replace(
+        pixels=turned(picture.pixels),
+        alpha=None if picture.alpha is None else turned(picture.alpha),
+        metadata=meta._replace(
+            exif=exif,
+            xmp=_XMP_ORIENTATION.sub(rb"\g<1>1", meta.xmp),
+            dpi=meta.dpi[::-1] if meta.dpi and transposed else meta.dpi,
+        ),
+    )
 
 
 def _picture(
@@ -240,7 +300,7 @@ def _of_the_picture(found: Image.Exif, turned: bool = False) -> Image.Exif:
     """
     kept = Image.Exif()
     for tag in _KEPT:
-        if tag in found and not (turned and tag == ExifTags.Base.Orientation):
+        if tag in found and not (turned and tag == _ORIENTATION):
             kept[tag] = found[tag]
     for ifd in _IFDS:
         if tags := found.get_ifd(ifd):

@@ -14,7 +14,9 @@ from cqr_jax.restoring.pictures import Picture
 
 RANKER = weights.SHIPPED / "compact-ranker.safetensors"
 SCORES = weights.SHIPPED / "compact-ranker-scores.tsv"
-_VAGUE = 30  # quality factor beyond which the score tells little
+_VAGUE = 20  # quality factor from which the score tells little
+TOO_GOOD = 95  # quality factor from which JPEGs lose: benchmarks/results/blind.md
+LOSE = "lose by being restored, unless they were compressed before"
 _SIDE = 256  # of what is scored, from the middle of the picture
 
 # Luma at QF 50, row by row (ITU-T T.81, table K.1).
@@ -59,14 +61,21 @@ def factor_of_table(quantization: tuple[int, ...]) -> tuple[int, bool]:
     return best + 1, distances[best] == 0
 
 
-def factor_of_score(score: float) -> int:
-    """The quality factor at which photographs have this score.
+def factors_of_scores(scores: np.ndarray, typical: np.ndarray) -> np.ndarray:
+    """The quality factors at which photographs have these scores.
 
-    On the photographs that it comes from it is off by 0.5 on average at QF 5, 1.5 at QF
-    10, 3.4 at QF 20, 8 at QF 30, and by more above: the ranker was trained up to there.
+    Of single pictures that is a guess, the vaguer the better they are: the preset
+    ranker of `configs/eval.py` measures by how much it is off.
+
+    Args:
+      scores: of any shape.
+      typical: (100,), of photographs at QF 1 to 100.
+
+    Returns:
+      int, of the shape of the scores.
     """
-    scores, factors = _typical_scores()
-    return round(float(np.interp(score, scores, factors)))
+    rising = np.maximum.accumulate(typical)
+    return np.rint(np.interp(scores, rising, np.arange(1, 101))).astype(int)
 
 
 def measure(picture: Picture) -> Quality:
@@ -75,8 +84,8 @@ def measure(picture: Picture) -> Quality:
     if picture.quantization:
         factor, equal = factor_of_table(picture.quantization)
         return Quality(score, factor, "tables" if equal else "tables, nearest")
-    factor = factor_of_score(score)
-    return Quality(score, factor, "ranker" if factor <= _VAGUE else "ranker, vague")
+    factor = int(factors_of_scores(np.array(score), _typical_scores()))
+    return Quality(score, factor, "ranker" if factor < _VAGUE else "ranker, vague")
 
 
 def _middle(picture: Picture) -> np.ndarray:
@@ -100,9 +109,8 @@ def _ranker():
 
 
 @functools.cache
-def _typical_scores(path: pathlib.Path = SCORES) -> tuple[np.ndarray, np.ndarray]:
-    """Scores, rising, and the quality factors that have them."""
+def _typical_scores(path: pathlib.Path = SCORES) -> np.ndarray:
+    """At QF 1 to 100."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    scores = np.array([float(row["score"]) for row in rows])
-    return np.maximum.accumulate(scores), np.array([int(row["qf"]) for row in rows])
+    return np.array([float(row["score"]) for row in rows])

@@ -117,7 +117,7 @@ def read(path: str | os.PathLike) -> tuple[str, dict, dict, dict[str, np.ndarray
     Raises:
       UserError: no such file, or not a weights file.
     """
-    if not pathlib.Path(path).is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path}: no such weights file")
     try:
         with safetensors.safe_open(path, "numpy") as file:

@@ -1,6 +1,7 @@
 """`python -m cqr_jax.restore` as a process."""
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -166,6 +167,8 @@ def test_quality_only(folder, tmp_path, photograph):
             "error: --report=in/a.jpg: is an image's name",
         ),
         (["in/*p"], "error: in/*p: matches no file"),
+        (["a" * 300], f"error: {'a' * 300}: no such file or folder"),
+        (["in/a.jpg", f"--weights={'b' * 300}"], f"error: {'b' * 300}: no such"),
         (["in/a.jpg", "-o", "in/notes.txt/"], "error: -o in/notes.txt/: can't be writ"),
     ],
 )
@@ -231,7 +234,7 @@ def test_a_jpeg_that_is_too_good_is_told_of(folder, photograph):
     photograph.save(folder / "good.jpg", quality=96)
     code, _, err = _run("a.jpg", "good.jpg", "-o", "out", cwd=folder)
     assert code == 0, err
-    told = "1 with a quality factor of 95 or more: such JPEGs lose by it, unless they"
+    told = "1 with a quality factor of 95 or more: such JPEGs lose by being restored"
     assert err.splitlines()[-1].startswith(told)
 
 
@@ -335,6 +338,22 @@ def test_what_is_found(folder):
     assert batch._targets([one], args)(one) == "b.gif/deep/gray.png"
     for output in (folder, folder.parent):  # not all that lies in them came from there
         assert len(batch._find([str(folder)], str(output))) == 6
+
+
+def test_a_folder_that_cannot_be_listed(folder, monkeypatch):
+    """It is one of the sources, to fail when it is read, and the others go on."""
+    scandir, locked = os.scandir, str(folder / "deep" / "er")
+
+    def refusing(path):
+        if os.fspath(path) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found = batch._find([str(folder / "deep")], None)
+    assert [str(x.under) for x in found] == ["er", "gray.jpeg"]
+    assert found[0].name == locked
+    assert batch._read(found[0], 200).reason.startswith("can't be read: ")
 
 
 def test_bombs(folder):

@@ -90,3 +90,18 @@ def test_what_is_no_image(url, browser, tmp_path):
     page.goto(url)
     page.locator("#file input[type=file]").set_input_files(path)
     page.get_by_text("broken.jpg: not an image").wait_for(timeout=60_000)
+
+
+def test_what_fails_leaves_nothing_of_the_picture_before(url, browser, tmp_path):
+    good, bad = tmp_path / "good.jpg", tmp_path / "bad.jpg"
+    Image.new("RGB", (64, 48), "teal").save(good, quality=97)
+    bad.write_bytes(b"no image")
+    page = browser.new_page()
+    page.goto(url)
+    page.locator("#file input[type=file]").set_input_files(good)
+    page.get_by_text("From QF 95 on, JPEGs lose").wait_for(timeout=60_000)
+    page.locator("#file button[aria-label='Clear']").first.click()
+    page.locator("#file input[type=file]").set_input_files(bad)
+    page.get_by_text("bad.jpg: not an image").wait_for(timeout=60_000)
+    playwright.expect(page.locator("#comparison img")).to_have_count(0)
+    playwright.expect(page.locator("#quality table")).to_have_count(0)

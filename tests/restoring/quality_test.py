@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import skimage.data
 from PIL import Image
 
 from cqr_jax.restoring import pictures, quality
@@ -28,3 +29,13 @@ def test_other_tables_get_the_nearest_factor():
     factor, equal = quality.factor_of_table(odd)
     assert abs(factor - 40) <= 2
     assert not equal
+
+
+def test_where_no_table_tells_the_ranker_does():
+    rgb = skimage.data.astronaut()
+    for factor, source in ((5, "ranker"), (10, "ranker"), (60, "ranker, vague")):
+        found = quality.measure(_jpeg(rgb, quality=factor)._replace(quantization=None))
+        assert found.source == source
+        assert (found.factor < 20) == (factor < 20)
+        if factor < 20:
+            assert abs(found.factor - factor) <= 4
