@@ -48,7 +48,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.blind = ConfigDict()  # what a blind degradation is drawn from
     c.blind.qualities = (5, 95)  # lowest and highest quality factor
     c.blind.double = 0.25  # probability that it was a JPEG before, on another grid
-    c.blind.shifted = 0.5  # probability that blocks don't begin at the corner
+    c.blind.shifted = 0.5  # probability that blocks begin anywhere, not at the corner
 
     c.model = ConfigDict()
     c.model.width = 64  # channels
@@ -84,9 +84,9 @@ def get_config(text: str = "") -> ConfigDict:
     c.ranker = beside(__file__, "ranker").get_config(preset)
     del c.ranker.task
     for field in ("seed", "parallel", "compute_dtype", "accumulate"):
-        c.ranker[field] = c.get_ref(field)
+        c.ranker[field] = c.get_oneway_ref(field)
     for field in ("data_dir", "name"):
-        c.ranker.data[field] = c.data.get_ref(field)
+        c.ranker.data[field] = c.data.get_oneway_ref(field)
 
     c.evaluation = beside(__file__, "eval").get_config()  # of the weights, when trained
     for field in ("task", "workdir", "weights", "restored"):  # this config gives them

@@ -102,6 +102,14 @@ def check(config: ml_collections.ConfigDict) -> None:
     """
     if config.task not in _TASKS:
         raise UserError(f"config.task={config.task!r}: choose {_list(_TASKS)}")
+    for owner, where in ((config, "config"), (config.get("ranker"), "config.ranker")):
+        for field in ("workdir", "set_dir"):
+            if "://" in (owner or {}).get(field, ""):
+                raise UserError(
+                    f"{where}.{field}={owner[field]}: must be a folder of this machine "
+                    "or one mounted here; of all folders data.data_dir alone may be in "
+                    "a bucket"
+                )
     if config.task in ("eval", "eval_ablation"):
         _check_qualities(config, "config")
     elif config.task == "eval_ranker":

@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 JPEG = "jpeg"
 HELD_OUT = ":validation"  # behind a folder: its images held out from training
 _AHEAD = 4  # images loaded, and scored, ahead of the network, per core
+_LARGE = 2_000_000  # pixels of an image from which on its qualities go one by one
 
 
 class Image(NamedTuple):
@@ -112,7 +113,8 @@ def measure(
     """The metrics of every method on every set and quality.
 
     Images are read, compressed and scored on all cores beside the network, which
-    gets all qualities of an image at once and is compiled once for each shape. An image
+    gets all qualities of an image at once, of a large image one after the other, and is
+    compiled once for each shape. An image
     in several sets is restored and scored once.
 
     Args:
@@ -159,8 +161,11 @@ def measure(
 
     def restore(case):
         key, clean, results = case
+        at_once = len(config.qualities) if clean.size <= _LARGE else 1
         for name, run in networks.items():
-            results[name] = metrics.to_uint8(run(results[JPEG]))
+            jpegs = results[JPEG]
+            parts = [jpegs[i : i + at_once] for i in range(0, len(jpegs), at_once)]
+            results[name] = np.concatenate([metrics.to_uint8(run(x)) for x in parts])
         return key, clean, results
 
     def score(case):

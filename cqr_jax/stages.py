@@ -37,7 +37,7 @@ class Stage(NamedTuple):
     """What differs between the two stages.
 
     Attributes:
-      name: 'ranker' or 'deblocker', also of the weights file.
+      name: 'ranker' or 'deblocker', in the log.
       steps: the model and its steps.
       frozen: variables that both steps are given; see `cqr_jax.steps`.
       batches: first step -> the training batches from there on.

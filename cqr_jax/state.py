@@ -38,10 +38,9 @@ class TrainState:
     opt_state: Any
     average: Any
 
-    def variables(self, averaged: bool = True) -> dict:
-        """Flax variables of the averaged weights, or of the last ones."""
-        params = self.average if averaged else self.params
-        return {"params": params, "batch_stats": self.batch_stats}
+    def variables(self) -> dict:
+        """Flax variables of the averaged weights."""
+        return {"params": self.average, "batch_stats": self.batch_stats}
 
 
 def create(

@@ -1,7 +1,9 @@
 """One training loop for both stages."""
 
+import contextlib
 import csv
 import dataclasses
+import fcntl
 import functools
 import json
 import logging
@@ -22,6 +24,7 @@ from cqr_jax.stages import Stage, deblock_stage, ranker_stage
 _log = logging.getLogger(__name__)
 
 CURVE_FILE = "validation.csv"  # in the workdir: hours and figures at each validation
+_CONFIG_FILE = "config.json"  # in the workdir
 _STOPPED_FILE = "stopped.json"  # in the workdir: step and hours of the latest stop
 
 # Fields that a resumed run may change: they don't touch what is learned.
@@ -89,14 +92,17 @@ def _run(
     """
     initial = check_start(config, kind, where)
     stage = make_stage(config)
+    alone = _only_run(config.workdir, where)
     manager = checkpoint.open_manager(config.workdir, config.keep, *stage.best)
-    with manager, parallel.failing_alone():  # closing waits for the other processes
+    # Closing the manager waits for the other processes.
+    with alone, manager, parallel.failing_alone():
         model, optimizer = stage.steps.model, stage.steps.optimizer
         train_state = jax.device_get(
             state.create(model, config.patch, optimizer, config.seed)
         )
         latest = manager.latest_step()
         _keep_config(config, where, resuming=latest is not None)
+        _check_shared(config.workdir, where)
         if latest is not None:
             _log.info("%s: resuming at step %d", stage.name, latest)
             train_state = checkpoint.restore(manager, train_state, latest)
@@ -125,6 +131,42 @@ def _run(
     parallel.wait("weights")
     _log.info("%s: weights of step %d in %s", stage.name, best, path)
     return path
+
+
+def _only_run(workdir: str, where: str) -> contextlib.AbstractContextManager:
+    """Locks the workdir until it is closed; where there are no locks, it does nothing.
+
+    Raises:
+      UserError: another run has it.
+    """
+    folder = pathlib.Path(workdir)
+    if jax.process_index():
+        return contextlib.nullcontext()
+    with files.writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        with parallel.failing_alone():
+            raise UserError(
+                f"{workdir}: another run is training there; wait for its end, or "
+                f"choose another {where}.workdir"
+            ) from None
+    except OSError:  # a file system without locks
+        pass
+    return lock
+
+
+def _check_shared(workdir: str, where: str) -> None:
+    """Whether all processes see what the first one wrote."""
+    parallel.wait("config")
+    if parallel.largest(not (pathlib.Path(workdir) / _CONFIG_FILE).is_file()):
+        raise UserError(
+            f"{workdir}: not all processes see this folder; choose a {where}.workdir "
+            "that they share"
+        )
 
 
 def check_start(
@@ -185,7 +227,7 @@ def _hours_before(workdir: str, curve: list[dict], step: int) -> float:
 
 def _keep_config(config: ml_collections.ConfigDict, where: str, resuming: bool) -> None:
     """Writes the config to the workdir; refuses to resume under another one."""
-    path = pathlib.Path(config.workdir) / "config.json"
+    path = pathlib.Path(config.workdir) / _CONFIG_FILE
     text = config.to_json(indent=2) + "\n"
     if resuming and path.is_file():
         ours, theirs = (_learned(json.loads(x)) for x in (text, path.read_text()))
@@ -298,6 +340,8 @@ def _loop(
                 _log.info("%s validation  %s", stage.name, _format(figures))
                 checkpoint.save(manager, parallel.fetch(train_state, mode), figures)
                 clock.mark(step)
+            if last:  # also of what came while it was validated
+                stop = parallel.largest(interrupts.caught)
             if stop:
                 checkpoint.save(manager, parallel.fetch(train_state, mode))
                 manager.wait_until_finished()

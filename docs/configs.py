@@ -143,17 +143,24 @@ def _taken(config: ConfigDict, group: str, file: str) -> str:
     configs = (module(file).get_config(preset) for preset in presets(file))
     offered = {field for found in configs for field in flat(found)}
     names = "all fields" if set(taken) == offered - {"task"} else _list(taken)
-    follow = [x for x in taken if _reference(config[group], x) is _reference(config, x)]
+    follow = [field for field in taken if _follows(config, group, field)]
     words = f"{names} of {_link(file)}"
     return f"{words}, where {_list(follow)} follow those here" if follow else words
 
 
-def _reference(config: ConfigDict, field: str) -> Any:
-    """What a field shares with the fields that follow it; None if there is no field."""
+def _follows(config: ConfigDict, group: str, field: str) -> bool:
+    """Whether a group's field changes with the config's own of that name."""
     *groups, name = field.split(".")
-    for group in groups:
-        config = config.get(group, ConfigDict())
-    return config.get_ref(name) if name in config else None
+    own, taken = config, config[group]
+    for part in groups:
+        own, taken = own.get(part, ConfigDict()), taken[part]
+    if name not in own:
+        return False
+    value, before = own[name], taken[name]
+    own[name] = not value if isinstance(value, bool) else value + type(value)("1")
+    changes = taken[name] != before
+    own[name] = value
+    return changes
 
 
 def _link(file: str) -> str:

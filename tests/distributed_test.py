@@ -208,6 +208,21 @@ def test_processes_of_slurm_train_together(data_dir, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_workdir_that_is_not_shared_is_told_of(data_dir, tmp_path):
+    workdirs = [tmp_path / "one", tmp_path / "other"]
+    more = f"--coordinator=localhost:{_free_port()}", "--processes=2"
+    processes = [
+        _train(data_dir, workdir, *more, f"--process={i}")
+        for i, workdir in enumerate(workdirs)
+    ]
+    codes, errors = _finish(*processes)
+    assert codes == [1, 1], errors
+    for workdir, err in zip(workdirs, errors, strict=True):
+        assert f"error: {workdir}: not all processes see this folder" in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_the_run_resumes(data_dir, tmp_path):
     long = ("--config.steps=100000", "--config.validate_every=10")
     processes = _two(data_dir, tmp_path, *long)

@@ -83,7 +83,11 @@ def test_rows_are_means_over_the_images(photographs, tmp_path):
     assert images[0]["image"] == f"{photographs.name}/{min(photographs.iterdir()).stem}"
 
 
-def test_a_deblocker_that_does_nothing_equals_jpeg(photographs, tmp_path):
+@pytest.mark.parametrize("large", [0, 10**9])
+def test_a_deblocker_that_does_nothing_equals_jpeg(
+    photographs, tmp_path, monkeypatch, large
+):
+    monkeypatch.setattr(evaluate, "_LARGE", large)  # one quality at a time, or all
     path = str(save_fresh(tmp_path, "deblocker"))
     config = _config(str(photographs), qualities=(10, 20))
     rows, _ = _measure(config, tmp_path, {"ours": path})

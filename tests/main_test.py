@@ -1,6 +1,7 @@
 """The command line as a process: bad configs, both stages, resuming, stopping."""
 
 import csv
+import itertools
 import json
 import signal
 import subprocess
@@ -17,8 +18,8 @@ import torch
 from configs import ablation, deblock, ranker
 from configs import eval as evaluation
 from cqr_jax import ablation as table1
+from cqr_jax import checkpoint, stages, state, train, weights
 from cqr_jax import config as config_lib
-from cqr_jax import state, train, weights
 from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
@@ -156,6 +157,8 @@ def test_ranges_of_the_ranker(field, value, words):
         ("model.dilations", (), "needs one or more dilations"),
         ("model.dilations", (1.5,), "must be whole numbers"),
         ("ranker.levels", 7, r"config\.ranker\.levels=7"),
+        ("workdir", "gs://b/x", r"config\.workdir=gs://b/x: must be a folder of this"),
+        ("ranker.workdir", "s3://b/x", r"config\.ranker\.workdir=s3://b/x: must be"),
     ],
 )
 def test_ranges_of_the_deblocker(field, value, words):
@@ -213,6 +216,16 @@ def test_the_paper_is_the_default():
     for optimizer in (config.optimizer, config.ranker.optimizer):
         assert optimizer.learning_rate == 1e-4
         assert (optimizer.schedule, optimizer.halve_every) == ("halving", 100_000)
+
+
+def test_the_ranker_follows_the_deblocker_and_not_the_other_way():
+    config = deblock.get_config()
+    config.seed, config.data.name = 3, "mine"
+    assert (config.ranker.seed, config.ranker.data.name) == (3, "mine")
+    config.ranker.seed, config.ranker.data.name = 4, "others"
+    assert (config.seed, config.data.name) == (3, "mine")
+    config.seed = 5
+    assert config.ranker.seed == 4
 
 
 @pytest.mark.parametrize("preset", deblock.PRESETS)
@@ -334,6 +347,52 @@ def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
     code, _, err = run(*command)
     assert code == 0
     assert "ranker 60/60" not in err
+
+
+def test_two_runs_do_not_share_a_workdir(tmp_path):
+    workdir = str(tmp_path / "run")
+    with train._only_run(workdir, "config.ranker"):
+        with pytest.raises(
+            UserError, match=r"another .* another config\.ranker\.workdi"
+        ):
+            train._only_run(workdir, "config.ranker")
+        with train._only_run(str(tmp_path / "other"), "config"):
+            pass
+    with train._only_run(workdir, "config"):
+        pass
+
+
+def test_a_signal_during_the_last_validation_stops_too(tmp_path):
+    """So that no stage or run begins after the one that was to be the last."""
+    config = ranker.get_config("quickstart")
+    config.workdir, config.steps, config.validate_every = str(tmp_path), 2, 2
+    ones = {"x": np.ones((jax.device_count(), 1), np.float32)}
+
+    def step(state, frozen, batch):
+        return state.replace(step=state.step + 1), {"loss": batch["x"].mean()}
+
+    def summarize(sums):
+        signal.raise_signal(signal.SIGTERM)
+        return {"loss": float(sums["loss"])}
+
+    stage = stages.Stage(
+        "ranker",
+        stages.Steps(None, None, step, lambda *args: {"loss": args[-1]["x"].mean()}),
+        frozen={},
+        batches=lambda first: itertools.repeat(ones),
+        validation=[ones],
+        summarize=summarize,
+        best=("loss", "min"),
+        images_per_step=1,
+    )
+    weight = {"w": np.zeros(3, np.float32)}
+    begin = state.TrainState(np.zeros((), np.int32), weight, {}, {}, weight)
+    with checkpoint.open_manager(tmp_path, 1, *stage.best) as manager:
+        with pytest.raises(SystemExit) as caught:
+            train._loop(config, stage, manager, begin)
+        assert caught.value.code == 128 + signal.SIGTERM
+        assert manager.metrics(2) == {"loss": 1}
+    assert json.loads((tmp_path / "stopped.json").read_text())["step"] == 2
 
 
 @pytest.mark.slow

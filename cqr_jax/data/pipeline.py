@@ -109,7 +109,8 @@ def blind(
       patch: side of the crop in pixels, a multiple of 8.
       qualities: lowest and highest JPEG quality factor, of 1 to 100.
       double: probability of double compression.
-      shifted: probability of a grid that doesn't begin at the corner.
+      shifted: probability of a grid that begins anywhere: at one of the 64 places of a
+        block, of which the corner is one.
       augment: random flips and quarter turns.
     """
     low, high = qualities
@@ -205,8 +206,8 @@ def validation_batches(
 ) -> list[Batch]:
     """The validation batches: always the same, kept in memory.
 
-    The last is filled up by repeating examples; the field `mask` (float32, (batch,))
-    is 0 for those and 1 for the others.
+    The last is filled up with the examples that would come next; the field `mask`
+    (float32, (batch,)) is 0 for those and 1 for the others.
 
     Args:
       builder: of the records.

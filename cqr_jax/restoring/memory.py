@@ -36,7 +36,8 @@ def restore(
     Raises:
       ValueError: an array of another shape or dtype, or strength outside 0 to 1.
       UserError: the weights can't be read.
-      ImageError: one of Pillow's images of a mode that can't be restored.
+      ImageError: one of Pillow's images that is damaged, or of a mode that can't be
+        restored.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength={strength}: is 0 to 1")

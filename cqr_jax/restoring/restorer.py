@@ -3,6 +3,7 @@
 import collections
 import functools
 import os
+import pathlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -54,11 +55,10 @@ def restore_pictures(
         yield colour.with_planes(picture, values, dtype or picture.pixels.dtype)
 
 
-@functools.cache
 def load(
     path: str | os.PathLike | None = None, self_ensemble: bool = False
 ) -> network.Run:
-    """The network of a deblocker's weights, kept for the next time.
+    """The network of a deblocker's weights, kept until the file changes.
 
     Args:
       path: of the weights; None for `WEIGHTS`.
@@ -67,5 +67,13 @@ def load(
     Raises:
       UserError: no such file, or not a deblocker's weights.
     """
-    run = network.runner(weights.load(path or WEIGHTS, "deblocker"))
+    path = pathlib.Path(path or WEIGHTS).absolute()
+    changed = path.stat().st_mtime_ns if os.path.isfile(path) else 0
+    return _load(path, changed, self_ensemble)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path: pathlib.Path, changed: int, self_ensemble: bool) -> network.Run:
+    del changed  # when the file was: a newer one is another
+    run = network.runner(weights.load(path, "deblocker"))
     return network.self_ensemble(run) if self_ensemble else run

@@ -1,5 +1,7 @@
 """Pictures through a network: strength, what is carried through, tiles, the whole."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.restoring import network, restorer, tiles
 from cqr_jax.restoring.pictures import Picture
 from cqr_jax.weights import Weights
+from tests.conftest import save_fresh
 
 RNG = np.random.default_rng(0)
 
@@ -19,6 +22,15 @@ RNG = np.random.default_rng(0)
 def _contrast(images):
     """A network that moves each pixel by ten levels of 255 away from the middle."""
     return images + np.sign(images - 0.5) * np.float32(10 / 255)
+
+
+def test_weights_that_change_are_read_again(tmp_path):
+    path = save_fresh(tmp_path, "deblocker")
+    first = restorer.load(path)
+    assert restorer.load(str(path)) is first
+    stamp = path.stat().st_mtime_ns + 10**9
+    os.utime(path, ns=(stamp, stamp))
+    assert restorer.load(path) is not first
 
 
 def test_strength_scales_the_change():
