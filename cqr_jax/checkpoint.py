@@ -1,19 +1,27 @@
 """Checkpoints of training: all of Orbax."""
 
+import contextlib
 import os
 import pathlib
+import re
+from collections.abc import Iterator
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from cqr_jax import files
+from cqr_jax.errors import UserError
 from cqr_jax.state import TrainState
 
+# How errors of TensorStore, which writes, end: with the system's words and some fields.
+_SYSTEMS = re.compile(r": ([^:\[]+) \[(tensorstore_spec|os_error_code)=")
 
+
+@contextlib.contextmanager
 def open_manager(
     workdir: str | os.PathLike, keep: int, best: str, mode: str
-) -> ocp.CheckpointManager:
-    """The checkpoints of a run, in `workdir`/checkpoints.
+) -> Iterator[ocp.CheckpointManager]:
+    """The checkpoints of a run, in `workdir`/checkpoints, while within.
 
     Args:
       workdir: of the run.
@@ -22,7 +30,7 @@ def open_manager(
       mode: whether its best is 'max' or 'min'.
 
     Raises:
-      UserError: the folder can't be written to.
+      UserError: the folder can't be written to, at first or later, as on a full disk.
     """
 
     def metric(metrics):
@@ -48,7 +56,14 @@ def open_manager(
     )
     directory = pathlib.Path(workdir).resolve() / "checkpoints"
     with files.writing_to(directory):
-        return ocp.CheckpointManager(directory, options=options)
+        manager = ocp.CheckpointManager(directory, options=options)
+    try:
+        with manager:
+            yield manager
+    except (OSError, ValueError) as error:
+        if found := _SYSTEMS.search(str(error)):
+            raise UserError(f"can't be written to {directory}: {found[1]}") from None
+        raise
 
 
 def save(

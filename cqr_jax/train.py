@@ -92,10 +92,13 @@ def _run(
     """
     initial = check_start(config, kind, where)
     stage = make_stage(config)
-    alone = _only_run(config.workdir, where)
-    manager = checkpoint.open_manager(config.workdir, config.keep, *stage.best)
+    checkpoints = checkpoint.open_manager(config.workdir, config.keep, *stage.best)
     # Closing the manager waits for the other processes.
-    with alone, manager, parallel.failing_alone():
+    with (
+        _only_run(config.workdir, where),
+        checkpoints as manager,
+        parallel.failing_alone(),
+    ):
         model, optimizer = stage.steps.model, stage.steps.optimizer
         train_state = jax.device_get(
             state.create(model, config.patch, optimizer, config.seed)

@@ -395,6 +395,28 @@ def test_a_signal_during_the_last_validation_stops_too(tmp_path):
     assert json.loads((tmp_path / "stopped.json").read_text())["step"] == 2
 
 
+def test_a_full_disk_is_told_of_when_a_checkpoint_meets_it(tmp_path):
+    script = """
+import numpy as np
+from cqr_jax import checkpoint, errors, state
+weight = {"w": np.random.default_rng(0).random(100_000)}
+begin = state.TrainState(np.zeros((), np.int32), weight, {}, {}, weight)
+with errors.one_line_errors(), checkpoint.open_manager("run", 1, "x", "min") as manager:
+    checkpoint.save(manager, begin, {"x": 1.0})
+"""
+    found = subprocess.run(
+        ["sh", "-c", 'ulimit -f 200; exec "$@"', "sh", sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+    )
+    assert found.returncode == 1, found.stderr
+    assert found.stderr.splitlines()[-1] == (
+        f"error: can't be written to {tmp_path}/run/checkpoints: File too large"
+    )
+
+
 @pytest.mark.slow
 def test_sigterm_saves_and_stops(data_dir, tmp_path):
     lines = _stop_at("ranker 5/", *_train_ranker(data_dir, tmp_path, 100_000, 100_000))
