@@ -23,6 +23,12 @@ def test_luma_of_primaries():
     assert y.dtype == np.uint8
 
 
+def test_luma_of_more_than_a_band():
+    rgb = np.random.default_rng(0).integers(0, 256, (700, 5, 3), np.uint8)
+    exact = 16 + rgb @ np.array([65.481, 128.553, 24.966]) / 255
+    np.testing.assert_array_equal(jpeg.luma(rgb), np.floor(exact + 0.5))
+
+
 def test_gray_is_y_as_it_stands(image):
     np.testing.assert_array_equal(jpeg.load_luma(_file(Image.fromarray(image))), image)
 

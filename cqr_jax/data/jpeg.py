@@ -21,6 +21,7 @@ from cqr_jax import formats
 from cqr_jax.errors import UserError
 
 BLOCK = 8  # side of a JPEG block in pixels
+_BAND = 256  # rows converted at a time: in double precision a photograph fills memory
 
 
 class ImageError(UserError):
@@ -37,7 +38,11 @@ def luma(rgb: np.ndarray) -> np.ndarray:
       uint8, (height, width), in 16..235.
     """
     weights = np.array([65.481, 128.553, 24.966])
-    return np.floor(16.5 + rgb.astype(np.float64) @ weights / 255).astype(np.uint8)
+    y = np.empty(rgb.shape[:2], np.uint8)
+    for top in range(0, len(y), _BAND):
+        band = rgb[top : top + _BAND].astype(np.float64)
+        y[top : top + _BAND] = np.floor(16.5 + band @ weights / 255)
+    return y
 
 
 def encode(y: np.ndarray, quality: int) -> bytes:
