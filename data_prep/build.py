@@ -90,13 +90,17 @@ def build(
         print(f"{directory}: already there")
         return found.name
 
+    if directory.exists() and not overwrite:
+        raise UserError(
+            f"{directory}: is no whole data set; remove it, or pass --overwrite"
+        )
     beam_options, even_shards = _beam(beam_pipeline_options)
     found.fetch()
     for leftover in directory.parent.glob("incomplete.*"):
         leftover.rmtree()
     tfds.disable_progress_bar()  # the builder shows its own, with an ETA
-    mode = tfds.GenerateMode
     with (
+        _replacing(directory),
         tempfile.TemporaryDirectory() as downloads,  # TFDS wants one, nothing is put in
         contextlib.redirect_stdout(None),  # TFDS's own words on 'downloading'
         _quiet_absl(),
@@ -109,11 +113,7 @@ def build(
                 builder.download_and_prepare(
                     download_dir=downloads,
                     download_config=tfds.download.DownloadConfig(
-                        download_mode=mode.REUSE_CACHE_IF_EXISTS
-                        if overwrite
-                        else mode.REUSE_DATASET_IF_EXISTS,
-                        beam_options=beam_options,
-                        try_download_gcs=False,
+                        beam_options=beam_options, try_download_gcs=False
                     ),
                 )
         finally:
@@ -121,6 +121,24 @@ def build(
                 print(f"skipped {image}: {reason}", file=sys.stderr)
     _report(builder, directory)
     return found.name
+
+
+@contextlib.contextmanager
+def _replacing(directory):
+    """Puts a folder aside while another one is made, and back if that fails."""
+    aside = directory.with_name(f"{directory.name}.replaced")
+    if aside.exists():  # left by a build that was killed
+        aside.rmtree() if directory.exists() else aside.rename(directory)
+    if directory.exists():
+        directory.rename(aside)
+    try:
+        yield
+    except BaseException:
+        if aside.exists():
+            aside.rename(directory)
+        raise
+    if aside.exists():
+        aside.rmtree()
 
 
 def _beam(flags: str):

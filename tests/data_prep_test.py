@@ -127,6 +127,37 @@ def test_records_of_another_source_are_not_taken(tmp_path, data_dir, photographs
         build(str(photographs), str(data_dir), "photos", validation_fraction=0.5)
 
 
+def test_records_are_replaced_whole_or_not_at_all(tmp_path, photographs):
+    folder, data_dir = tmp_path / "set", str(tmp_path / "data")
+    folder.mkdir()
+    first, *others = sorted(photographs.iterdir())
+    for path in (first, *others):
+        (folder / path.name).write_bytes(path.read_bytes())
+    where = records.directory(data_dir, "set")
+    where.mkdir(parents=True)
+    (where / "set-train.tfrecord-00000-of-00001").touch()
+    with pytest.raises(UserError, match="is no whole data set; remove it, or pass"):
+        build(str(folder), data_dir, processes=1)
+    build(str(folder), data_dir, processes=1, overwrite=True)
+
+    def images():
+        splits = records.open_builder(data_dir, "set").info.metadata["used"]
+        return sum(splits.values())
+
+    assert images() == 4
+    for path in others:
+        (folder / path.name).write_text("no image")
+    with pytest.raises(UserError, match="no usable image"):
+        build(str(folder), data_dir, processes=1, overwrite=True)
+    assert images() == 4
+    (folder / others[0].name).write_bytes(others[0].read_bytes())
+    for path in others[1:]:
+        (folder / path.name).unlink()
+    build(str(folder), data_dir, processes=1, overwrite=True)
+    assert images() == 2
+    assert [x.name for x in where.parent.iterdir()] == [where.name]
+
+
 def test_bad_numbers_and_names(photographs, tmp_path):
     with pytest.raises(UserError, match="multiples of 8"):
         build(str(photographs), str(tmp_path), side=250)

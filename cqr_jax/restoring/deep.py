@@ -28,7 +28,7 @@ TEXT_TAGS = tuple(
 )
 
 _INCH = 0.0254  # metres
-_XMP_TAG, _ICC_TAG = 700, 34675
+XMP_TAG, _ICC_TAG = 700, 34675
 _EXTRA_TAG = 338  # ExtraSamples: what each channel is beyond the colours
 _UNSPECIFIED, _PREMULTIPLIED = 0, 1
 _MIN_IS_WHITE = 0  # PhotometricInterpretation
@@ -131,7 +131,7 @@ def _tiff(stack: np.ndarray, picture: "Picture") -> bytes:
     tags = [(int(ExifTags.Base.Orientation), _SHORT, 1, orientation, True)]
     for tag, kind, value in (
         (_ICC_TAG, _UNDEFINED, meta.icc_profile),
-        (_XMP_TAG, _BYTE, meta.xmp),
+        (XMP_TAG, _BYTE, meta.xmp),
     ):
         if value:
             tags.append((tag, kind, len(value), value, True))

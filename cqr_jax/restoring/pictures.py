@@ -33,7 +33,6 @@ _XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:\s*=\s*["\']|>))[2-8]')
 
 _KEPT = (*deep.TEXT_TAGS, _ORIENTATION)  # of a TIFF's own tags
 _IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
-_XMP_TAG = 700
 _EXIF = b"Exif\0\0"
 
 
@@ -339,7 +338,7 @@ def _options(name: str, meta: Metadata, quality: int) -> dict:
         given.load(meta.exif)
         tags.load(_exif_bytes(_of_the_picture(given)))
         if meta.xmp:
-            tags[_XMP_TAG] = meta.xmp
+            tags[deep.XMP_TAG] = meta.xmp
         options["exif"] = tags
     elif meta.exif:
         options["exif"] = meta.exif
