@@ -10,7 +10,6 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from cqr_jax import files
-from cqr_jax.errors import UserError
 from cqr_jax.state import TrainState
 
 # How errors of TensorStore, which writes, end: with the system's words and some fields.
@@ -58,12 +57,22 @@ def open_manager(
     with files.writing_to(directory):
         manager = ocp.CheckpointManager(directory, options=options)
     try:
-        with manager:
-            yield manager
-    except (OSError, ValueError) as error:
-        if found := _SYSTEMS.search(str(error)):
-            raise UserError(f"can't be written to {directory}: {found[1]}") from None
-        raise
+        yield manager
+    finally:
+        with _writing(manager):
+            manager.close()
+
+
+@contextlib.contextmanager
+def _writing(manager: ocp.CheckpointManager):
+    """Around what writes, or waits for it: a failure becomes a `UserError`."""
+    with files.writing_to(manager.directory):
+        try:
+            yield
+        except ValueError as error:
+            if found := _SYSTEMS.search(str(error)):
+                raise OSError(found[1]) from None
+            raise
 
 
 def save(
@@ -74,7 +83,14 @@ def save(
     """Saves the state under its step; goes on in the background."""
     step = int(state.step)
     if step not in manager.all_steps():
-        manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+        with _writing(manager):
+            manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+
+def wait(manager: ocp.CheckpointManager) -> None:
+    """Waits until what was saved is written."""
+    with _writing(manager):
+        manager.wait_until_finished()
 
 
 def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> TrainState:

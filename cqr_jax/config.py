@@ -102,9 +102,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     """
     if config.task not in _TASKS:
         raise UserError(f"config.task={config.task!r}: choose {_list(_TASKS)}")
-    for owner, where in ((config, "config"), (config.get("ranker"), "config.ranker")):
+    for group in ("", "ranker", "evaluation"):
+        owner = config.get(group, {}) if group else config
+        where = f"config.{group}" if group else "config"
         for field in ("workdir", "set_dir"):
-            if "://" in (owner or {}).get(field, ""):
+            if "://" in owner.get(field, ""):
                 raise UserError(
                     f"{where}.{field}={owner[field]}: must be a folder of this machine "
                     "or one mounted here; of all folders data.data_dir alone may be in "

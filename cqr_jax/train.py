@@ -116,7 +116,7 @@ def _run(
             _log.info("%s: %s parameters", stage.name, f"{count:,}")
         if (latest or 0) < config.steps:
             train_state = _loop(config, stage, manager, train_state)
-        manager.wait_until_finished()
+        checkpoint.wait(manager)
         best = manager.best_step()
         figures = manager.metrics(best)
         best_state = checkpoint.restore(manager, train_state, best)
@@ -139,8 +139,10 @@ def _run(
 def _only_run(workdir: str, where: str) -> contextlib.AbstractContextManager:
     """Locks the workdir until it is closed; where there are no locks, it does nothing.
 
+    Waits for a run that is there already: it may train the ranker that both need.
+
     Raises:
-      UserError: another run has it.
+      UserError: one is there, and this one has several processes.
     """
     folder = pathlib.Path(workdir)
     if jax.process_index():
@@ -151,12 +153,15 @@ def _only_run(workdir: str, where: str) -> contextlib.AbstractContextManager:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        lock.close()
-        with parallel.failing_alone():
-            raise UserError(
-                f"{workdir}: another run is training there; wait for its end, or "
-                f"choose another {where}.workdir"
-            ) from None
+        if jax.process_count() > 1:  # the others would lose patience
+            lock.close()
+            with parallel.failing_alone():
+                raise UserError(
+                    f"{workdir}: another run is training there, for {lock.name} is "
+                    f"locked; wait for its end, or choose another {where}.workdir"
+                ) from None
+        _log.info("%s: waiting for the run that is training there to end", workdir)
+        fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError:  # a file system without locks
         pass
     return lock
@@ -347,7 +352,7 @@ def _loop(
                 stop = parallel.largest(interrupts.caught)
             if stop:
                 checkpoint.save(manager, parallel.fetch(train_state, mode))
-                manager.wait_until_finished()
+                checkpoint.wait(manager)
                 if jax.process_index() == 0:
                     stopped = json.dumps({"step": step, "hours": hours()})
                     files.write(pathlib.Path(config.workdir) / _STOPPED_FILE, stopped)

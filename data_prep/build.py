@@ -54,7 +54,7 @@ def build(
 
     Raises:
       UserError: the source, the name, a number or Beam can't be used, no image of a
-        split can, or records of another source have the name.
+        split can, or records of another source, or a part of some, have the name.
     """
     if side % 8 or min_side % 8 or not 8 <= min_side <= side // 2:
         raise UserError(
@@ -100,7 +100,6 @@ def build(
         leftover.rmtree()
     tfds.disable_progress_bar()  # the builder shows its own, with an ETA
     with (
-        _replacing(directory),
         tempfile.TemporaryDirectory() as downloads,  # TFDS wants one, nothing is put in
         contextlib.redirect_stdout(None),  # TFDS's own words on 'downloading'
         _quiet_absl(),
@@ -109,7 +108,7 @@ def build(
         on_beam = beam_options is not None
         builder = QfLadder(found, data_dir, side, min_side, processes, on_beam)
         try:
-            with files.writing_to(directory):
+            with files.writing_to(directory), _replacing(directory):
                 builder.download_and_prepare(
                     download_dir=downloads,
                     download_config=tfds.download.DownloadConfig(
@@ -134,7 +133,7 @@ def _replacing(directory):
     try:
         yield
     except BaseException:
-        if aside.exists():
+        if aside.exists() and not directory.exists():
             aside.rename(directory)
         raise
     if aside.exists():

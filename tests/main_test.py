@@ -159,6 +159,7 @@ def test_ranges_of_the_ranker(field, value, words):
         ("ranker.levels", 7, r"config\.ranker\.levels=7"),
         ("workdir", "gs://b/x", r"config\.workdir=gs://b/x: must be a folder of this"),
         ("ranker.workdir", "s3://b/x", r"config\.ranker\.workdir=s3://b/x: must be"),
+        ("evaluation.set_dir", "gs://b", r"config\.evaluation\.set_dir=gs://b: must"),
     ],
 )
 def test_ranges_of_the_deblocker(field, value, words):
@@ -349,17 +350,18 @@ def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
     assert "ranker 60/60" not in err
 
 
-def test_two_runs_do_not_share_a_workdir(tmp_path):
-    workdir = str(tmp_path / "run")
-    with train._only_run(workdir, "config.ranker"):
-        with pytest.raises(
-            UserError, match=r"another .* another config\.ranker\.workdi"
-        ):
-            train._only_run(workdir, "config.ranker")
-        with train._only_run(str(tmp_path / "other"), "config"):
-            pass
-    with train._only_run(workdir, "config"):
-        pass
+@pytest.mark.slow
+def test_two_runs_do_not_share_a_workdir(data_dir, tmp_path):
+    with train._only_run(str(tmp_path), "config"):
+        no_warmup = "--config.optimizer.warmup_steps=0"
+        process = start(*_train_ranker(data_dir, tmp_path, 2, 2, no_warmup))
+        for line in process.stderr:
+            if "waiting for the run that is training there" in line:
+                break
+        assert not (tmp_path / "config.json").exists()
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert (tmp_path / "ranker.safetensors").exists()
 
 
 def test_a_signal_during_the_last_validation_stops_too(tmp_path):

@@ -333,6 +333,9 @@ def _plan(
     inputs = {os.path.realpath(source.name) for source in sources}
     taken: dict[str, str] = {}
     for source in sources:
+        if os.path.isdir(source.name):  # of the folders `_find` leaves only these
+            yield Outcome(source.name, "", "failed", "a folder that can't be listed")
+            continue
         target = target_of(source)
         where = os.path.realpath(target)
         if target == _STANDARD:

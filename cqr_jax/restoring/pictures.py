@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -209,17 +210,18 @@ def to_pillow(picture: Picture) -> Image.Image:
 
 
 def upright(picture: Picture) -> Picture:
-    """The picture turned as its EXIF says, which then doesn't say so any more.
+    """The picture turned as its EXIF says, which then says that it is upright.
 
-    Without an orientation, or with EXIF that can't be read, it is as it was. Sampling
-    and quantization stay those of the file.
+    The rest of EXIF stays as it is, but for the thumbnail, which goes. Without an
+    orientation, or with EXIF that can't be read, the picture is as it was. Sampling and
+    quantization stay those of the file.
     """
     meta = picture.metadata
     try:
         tags = Image.Exif()
         tags.load(meta.exif)
-        transposed, (down, across) = _TURNS[tags.pop(_ORIENTATION)]
-        exif = _exif_bytes(tags)
+        transposed, (down, across) = _TURNS[tags[_ORIENTATION]]
+        exif = _said_upright(meta.exif)
     except Exception:  # whatever damaged EXIF leads Pillow to
         return picture
 
@@ -235,6 +237,24 @@ def upright(picture: Picture) -> Picture:
             dpi=meta.dpi[::-1] if meta.dpi and transposed else meta.dpi,
         ),
     )
+
+
+def _said_upright(exif: bytes) -> bytes:
+    """EXIF with the orientation 1 and without a thumbnail, the rest byte for byte.
+
+    Pillow would write its texts and the camera's own notes anew, and not as they were.
+    """
+    found, start = bytearray(exif), len(_EXIF)  # where offsets count from
+    order = {b"II": "<", b"MM": ">"}[exif[start : start + 2]]
+    (offset,) = struct.unpack_from(f"{order}I", exif, start + 4)
+    (count,) = struct.unpack_from(f"{order}H", exif, start + offset)
+    entries = start + offset + 2
+    for entry in range(entries, entries + 12 * count, 12):
+        (tag,) = struct.unpack_from(f"{order}H", exif, entry)
+        if tag == _ORIENTATION:  # type SHORT, one of them
+            struct.pack_into(f"{order}HIHH", found, entry + 2, 3, 1, 1, 0)
+    struct.pack_into(f"{order}I", found, entries + 12 * count, 0)  # no second image
+    return bytes(found)
 
 
 def _picture(

@@ -3,7 +3,6 @@
 import collections
 import functools
 import os
-import pathlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -67,13 +66,13 @@ def load(
     Raises:
       UserError: no such file, or not a deblocker's weights.
     """
-    path = pathlib.Path(path or WEIGHTS).absolute()
-    changed = path.stat().st_mtime_ns if os.path.isfile(path) else 0
-    return _load(path, changed, self_ensemble)
+    path = os.fspath(path or WEIGHTS)
+    changed = os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
+    return _load(path, os.path.abspath(path), changed, self_ensemble)
 
 
 @functools.lru_cache(maxsize=4)
-def _load(path: pathlib.Path, changed: int, self_ensemble: bool) -> network.Run:
-    del changed  # when the file was: a newer one is another
+def _load(path: str, where: str, changed: int, self_ensemble: bool) -> network.Run:
+    del where, changed  # of another folder, or a newer one, is another file
     run = network.runner(weights.load(path, "deblocker"))
     return network.self_ensemble(run) if self_ensemble else run

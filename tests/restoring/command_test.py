@@ -341,7 +341,7 @@ def test_what_is_found(folder):
 
 
 def test_a_folder_that_cannot_be_listed(folder, monkeypatch):
-    """It is one of the sources, to fail when it is read, and the others go on."""
+    """It fails, and the others go on."""
     scandir, locked = os.scandir, str(folder / "deep" / "er")
 
     def refusing(path):
@@ -353,7 +353,10 @@ def test_a_folder_that_cannot_be_listed(folder, monkeypatch):
     found = batch._find([str(folder / "deep")], None)
     assert [str(x.under) for x in found] == ["er", "gray.jpeg"]
     assert found[0].name == locked
-    assert batch._read(found[0], 200).reason.startswith("can't be read: ")
+    args = argparse.Namespace(output=None, format=None, overwrite=False)
+    failed, planned = batch._plan(found, args)
+    assert failed.reason == "a folder that can't be listed"
+    assert planned[0] == found[1]
 
 
 def test_bombs(folder):

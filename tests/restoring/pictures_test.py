@@ -1,6 +1,7 @@
 """Files to pixels and back: nothing that a picture carries is lost."""
 
 import io
+import struct
 
 import numpy as np
 import png
@@ -87,13 +88,13 @@ def test_16_bits(name, channels, transparent, metadata):
     assert (kept.icc_profile, kept.xmp) == (metadata.icc_profile, metadata.xmp)
     dpi = metadata.dpi if name == "tiff" else metadata.dpi[::-1]
     assert kept.dpi == pytest.approx(dpi, rel=1e-3)
-    expected = (None, *_facts(metadata.exif)[1:])
+    expected = (1, *_facts(metadata.exif)[1:])
     if name == "tiff":
         expected = (6 if channels == 3 else None, "Maker", None, None)
     assert _facts(kept.exif) == expected
     with Image.open(io.BytesIO(data)) as image:  # another reader takes it too
         turn = image.getexif().get(ExifTags.Base.Orientation)
-        assert turn == (None if name == "png" else 6)
+        assert turn == (1 if name == "png" else 6)
 
 
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff", "bmp"])
@@ -111,7 +112,8 @@ def test_metadata_is_carried(name, source, metadata):
         expected = expected._replace(dpi=None)
     facts = _facts(expected.exif)
     if (source, name) != ("jpeg", "jpeg"):  # its pixels were turned
-        facts = None, *facts[1:]
+        upright = None if "tiff" in (source, name) or not expected.exif else 1
+        facts = upright, *facts[1:]
     assert (found.icc_profile, found.xmp) == (expected.icc_profile, expected.xmp)
     assert _facts(found.exif) == facts
     if expected.dpi is None:
@@ -140,6 +142,34 @@ def test_pictures_stay_upright(name, orientation):
     assert _facts(found.metadata.exif)[0] in (None, 1)
     if name in ("png", "webp"):
         assert found.metadata.xmp == xmp.replace(b"%d" % orientation, b"1")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("name", ["png", "webp"])
+def test_of_exif_only_the_orientation_changes(name, order):
+    """And the thumbnail goes, for it isn't turned. By hand (EXIF 2.3, section 4.6)."""
+
+    def exif(orientation, thumbnail):
+        text = "© Müller\0".encode()
+        head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8)
+        second = 8 + 2 + 2 * 12 + 4 + len(text)
+        entries = [
+            struct.pack(f"{order}HHIHH", 0x112, 3, 1, orientation, 0),
+            struct.pack(f"{order}HHII", 0x8298, 2, len(text), second - len(text)),
+        ]
+        width = struct.pack(f"{order}HHIHH", 0x100, 3, 1, 160, 0)
+        return b"".join(
+            [
+                *(b"Exif\0\0", head, struct.pack(f"{order}H", 2), *entries),
+                struct.pack(f"{order}I", second if thumbnail else 0),
+                *(text, struct.pack(f"{order}H", 1), width, bytes(4)),
+            ]
+        )
+
+    picture = Picture(RGB, metadata=Metadata(exif(6, thumbnail=True)))
+    found = pictures.decode(pictures.encode(picture, name))
+    np.testing.assert_array_equal(found.pixels, np.rot90(RGB, -1))
+    assert found.metadata.exif == exif(1, thumbnail=False)
 
 
 def test_palettes():
