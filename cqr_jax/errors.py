@@ -5,6 +5,7 @@ command lines print that line and exit with a non-zero code; nothing else is cau
 """
 
 import contextlib
+import os
 import signal
 import sys
 
@@ -29,10 +30,12 @@ def extra(name: str):
 def one_line_errors():
     """Prints a `UserError` as one line on standard error and exits with code 1.
 
-    Ctrl-C likewise, with the shell's code for it.
+    Ctrl-C likewise, with the shell's code for it; and without a line where who reads the
+    output has had enough, as `head` has.
     """
     try:
         yield
+        sys.stdout.flush()
     except UserError as error:
         line = " ".join(str(error).split())
         print(f"error: {line}", file=sys.stderr)
@@ -40,3 +43,6 @@ def one_line_errors():
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be flushed
+        raise SystemExit(128 + signal.SIGPIPE) from None

@@ -771,3 +771,11 @@ runpy.run_module("{module}", run_name="__main__")
         f"error: the package {missing} is missing; pip install 'cqr_jax[{name}]', in "
         f"the repository pip install -e '.[{name}]'"
     )
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    process = start("cqr_jax.weights", weights.SHIPPED / "compact.safetensors")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 128 + signal.SIGPIPE
+    process.stderr.close()
