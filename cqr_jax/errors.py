@@ -30,8 +30,8 @@ def extra(name: str):
 def one_line_errors():
     """Prints a `UserError` as one line on standard error and exits with code 1.
 
-    Ctrl-C likewise, with the shell's code for it; and without a line where who reads the
-    output has had enough, as `head` has.
+    Ctrl-C likewise, with the shell's code for it. Where who reads the output has had
+    enough, as `head` has, there is no line.
     """
     try:
         yield
