@@ -114,8 +114,7 @@ def measure(
 
     Images are read, compressed and scored on all cores beside the network, which
     gets all qualities of an image at once, of a large image one after the other, and is
-    compiled once for each shape. An image
-    in several sets is restored and scored once.
+    compiled once for each shape. An image in several sets is restored and scored once.
 
     Args:
       config: with sets, set_dir, qualities, self_ensemble, panels and save_images as in

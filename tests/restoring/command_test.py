@@ -288,7 +288,7 @@ def test_ctrl_c_leaves_no_half_file(folder, tmp_path):
             break
     err = process.stderr.read()
     process.stderr.close()
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=60) == 130, err
     assert err.splitlines()[-1] == "interrupted"
     assert "Traceback" not in err
     written = list(out.rglob("*"))
