@@ -6,10 +6,12 @@ Files are decoded and encoded on threads beside the network.
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import glob
 import json
 import os
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -116,9 +118,13 @@ def restore(args: argparse.Namespace) -> int:
         return Outcome(source.name, target, megapixels=megapixels)
 
     try:
-        with concurrent.futures.ThreadPoolExecutor(2 * _AHEAD) as pool:
+        with (
+            _interrupts() as check,
+            concurrent.futures.ThreadPoolExecutor(2 * _AHEAD) as pool,
+        ):
             for outcome in ahead(pool, write, restored(), _AHEAD):
                 tell(outcome)
+                check()
     finally:
         failed = tell.end(args)
     return failed
@@ -161,6 +167,33 @@ def measure(args: argparse.Namespace) -> int:
         ]
         print(tables.text([["file", "score", "QF", "QF from"], *lines]))
     return len(failures)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Callable[[], None]]:
+    """A check that raises a KeyboardInterrupt anew, if one was lost.
+
+    Python ignores what a signal raises while it runs a destructor or a callback of the
+    garbage collector.
+    """
+    caught = []
+
+    def note(number, frame):
+        del frame
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    def check():
+        if caught:
+            raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, note) for number in numbers]
+    try:
+        yield check
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 class _Teller:

@@ -299,6 +299,20 @@ def test_ctrl_c_leaves_no_half_file(folder, tmp_path):
                 image.load()
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored")  # it is what is tested
+def test_an_interrupt_that_python_loses_is_not_lost():
+    class Last:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    with batch._interrupts() as check:
+        check()
+        Last()  # no exception leaves a destructor
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_strength_overwriting_and_self_ensemble(folder):
     def restore(*flags):
         code, _, err = _run("a.jpg", "-o", "a.png", *flags, cwd=folder)
