@@ -102,16 +102,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     """
     if config.task not in _TASKS:
         raise UserError(f"config.task={config.task!r}: choose {_list(_TASKS)}")
-    for group in ("", "ranker", "evaluation"):
-        owner = config.get(group, {}) if group else config
-        where = f"config.{group}" if group else "config"
-        for field in ("workdir", "set_dir"):
-            if "://" in owner.get(field, ""):
-                raise UserError(
-                    f"{where}.{field}={owner[field]}: must be a folder of this machine "
-                    "or one mounted here; of all folders data.data_dir alone may be in "
-                    "a bucket"
-                )
+    _check_folders(config, "config")
+    for group in ("ranker", "evaluation"):
+        _check_folders(config.get(group, {}), f"config.{group}")
     if config.task in ("eval", "eval_ablation"):
         _check_qualities(config, "config")
     elif config.task == "eval_ranker":
@@ -139,6 +132,16 @@ def level_ranges(config: ml_collections.ConfigDict) -> tuple[tuple[int, int], ..
     size = (config.max_quality - config.min_quality + 1) // config.levels
     starts = (config.min_quality + size * i for i in range(config.levels))
     return tuple((start, start + size - 1) for start in starts)
+
+
+def _check_folders(config, where: str) -> None:
+    for field in ("workdir", "set_dir"):
+        if "://" in config.get(field, ""):
+            raise UserError(
+                f"{where}.{field}={config[field]}: must be a folder of this machine "
+                "or one mounted here; of all folders data.data_dir alone may be in a "
+                "bucket"
+            )
 
 
 def _check_training(config, where: str) -> None:

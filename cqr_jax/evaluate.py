@@ -160,10 +160,9 @@ def measure(
 
     def restore(case):
         key, clean, results = case
-        at_once = len(config.qualities) if clean.size <= _LARGE else 1
+        jpegs = results[JPEG]
+        parts = np.split(jpegs, len(jpegs) if clean.size > _LARGE else 1)
         for name, run in networks.items():
-            jpegs = results[JPEG]
-            parts = [jpegs[i : i + at_once] for i in range(0, len(jpegs), at_once)]
             results[name] = np.concatenate([metrics.to_uint8(run(x)) for x in parts])
         return key, clean, results
 

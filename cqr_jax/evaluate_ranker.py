@@ -143,14 +143,11 @@ def summary(
         pooled = function(everywhere, inside.ravel()).statistic
         return {"pooled": float(pooled), "mean": float(np.mean(each)), "min": min(each)}
 
-    def told(i):
+    def off(i):
         others = np.median(np.delete(scores, i, axis=0), axis=0)
-        return quality.factors_of_scores(scores[i], others)
+        return np.abs(quality.factors_of_scores(scores[i], others) - _QUALITIES)
 
-    several = range(len(scores) if len(scores) > 1 else 0)
-    errors = {
-        str(qf): [abs(int(told(i)[qf - 1]) - qf) for i in several] for qf in _TOLD
-    }
+    errors = [off(i) for i in range(len(scores))] if len(scores) > 1 else []
     return {
         "accuracy": accuracy(level[low] != level[high]),
         "accuracy_by_levels": by_levels,
@@ -164,9 +161,9 @@ def summary(
             "fraction_above_q100": float(np.mean(clean > scores.max(axis=1))),
         },
         "qf_error": {
-            qf: {"mean": float(np.mean(off)), "max": max(off)}
-            for qf, off in errors.items()
-            if off
+            str(qf): {"mean": float(np.mean(each)), "max": int(np.max(each))}
+            for qf in _TOLD
+            if (each := [error[qf - 1] for error in errors])
         },
     }
 
