@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--images", required=True, help="a folder of clean images")
     parser.add_argument("--weights", default=str(restorer.WEIGHTS))
     args = parser.parse_args()
-    run = network.runner(weights.load(args.weights, "deblocker"))
+    run = network.Network(weights.load(args.weights, "deblocker"))
     paths = list_images(args.images)
     cases = [(name, q) for name in _SAMPLINGS for q in _QUALITIES]
     found: dict[tuple, list] = {case: [] for case in cases}

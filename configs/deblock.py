@@ -35,6 +35,8 @@ def get_config(text: str = "") -> ConfigDict:
     c.data = ConfigDict()
     c.data.data_dir = "data"  # root of the records
     c.data.name = "div2k"  # data set; div2k and embedded are made when missing
+    c.data.gray_name = ""  # colour alone: gray photographs, to train luma beside
+    c.data.gray_crops = 4  # of a step's crops, those from gray_name if it is given
 
     c.initial_weights = ""  # to begin with, rather than drawn from the seed
     c.ranker_weights = ""  # frozen ranker; empty: that of stage 1, trained if missing
@@ -42,13 +44,23 @@ def get_config(text: str = "") -> ConfigDict:
     c.loss.alpha = 0.01  # weight of the quality loss L_Q
     c.loss.beta = 0.9  # weight of the feature matching loss L_F
     c.loss.pixel = "mae"  # mae (L_MAE), or log_mse, by which PSNR gains
-    c.degradation = "ladder"  # ladder: JPEGs of the records; blind: made on the way
+    # ladder: JPEGs of the records; blind and colour: made on the way
+    c.degradation = "ladder"
     c.qualities = (10, 20, 30)  # JPEG quality factors of the ladder to train on
     c.qualities_per_crop = 0  # how many of them each crop gets, drawn anew; 0: all
     c.blind = ConfigDict()  # what a blind degradation is drawn from
     c.blind.qualities = (5, 95)  # lowest and highest quality factor
     c.blind.double = 0.25  # probability that it was a JPEG before, on another grid
     c.blind.shifted = 0.5  # probability that blocks begin anywhere, not at the corner
+    c.colour = ConfigDict()  # what a colour degradation is drawn from
+    c.colour.qualities = (5, 100)  # lowest and highest quality factor
+    c.colour.low = 0.7  # probability of one up to 50; uniform below, and above
+    c.colour.gray = 0.1  # probability of a gray JPEG
+    c.colour.subsampled = (0.65, 0.15)  # probability of 4:2:0 and 4:2:2; else 4:4:4
+    c.colour.other_tables = 0.25  # probability of tables that are not libjpeg's
+    c.colour.double = 0.2  # probability that it was a JPEG before
+    c.colour.shifted = 0.2  # probability that blocks begin anywhere, not at the corner
+    c.colour.unknown = 0.15  # probability that the network isn't told the compression
 
     c.model = ConfigDict()
     c.model.width = 64  # channels
@@ -57,6 +69,13 @@ def get_config(text: str = "") -> ConfigDict:
     c.model.dilations = (1, 2, 4)  # of the multi-dilation stage
     c.model.scale = 1  # the body works at 1/scale of the resolution
     c.model.key_pool = 1  # attention averages its keys over squares of this side
+    c.model.channels = 1  # 1: Y, the paper's; 3: Y, Cb and Cr together
+    c.model.deeper_widths = ()  # channels at a half, a quarter, ... of the resolution
+    c.model.outer_blocks = 1  # local blocks of all levels but the lowest, either side
+    c.model.outer_masks = False  # whether they have mask branches
+    c.model.masks = True  # whether the blocks of the lowest level have them
+    c.model.conditioning = "none"  # telling the compression: none, planes, modulation
+    c.model.embedding = 64  # features that the modulation is a function of
 
     c.patch = 48  # side of a training crop in pixels, a multiple of 8
     c.batch_size = 16  # clean crops a step, over all devices
@@ -81,7 +100,9 @@ def get_config(text: str = "") -> ConfigDict:
     c.keep = 2  # latest checkpoints kept beside the best
 
     # stage 1, as in configs/ranker.py
-    c.ranker = beside(__file__, "ranker").get_config(preset)
+    c.ranker = beside(__file__, "ranker").get_config(
+        "compact" if preset == "colour" else preset
+    )
     del c.ranker.task
     for field in ("seed", "parallel", "compute_dtype", "accumulate"):
         c.ranker[field] = c.get_oneway_ref(field)
@@ -112,6 +133,32 @@ def get_config(text: str = "") -> ConfigDict:
         c.validation.examples = 96
         c.validation.batch_size = 6
         c.validate_every = 1000
+    elif preset == "colour":
+        c.data.name = "photos-rgb"
+        c.degradation = "colour"
+        c.qualities_per_crop = 1
+        c.loss.alpha = 0.0
+        c.loss.beta = 0.0
+        c.loss.pixel = "log_mse"
+        c.model.channels = 3
+        c.model.conditioning = "modulation"
+        c.model.width = 48
+        c.model.deeper_widths = (96, 144)
+        c.model.outer_blocks = 1
+        c.model.local_blocks = 1
+        c.model.residual_blocks = 0
+        c.model.scale = 2
+        c.patch = 96
+        c.batch_size = 16
+        c.steps = 20_000
+        c.ema_decay = 0.999
+        c.optimizer.name = "muon"
+        c.optimizer.learning_rate = 2e-3
+        c.optimizer.schedule = "cosine"
+        c.optimizer.warmup_steps = 200
+        c.validation.examples = 92
+        c.validation.batch_size = 4
+        c.validate_every = 500
     elif preset == "quickstart":
         c.data.name = "embedded"
         c.loss.alpha = 1e-4  # the paper's weights need longer training to pay
@@ -136,4 +183,4 @@ def get_config(text: str = "") -> ConfigDict:
     return c
 
 
-PRESETS = ("paper", "compact", "quickstart")
+PRESETS = ("paper", "compact", "quickstart", "colour")

@@ -229,17 +229,17 @@ def _check_deblock(config) -> None:
             f"not {_list(map(str, sorted(outside)))}"
         )
     _in_range(config, "config", "qualities_per_crop", 0, len(config.qualities))
-    _one_of(config, "config", "degradation", ("ladder", "blind"))
+    _one_of(config, "config", "degradation", ("ladder", "blind", "colour"))
     _whole(config.blind, "config.blind", "qualities")
     low, high = _range(config.blind, "config.blind", "qualities")
     if not 1 <= low <= high <= 100:
         raise UserError(f"config.blind.qualities={low, high}: must be within 1 to 100")
     for field in ("double", "shifted"):
         _in_range(config.blind, "config.blind", field, 0, 1)
-    if config.degradation == "blind" and config.qualities_per_crop != 1:
+    if config.degradation != "ladder" and config.qualities_per_crop != 1:
         raise UserError(
-            f"config.qualities_per_crop={config.qualities_per_crop}: a blind "
-            "degradation is one for each crop; must be 1"
+            f"config.qualities_per_crop={config.qualities_per_crop}: a "
+            f"{config.degradation} degradation is one for each crop; must be 1"
         )
     for field in ("alpha", "beta"):
         if config.loss[field] < 0:

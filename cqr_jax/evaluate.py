@@ -137,7 +137,7 @@ def measure(
     """
     seconds: dict[str, float] = collections.defaultdict(float)
     networks = {
-        name: network.runner(weights.load(path, "deblocker"), seconds)
+        name: network.Network(weights.load(path, "deblocker"), seconds)
         for name, path in methods.items()
     }
     if config.self_ensemble:

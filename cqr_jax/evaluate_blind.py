@@ -89,7 +89,7 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
         raise UserError("config.weights: name deblockers' weights, .safetensors files")
     methods = evaluate.by_name(words(config.weights), [evaluate.JPEG])
     networks = {
-        name: network.runner(weights.load(path, "deblocker"))
+        name: network.Network(weights.load(path, "deblocker"))
         for name, path in methods.items()
     }
     images = evaluate.find_images(words(config.sets), config.set_dir)

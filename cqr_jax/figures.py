@@ -129,7 +129,7 @@ def _draw_panel(args: argparse.Namespace) -> None:
     methods = evaluate.by_name(words(args.weights), [evaluate.JPEG])
     images = {caption(f"JPEG, QF {args.quality}", clean, compressed): compressed}
     for name, path in methods.items():
-        run = network.runner(weights.load(path, "deblocker"))
+        run = network.Network(weights.load(path, "deblocker"))
         restored = metrics.to_uint8(run(compressed[None])[0])
         images[caption(name, clean, restored)] = restored
     images = {"original": clean, **images}

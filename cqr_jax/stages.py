@@ -11,8 +11,10 @@ from flax import linen as nn
 
 from cqr_jax import metrics, parallel, state, steps, weights
 from cqr_jax.config import level_ranges
-from cqr_jax.data import pipeline, records
+from cqr_jax.data import kinds, pipeline, records
+from cqr_jax.data.degradations import MARGIN, Mixture
 from cqr_jax.errors import UserError
+from cqr_jax.models import colour
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 from data_prep.build import build
@@ -88,10 +90,14 @@ def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -
     axis_name = parallel.axis_name(config.parallel)
     model = Deblocker(**config.model, dtype=config.compute_dtype, remat=config.remat)
     optimizer = state.create_optimizer(config.optimizer, config.steps)
+    apply = model.apply
+    rank = ranker and ranker.clone(dtype=config.compute_dtype).apply
+    if model.channels == 3:
+        apply, rank = colour.on_rgb(apply), rank and colour.on_luma(rank)
     train_step = functools.partial(
         steps.deblock_train_step,
-        apply=model.apply,
-        rank=ranker and ranker.clone(dtype=config.compute_dtype).apply,
+        apply=apply,
+        rank=rank,
         optimizer=optimizer,
         alpha=config.loss.alpha,
         beta=config.loss.beta,
@@ -101,7 +107,7 @@ def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -
         axis_name=axis_name,
     )
     eval_step = functools.partial(
-        steps.deblock_eval_step, apply=model.apply, axis_name=axis_name
+        steps.deblock_eval_step, apply=apply, axis_name=axis_name
     )
     return Steps(model, optimizer, train_step, eval_step)
 
@@ -134,10 +140,17 @@ def deblock_stage(
 ) -> Stage:
     """Stage 2 of `config`, guided by `ranker` (None without alpha and beta)."""
     examples: functools.partial[pipeline.Example]
+    kind = kinds.COLOUR if config.degradation == "colour" else kinds.LADDER
     if config.degradation == "blind":
         names, margin = ["blind"], pipeline.BLIND_MARGIN
         examples = functools.partial(pipeline.blind, **config.blind)
         training = validation = examples
+    elif config.degradation == "colour":
+        cases = (10, 20, 30, 40, 80)
+        names, margin = [*(f"q{quality}" for quality in cases), "mixed"], MARGIN
+        mixture = Mixture(**config.colour)
+        training = functools.partial(pipeline.colour, mixture=mixture)
+        validation = functools.partial(training, cases=cases)
     else:
         names, margin = [f"q{quality}" for quality in config.qualities], 0
         examples = functools.partial(pipeline.ladders, qualities=config.qualities)
@@ -162,6 +175,7 @@ def deblock_stage(
             training(patch=config.patch, augment=True),
             validation(patch=config.validation.patch, augment=False),
             margin,
+            kind,
         ),
         summarize=summarize,
         best=("psnr", "max"),
@@ -174,6 +188,7 @@ def _data(
     training: pipeline.Example,
     validation: pipeline.Example,
     margin: int = 0,
+    kind: str = kinds.LADDER,
 ) -> dict:
     """The `batches` and `validation` of a stage; makes the records that it can.
 
@@ -181,9 +196,14 @@ def _data(
       config: of the stage.
       training, validation: the examples.
       margin: pixels that an example needs beyond its patch, both sides together.
+      kind: of the records.
     """
     name, data_dir = config.data.name, config.data.data_dir
-    if name in ("div2k", "embedded") and not records.exists(data_dir, name):
+    if (
+        kind == kinds.LADDER
+        and name in ("div2k", "embedded")
+        and not records.exists(data_dir, name)
+    ):
         command = f"python -m data_prep.build --source={name} --data_dir={data_dir}"
         if jax.process_count() > 1:
             raise UserError(
@@ -192,21 +212,32 @@ def _data(
             )
         build(name, data_dir)
     side = max(config.patch, config.validation.patch) + margin
-    builder = pipeline.open_records(data_dir, name, side)
+    builder = pipeline.open_records(data_dir, name, side, kind)
+    sizes = {name: config.batch_size}
+    builders = {name: builder}
+    if kind == kinds.COLOUR and config.data.gray_name:
+        gray = config.data.gray_name
+        builders[gray] = pipeline.open_records(data_dir, gray, side, kind)
+        sizes = {name: config.batch_size - config.data.gray_crops}
+        sizes[gray] = config.data.gray_crops
     process = {
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
 
     def batches(first_step):
-        return pipeline.training_batches(
-            builder,
-            training,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            first_step=first_step,
-            **process,
-        )
+        streams = [
+            pipeline.training_batches(
+                builders[name],
+                training,
+                batch_size=size,
+                seed=config.seed,
+                first_step=first_step,
+                **process,
+            )
+            for name, size in sizes.items()
+        ]
+        return pipeline.joined(streams) if len(streams) > 1 else streams[0]
 
     held_out = pipeline.validation_batches(
         builder,

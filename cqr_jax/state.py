@@ -13,8 +13,11 @@ import optax
 import optax.contrib
 from flax import linen as nn
 
-# Modules whose kernels start at zero: the last of each residual branch.
-_ZERO = re.compile(r"tail|out|dilated\d+")
+from cqr_jax.data.compression import FEATURES
+
+# Modules whose kernels start at zero: the last of each residual branch, and what
+# scales and shifts by the compression.
+_ZERO = re.compile(r"tail|out|dilated\d+|modulation")
 
 # Root mean square of Adam's updates, as a part of the learning rate.
 _ADAM_RMS = 0.2
@@ -46,7 +49,7 @@ class TrainState:
 def create(
     model: nn.Module, patch: int, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
-    """A fresh state of `model`, whose input is (batch, patch, patch, 1)."""
+    """A fresh state of `model`, whose input is (batch, patch, patch, channels)."""
     variables = init(model, patch, seed)
     params = variables["params"]
     return TrainState(
@@ -71,8 +74,8 @@ def init(model: nn.Module, patch: int, seed: int) -> dict:
       patch: side of the images that it is to work on.
       seed: of the draws.
     """
-    image = jax.ShapeDtypeStruct((1, patch, patch, 1), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    inputs = example_inputs(model, patch)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -85,6 +88,15 @@ def init(model: nn.Module, patch: int, seed: int) -> dict:
         return jnp.asarray(deviation * rng.standard_normal(leaf.shape, np.float32))
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def example_inputs(model: nn.Module, side: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Shapes of what `model.apply` takes, for one square image."""
+    shape = (1, side, side, getattr(model, "channels", 1))
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    if getattr(model, "conditioning", "none") == "none":
+        return (image,)
+    return image, jax.ShapeDtypeStruct((1, FEATURES), jnp.float32)
 
 
 def update(

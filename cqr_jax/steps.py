@@ -138,8 +138,8 @@ def deblock_train_step(
         return rank(frozen, image)
 
     def loss_fn(params, batch_stats, batch):
-        clean, compressed = _clean_and_compressed(batch)
-        restored = apply({"params": params}, compressed)
+        clean, *compressed = _clean_and_compressed(batch)
+        restored = apply({"params": params}, *compressed)
         loss, metrics = guided_loss(restored, clean, frozen_rank, alpha, beta, pixel)
         return loss, (metrics, batch_stats)
 
@@ -201,8 +201,8 @@ def deblock_eval_step(
     `mse_jpeg` of the compressed ones, each (qualities,); and `count`.
     """
     del frozen
-    clean, compressed = _clean_and_compressed(batch)
-    restored = apply({"params": variables["params"]}, compressed)
+    clean, *compressed = _clean_and_compressed(batch)
+    restored = apply({"params": variables["params"]}, *compressed)
     shape = batch["compressed"].shape
     restored = to_levels(restored).reshape(shape)
     clean = batch["clean"][:, None].astype(jnp.float32)
@@ -231,11 +231,17 @@ def to_levels(image: jax.Array) -> jax.Array:
     return jnp.round(jnp.clip(image, 0, 1) * 255)
 
 
-def _clean_and_compressed(batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """(batch, ...) clean and (batch * qualities, ...) compressed images in [0, 1]."""
-    compressed = batch["compressed"]
-    compressed = compressed.reshape(-1, *compressed.shape[2:])
-    return to_float(batch["clean"]), to_float(compressed)
+def _clean_and_compressed(batch: Batch) -> tuple[jax.Array, ...]:
+    """(batch, ...) clean and (batch * qualities, ...) compressed images in [0, 1].
+
+    And what the network is told of each compression, where the batch tells it.
+    """
+
+    def each(name):
+        return batch[name].reshape(-1, *batch[name].shape[2:])
+
+    told = (each("compression"),) if "compression" in batch else ()
+    return to_float(batch["clean"]), to_float(each("compressed")), *told
 
 
 def _ordered(score_i: jax.Array, score_j: jax.Array, batch: Batch) -> jax.Array:

@@ -4,7 +4,8 @@
     python -m data_prep.build --source=div2k
     python -m data_prep.build --source=embedded
 
-The records go to DATA_DIR/qf_ladder/NAME. Images that can't be used are skipped and
+The records go to DATA_DIR/qf_ladder/NAME, with --kind=colour to DATA_DIR/colour/NAME:
+RGB without JPEGs, for configs/deblock.py:colour. Images that can't be used are skipped and
 listed with their reasons. This machine makes the records, or, with
 --beam_pipeline_options=runner=RUNNER,..., Apache Beam on many (docs/scaling.md).
 """
@@ -15,6 +16,7 @@ import sys
 import tempfile
 
 from cqr_jax import files
+from cqr_jax.data import kinds
 from cqr_jax.errors import UserError, extra, one_line_errors
 
 with extra("train"):
@@ -31,6 +33,7 @@ def build(
     data_dir: str,
     name: str = "",
     *,
+    kind: str = kinds.LADDER,
     validation_fraction: float = sources.VALIDATION_FRACTION,
     side: int = SIDE,
     min_side: int = MIN_SIDE,
@@ -44,6 +47,7 @@ def build(
       source: 'div2k', 'embedded', or a folder of images.
       data_dir: root of the records.
       name: of the data set; by default the source's or the folder's name.
+      kind: of the records, one of `kinds.KINDS`.
       validation_fraction: part of a folder's images held out for validation.
       side: longest side of a sub-image in pixels, a multiple of 8.
       min_side: images with a shorter side are skipped; at most half of `side`.
@@ -65,16 +69,16 @@ def build(
         raise UserError(f"validation_fraction={validation_fraction}: not in (0, 1)")
     if processes < 0:
         raise UserError(f"processes={processes}: is negative")
-    found = sources.find(source, name, validation_fraction)
+    found = sources.find(source, name, validation_fraction, kind)
 
     import tensorflow_datasets as tfds
 
     from cqr_jax.data import records
-    from data_prep.qf_ladder import QfLadder
+    from data_prep.qf_ladder import BUILDERS
 
-    directory = records.directory(data_dir, found.name)
-    if records.exists(data_dir, found.name) and not overwrite:
-        metadata = records.open_builder(data_dir, found.name).info.metadata
+    directory = records.directory(data_dir, found.name, kind)
+    if records.exists(data_dir, found.name, kind) and not overwrite:
+        metadata = records.open_builder(data_dir, found.name, kind).info.metadata
         wanted = {
             "origin": found.origin,
             "counts": found.counts,
@@ -106,7 +110,7 @@ def build(
         even_shards(),
     ):
         on_beam = beam_options is not None
-        builder = QfLadder(found, data_dir, side, min_side, processes, on_beam)
+        builder = BUILDERS[kind](found, data_dir, side, min_side, processes, on_beam)
         try:
             with files.writing_to(directory), _replacing(directory):
                 builder.download_and_prepare(
@@ -187,6 +191,13 @@ def main() -> None:
     )
     parser.add_argument("--data_dir", default="data", help="root of the records")
     parser.add_argument("--name", default="", help="of the data set (the folder's)")
+    parser.add_argument(
+        "--kind",
+        choices=kinds.KINDS,
+        default=kinds.LADDER,
+        help="of records: qf_ladder (Y with its JPEGs, the paper's), or colour (RGB, "
+        "of which JPEGs are made when it is read) (%(default)s)",
+    )
     parser.add_argument(
         "--validation_fraction",
         type=float,

@@ -2,11 +2,11 @@
 neither TensorFlow nor JAX."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from cqr_jax.data import jpeg
+from cqr_jax.data import jpeg, kinds
 
 
 def sub_images(
@@ -37,24 +37,27 @@ def sub_images(
 
 
 def cut(
-    source: str | bytes, side: int, min_side: int
+    source: str | bytes,
+    side: int,
+    min_side: int,
+    load: Callable[..., np.ndarray] = jpeg.load_luma,
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Y of an image in sub-images, each with its top and left; see `examples`."""
-    y = jpeg.load_luma(source)
-    if min(y.shape) < min_side:
-        height, width = y.shape
+    """An image, by default Y, in sub-images with their top and left; see `examples`."""
+    image = load(source)
+    height, width = image.shape[:2]
+    if min(height, width) < min_side:
         raise jpeg.ImageError(
             f"too small: {width}x{height}, sides of at least {min_side} are needed"
         )
-    for top, left, height, width in sub_images(y.shape[0], y.shape[1], side):
-        part = y[top : top + height, left : left + width]
+    for top, left, height, width in sub_images(height, width, side):
+        part = image[top : top + height, left : left + width]
         yield top, left, np.ascontiguousarray(part)
 
 
 def examples(
     name: str,
     source: str | bytes,
-    qualities: tuple[int, ...],
+    kind: str,
     side: int,
     min_side: int,
 ) -> list[dict]:
@@ -66,25 +69,28 @@ def examples(
     Args:
       name: of the image, kept in the records.
       source: path or bytes of the image file.
-      qualities: JPEG quality factors.
+      kind: of the records, `kinds.LADDER` or `kinds.COLOUR`.
       side: longest side of a sub-image, a multiple of 8.
       min_side: shortest side of an image that is used.
 
     Raises:
       ImageError: the image can't be used, with the reason.
     """
-    return [
-        {
+    load = jpeg.load_luma if kind == kinds.LADDER else jpeg.load_rgb
+    found = []
+    for top, left, part in cut(source, side, min_side, load):
+        record = {
             "name": name,
             "top": top,
             "left": left,
             "height": part.shape[0],
             "width": part.shape[1],
             "clean": jpeg.encode_png(part),
-            "jpegs": [jpeg.encode(part, quality) for quality in qualities],
         }
-        for top, left, part in cut(source, side, min_side)
-    ]
+        if kind == kinds.LADDER:
+            record["jpegs"] = [jpeg.encode(part, q) for q in kinds.QUALITIES]
+        found.append(record)
+    return found
 
 
 def key(example: dict) -> str:

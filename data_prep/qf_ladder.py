@@ -1,4 +1,4 @@
-"""The TFDS builder of the QF ladder: clean sub-images with their 30 JPEGs each."""
+"""The TFDS builders: the QF ladder, and clean sub-images in colour."""
 
 import functools
 import multiprocessing
@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import writer
 
 from cqr_jax import progress
-from cqr_jax.data import records
+from cqr_jax.data import kinds, records
 from cqr_jax.errors import UserError
 from data_prep import ladder
 from data_prep.sources import Source
@@ -26,9 +26,10 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
     machine's or Beam's.
     """
 
-    name = records.BUILDER
+    name = kinds.LADDER
     VERSION = tfds.core.Version(records.VERSION)
     pkg_dir_path = None
+    _description = "Clean Y sub-images with their JPEGs at QF 1 to 30."
 
     def __init__(
         self,
@@ -62,8 +63,8 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Clean Y sub-images with their JPEGs at QF 1 to 30.",
-            features=records.features(),
+            description=self._description,
+            features=records.features(self.name),
             metadata=tfds.core.MetadataDict(
                 origin=self._source.origin,
                 counts=self._source.counts,
@@ -80,7 +81,7 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
 
     def _jobs(self, split: str):
         """A function, free of this builder, that lists what to do."""
-        arguments = records.QUALITIES, self._side, self._min_side
+        arguments = self.name, self._side, self._min_side
         return functools.partial(_jobs, self._source.images, split, *arguments)
 
     def _beam_examples(self, split: str):
@@ -133,6 +134,16 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
             )
         self.info.metadata["used"] = self.used
         self.info.metadata["skipped"] = dict(sorted(self.skipped.items()))
+
+
+class Colour(QfLadder):
+    """Sub-images on the 8-grid in RGB, or gray where their image is, without JPEGs."""
+
+    name = kinds.COLOUR
+    _description = "Clean sub-images in RGB or gray."
+
+
+BUILDERS = {builder.name: builder for builder in (QfLadder, Colour)}
 
 
 class _StableWriter(writer.ExampleWriter):

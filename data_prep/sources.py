@@ -2,13 +2,14 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 
 import requests
 from etils import epath
 
-from cqr_jax.data import jpeg
+from cqr_jax.data import jpeg, kinds
 from cqr_jax.errors import UserError
 
 _DIV2K_HOST = "https://data.vision.ee.ethz.ch"
@@ -53,7 +54,10 @@ class Source:
 
 
 def find(
-    source: str, name: str = "", validation_fraction: float = VALIDATION_FRACTION
+    source: str,
+    name: str = "",
+    validation_fraction: float = VALIDATION_FRACTION,
+    kind: str = kinds.LADDER,
 ) -> Source:
     """The source that `--source` names.
 
@@ -62,6 +66,7 @@ def find(
       name: of the data set; by default 'div2k', 'embedded' or the folder's name.
       validation_fraction: part of a folder's images kept for validation (at least one
         image). DIV2K and the embedded photographs have splits of their own.
+      kind: of the records that are made of them; see `_divide`.
 
     Raises:
       UserError: no such folder, no images in it, or a name with a separator in it.
@@ -75,7 +80,7 @@ def find(
             {split: embedded(split) for split in ("train", "validation")},
         )
     else:
-        found = _folder(source, name, validation_fraction)
+        found = _folder(source, name, validation_fraction, kind)
     if not found.name.replace("_", "").replace("-", "").replace(".", "").isalnum():
         raise UserError(
             f"'{found.name}' can't name a data set: use letters, digits, '.', '_' and "
@@ -92,13 +97,17 @@ def embedded(split: str) -> list[pathlib.Path]:
     return [folder / file for file in EMBEDDED[split]]
 
 
-def held_out(folder: str) -> list[pathlib.Path]:
+def held_out(folder: str, kind: str = kinds.LADDER) -> list[pathlib.Path]:
     """The images of a folder that are kept for validation where nothing else is said.
+
+    Args:
+      folder: of images.
+      kind: of the records; see `_divide`.
 
     Raises:
       UserError: no such folder, or fewer than two images in it.
     """
-    found = _divide(epath.Path(folder), VALIDATION_FRACTION)["validation"]
+    found = _divide(epath.Path(folder), VALIDATION_FRACTION, kind)["validation"]
     return [pathlib.Path(folder) / file for file in found]
 
 
@@ -111,31 +120,44 @@ def _files(name: str, origin: str, splits: dict[str, list[pathlib.Path]]) -> Sou
     )
 
 
-def _folder(folder: str, name: str, validation_fraction: float) -> Source:
+def _folder(folder: str, name: str, validation_fraction: float, kind: str) -> Source:
     in_bucket = "://" in folder
     root = epath.Path(folder if in_bucket else pathlib.Path(folder).resolve())
-    splits = _divide(root, validation_fraction)
+    splits = _divide(root, validation_fraction, kind)
 
     def images(split):  # lists anew: a worker elsewhere gets no list, but the folder
-        for file in _divide(root, validation_fraction)[split]:
+        for file in _divide(root, validation_fraction, kind)[split]:
             yield file, str(root / file)
 
     counts = {split: len(files) for split, files in splits.items()}
     return Source(name or root.name, str(root), counts, images)
 
 
-def _divide(root: epath.Path, validation_fraction: float) -> dict[str, list[str]]:
-    """The images under `root` by split, as paths relative to it, sorted."""
+def _divide(
+    root: epath.Path, validation_fraction: float, kind: str
+) -> dict[str, list[str]]:
+    """The images under `root` by split, as paths relative to it, sorted.
+
+    Which are held out is chosen by a hash of their names, so that it is random yet the
+    same everywhere. For the ladder those with the lowest hashes are, an exact share.
+    For colour records it is each whose hash, of its name without the suffix, falls
+    below that share: so that x.png of a gray folder is held out if x.webp of a coloured
+    one is, and one network can train on both.
+    """
     files = [path.relative_to(root).as_posix() for path in jpeg.list_images(root)]
     if len(files) < 2:
         raise UserError(f"{root}: one image can't be split; at least two are needed")
     count = min(max(1, round(validation_fraction * len(files))), len(files) - 1)
 
-    # By a hash of the name, so that the choice is random yet the same everywhere.
     def by_hash(file):
-        return hashlib.sha256(file.encode()).digest()
+        name = file if kind == kinds.LADDER else os.path.splitext(file)[0]
+        return hashlib.sha256(name.encode()).digest()
 
-    held_out = set(sorted(files, key=by_hash)[:count])
+    ordered = sorted(files, key=by_hash)
+    if kind != kinds.LADDER:
+        below = int(validation_fraction * 2**64).to_bytes(8)
+        count = min(max(1, sum(by_hash(x) < below for x in files)), len(files) - 1)
+    held_out = set(ordered[:count])
     return {
         "train": [file for file in files if file not in held_out],
         "validation": [file for file in files if file in held_out],

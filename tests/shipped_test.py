@@ -24,7 +24,7 @@ def photograph():
 
 
 def test_the_deblocker_restores(photograph):
-    run = network.runner(
+    run = network.Network(
         weights.load(weights.SHIPPED / "compact.safetensors", "deblocker")
     )
     qualities = (10, 20, 30)

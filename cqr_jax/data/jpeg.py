@@ -18,6 +18,7 @@ from etils import epath
 from PIL import Image, ImageOps
 
 from cqr_jax import formats
+from cqr_jax.data.ycbcr import STUDIO_LUMA
 from cqr_jax.errors import UserError
 
 BLOCK = 8  # side of a JPEG block in pixels
@@ -37,11 +38,10 @@ def luma(rgb: np.ndarray) -> np.ndarray:
     Returns:
       uint8, (height, width), in 16..235.
     """
-    weights = np.array([65.481, 128.553, 24.966])
     y = np.empty(rgb.shape[:2], np.uint8)
     for top in range(0, len(y), _BAND):
         band = rgb[top : top + _BAND].astype(np.float64)
-        y[top : top + _BAND] = np.floor(16.5 + band @ weights / 255)
+        y[top : top + _BAND] = np.floor(16.5 + band @ STUDIO_LUMA / 255)
     return y
 
 
@@ -64,7 +64,7 @@ def compress(y: np.ndarray, quality: int) -> np.ndarray:
 
 
 def encode_png(y: np.ndarray) -> bytes:
-    """Lossless PNG of `y` (uint8, (height, width)).
+    """Lossless PNG of gray (uint8, (height, width)) or RGB (height, width, 3).
 
     Filtered and Huffman-coded, without a search for repetitions: of photographs the
     default makes larger files, takes four times as long, and twice as long to decode.
@@ -94,6 +94,22 @@ def load_luma(source: str | os.PathLike | bytes) -> np.ndarray:
     """
     with image_errors(), _open(source) as file, Image.open(file) as image:
         return _to_luma(ImageOps.exif_transpose(image))
+
+
+def load_rgb(source: str | os.PathLike | bytes) -> np.ndarray:
+    """Reads an image file as RGB, or as gray where it holds gray alone.
+
+    Palette, CMYK and other colour modes become RGB, 16-bit gray is scaled to 8 bits;
+    orientation, alpha, `source` and errors are those of `load_luma`.
+
+    Returns:
+      uint8, (height, width, 3), or (height, width) of a gray image.
+    """
+    with image_errors(), _open(source) as file, Image.open(file) as opened:
+        image = _opaque(ImageOps.exif_transpose(opened))
+        if image.mode in ("1", "L") or image.mode[0] in "IF":
+            return _to_luma(image)
+        return np.asarray(image.convert("RGB"))
 
 
 def load_gray(source: str | os.PathLike | bytes) -> np.ndarray:

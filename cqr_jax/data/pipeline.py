@@ -1,7 +1,7 @@
 """TFRecords of the QF ladder to batches of the two stages.
 
 Batches are dictionaries of NumPy arrays. Images are uint8 of shape
-(batch, patch, patch, 1); the steps scale them to [0, 1].
+(batch, patch, patch, 1), or 3 in RGB; the steps scale them to [0, 1].
 
 Every random choice comes from stateless operations keyed by the config's seed and the
 example's index in the stream, so that the stream can be entered at any step: a resumed
@@ -9,14 +9,16 @@ run sees what an unbroken one would have seen, and the batches don't depend on t
 number of processes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from cqr_jax.data import records
+from cqr_jax.data import degradations, records
+from cqr_jax.data.compression import FEATURES
 from cqr_jax.data.jpeg import BLOCK
+from cqr_jax.data.kinds import LADDER
 from cqr_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -147,6 +149,55 @@ def blind(
     return example
 
 
+def colour(
+    patch: int,
+    mixture: degradations.Mixture,
+    augment: bool,
+    cases: Sequence[int] = (),
+) -> Example:
+    """Examples of the deblocker's stage in colour, compressed on the way.
+
+    Fields: clean, RGB, (patch, patch, 3); compressed (1, patch, patch, 3), drawn from
+    the mixture; compression (1, `compression.FEATURES`), float32, what the network is
+    told of it.
+
+    Args:
+      patch: side of the crop in pixels, a multiple of 8.
+      mixture: what is drawn.
+      augment: random flips and quarter turns.
+      cases: quality factors of further JPEGs of the crop, by libjpeg with 4:2:0 chroma,
+        that stand before the one drawn.
+    """
+    count = 1 + len(cases)
+
+    def draw(image, seed):
+        rng = np.random.default_rng(seed.view(np.uint64))
+        clean, *drawn = degradations.example(image, patch, mixture, augment, rng)
+        found = [degradations.aligned(clean, quality) for quality in cases]
+        compressed, told = zip(*found, drawn, strict=True)
+        return clean, np.stack(compressed), np.stack(told)
+
+    def example(record, seed):
+        image = tf.image.decode_png(record["clean"], channels=3)
+        types = (tf.uint8, tf.uint8, tf.float32)
+        clean, compressed, told = tf.numpy_function(
+            draw, (image, tf.cast(seed, tf.int64)), types, stateful=False
+        )
+        return {
+            "clean": tf.ensure_shape(clean, (patch, patch, 3)),
+            "compressed": tf.ensure_shape(compressed, (count, patch, patch, 3)),
+            "compression": tf.ensure_shape(told, (count, FEATURES)),
+        }
+
+    return example
+
+
+def joined(streams: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
+    """Batches that hold one of each stream, one behind the other."""
+    for parts in zip(*streams, strict=True):
+        yield {name: np.concatenate([x[name] for x in parts]) for name in parts[0]}
+
+
 def training_batches(
     builder: tfds.core.DatasetBuilder,
     example: Example,
@@ -229,13 +280,15 @@ def validation_batches(
     return list(data.as_numpy_iterator())
 
 
-def open_records(data_dir: str, name: str, side: int) -> tfds.core.DatasetBuilder:
+def open_records(
+    data_dir: str, name: str, side: int, kind: str = LADDER
+) -> tfds.core.DatasetBuilder:
     """The builder of existing records that have room for crops of this side.
 
     Raises:
       UserError: no records, or sub-images smaller than a crop.
     """
-    builder = records.open_builder(data_dir, name)
+    builder = records.open_builder(data_dir, name, kind)
     shortest = builder.info.metadata["min_side"]
     if side > shortest:
         raise UserError(

@@ -65,13 +65,21 @@ def depth_to_space(x: jax.Array, block: int) -> jax.Array:
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(ReLU(conv(x))), 3x3, same width (paper section 3.2)."""
+    """x + conv(ReLU(conv(x))), 3x3, same width (paper section 3.2).
+
+    With an embedding, what the ReLU is given is scaled and shifted per channel by a
+    linear function of it (Perez et al. 2018, FiLM), which starts as the identity.
+    """
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         width = x.shape[-1]
-        y = nn.relu(conv3x3(x, width, "inner"))
-        return x + conv3x3(y, width, "out", zero=True)
+        y = conv3x3(x, width, "inner")
+        if embedding is not None:
+            change = dense(embedding, 2 * width, "modulation", zero=True)
+            scale, shift = jnp.split(change[:, None, None], 2, axis=-1)
+            y = y * (1 + scale) + shift
+        return x + conv3x3(nn.relu(y), width, "out", zero=True)
 
 
 class MultiDilation(nn.Module):
@@ -165,21 +173,36 @@ class DilatedBlock(nn.Module):
 
     RNAN's attention module (trunk times mask inside a residual connection, then
     residual blocks) followed by the multi-dilation stage.
+
+    Attributes:
+      blocks: residual blocks in each of trunk, mask and tail.
+      dilations: of the multi-dilation stage.
+      non_local: whether the mask branch begins with attention.
+      key_pool: side of the squares over which attention averages its keys.
+      mask: whether there is a trunk and a mask at all.
     """
 
     blocks: int
     dilations: Sequence[int]
     non_local: bool
     key_pool: int
+    mask: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = ResidualBlock(name="head")(x)
-        trunk = x
-        for i in range(self.blocks):
-            trunk = ResidualBlock(name=f"trunk{i}")(trunk)
-        mask = MaskBranch(self.blocks, self.non_local, self.key_pool, name="mask")(x)
-        x = x + trunk * mask
+    def __call__(self, x: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+        """Maps (batch, height, width, channels) to the same shape.
+
+        Args:
+          x: feature maps; height and width are even.
+          embedding: (batch, features) that modulates the first residual block, or None.
+        """
+        x = ResidualBlock(name="head")(x, embedding)
+        if self.mask:
+            trunk = x
+            for i in range(self.blocks):
+                trunk = ResidualBlock(name=f"trunk{i}")(trunk)
+            branch = MaskBranch(self.blocks, self.non_local, self.key_pool, name="mask")
+            x = x + trunk * branch(x)
         for i in range(self.blocks):
             x = ResidualBlock(name=f"tail{i}")(x)
         return MultiDilation(self.dilations, name="multi_dilation")(x)

@@ -1,0 +1,169 @@
+"""Colour JPEGs as they are met with, made from clean crops on the way to training.
+
+An example is a function of its image and of a random generator. NumPy and Pillow only:
+libjpeg compresses with any quantisation tables and any chroma sampling, which TensorFlow
+does not offer.
+"""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from cqr_jax.data.compression import Compression, features, libjpeg
+
+MCU = 16  # side, in pixels, of what a JPEG with 4:2:0 sampling codes as one unit
+MARGIN = 2 * MCU  # pixels that `example` needs beyond its patch
+
+# Pillow's name of a chroma sampling, down and across.
+_SUBSAMPLING = {(1, 1): 0, (1, 2): 1, (2, 2): 2}
+
+
+class Mixture(NamedTuple):
+    """The probabilities that examples are drawn with.
+
+    Attributes:
+      qualities: lowest and highest quality factor (QF).
+      low: probability that QF is at most 50, where it is uniform, as it is above.
+      gray: probability of a gray JPEG.
+      subsampled: probabilities of 4:2:0 and 4:2:2 chroma; the rest is 4:4:4.
+      other_tables: probability of tables that are not libjpeg's.
+      double: probability that the picture was compressed before.
+      shifted: probability that its blocks begin anywhere, as in a crop saved as a PNG.
+      unknown: probability that the network isn't told the compression, where blocks
+        begin at the corner; where they don't, it is told with that probability.
+    """
+
+    qualities: tuple[int, int] = (5, 100)
+    low: float = 0.7
+    gray: float = 0.1
+    subsampled: tuple[float, float] = (0.65, 0.15)
+    other_tables: float = 0.25
+    double: float = 0.2
+    shifted: float = 0.2
+    unknown: float = 0.15
+
+
+def example(
+    image: np.ndarray,
+    patch: int,
+    mixture: Mixture,
+    augment: bool,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A clean crop, its JPEG, and what the network is told of the compression.
+
+    Args:
+      image: uint8 RGB, (height, width, 3), both sides at least patch + `MARGIN`.
+      patch: side of the crop in pixels, a multiple of 8.
+      mixture: what is drawn.
+      augment: random flips and quarter turns, before compressing.
+      rng: of all draws.
+
+    Returns:
+      clean, uint8 RGB, (patch, patch, 3); compressed, the same of its JPEG;
+      `compression.features`, float32.
+    """
+    image = _square(image, patch + MARGIN, rng)
+    if augment:
+        turned = np.rot90(image, rng.integers(4))
+        image = turned[:, ::-1] if rng.integers(2) else turned
+    if gray := rng.random() < mixture.gray:
+        y = Image.fromarray(np.ascontiguousarray(image)).convert("L")
+        image = np.repeat(np.asarray(y)[..., None], 3, axis=-1)
+    clean = before = image
+    if rng.random() < mixture.double:
+        before = compress(image, draw(mixture, gray, rng))
+    # Of a picture that was compressed before, half are cropped in between.
+    clean, before = _cut(
+        [clean, before], patch + MCU, 1 if rng.random() < 0.5 else MCU, rng
+    )
+    compression = draw(mixture, gray, rng)
+    after = compress(before, compression)
+    shifted = rng.random() < mixture.shifted
+    clean, after = _cut([clean, after], patch, 1 if shifted else 8, rng)
+    told = (rng.random() < mixture.unknown) == shifted
+    return clean, after, features(compression if told else None)
+
+
+def aligned(clean: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
+    """A crop's JPEG by libjpeg with 4:2:0 chroma, as the literature evaluates colour.
+
+    Returns:
+      The JPEG decoded, and what the network is told of it, as of `example`.
+    """
+    compression = libjpeg(quality)
+    return compress(clean, compression), features(compression)
+
+
+def draw(mixture: Mixture, gray: bool, rng: np.random.Generator) -> Compression:
+    """A compression: tables of libjpeg or others, and the chroma sampling."""
+    lowest, highest = mixture.qualities
+
+    def quality():
+        middle = min(max(50, lowest), highest)
+        if middle == highest or rng.random() < mixture.low:
+            return int(rng.integers(lowest, middle + 1))
+        return int(rng.integers(middle, highest + 1))
+
+    half, across = mixture.subsampled
+    place = rng.random()
+    sampling = (2, 2) if place < half else (1, 2) if place < half + across else (1, 1)
+    found = libjpeg(quality(), sampling, gray)
+    if rng.random() >= mixture.other_tables:
+        return found
+    kind = rng.integers(3)
+    if kind == 0:  # luma and chroma at two qualities
+        other = int(np.clip(quality(), lowest, highest))
+        return found if gray else found._replace(chroma=libjpeg(other).chroma)
+    slope = rng.uniform(0, 4) if kind == 1 else 0.0
+    gamma = rng.uniform(0.4, 1.3)
+    noise = np.exp(0.1 * rng.standard_normal(64))
+
+    def changed(table):
+        """A table of the same mean: nearly flat, or of another contrast."""
+        steps = np.asarray(table, np.float64)
+        if kind == 1:
+            shape = 1 + slope * np.add.outer(np.arange(8), np.arange(8)).ravel() / 14
+        else:
+            shape = steps**gamma * noise
+        steps = np.rint(shape * steps.mean() / shape.mean())
+        return tuple(int(x) for x in np.clip(steps, 1, 255))
+
+    luma = changed(found.luma)
+    return found._replace(luma=luma, chroma=found.chroma and changed(found.chroma))
+
+
+def encode(image: np.ndarray, compression: Compression) -> bytes:
+    """Baseline JPEG of an RGB image, or of its first channel where chroma is None."""
+    gray = compression.chroma is None
+    picture = Image.fromarray(np.ascontiguousarray(image[..., 0] if gray else image))
+    tables = [list(compression.luma)]
+    options = {}
+    if compression.chroma is not None:
+        tables.append(list(compression.chroma))
+        options["subsampling"] = _SUBSAMPLING[compression.sampling]
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", qtables=tables, **options)
+    return buffer.getvalue()
+
+
+def compress(image: np.ndarray, compression: Compression) -> np.ndarray:
+    """An RGB image after one trip through JPEG, as Pillow decodes it; same shape."""
+    with Image.open(io.BytesIO(encode(image, compression))) as decoded:
+        return np.asarray(decoded.convert("RGB"))
+
+
+def _square(image: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """A square cut from anywhere in an image."""
+    top, left = (int(rng.integers(n - side + 1)) for n in image.shape[:2])
+    return image[top : top + side, left : left + side]
+
+
+def _cut(
+    images: list[np.ndarray], side: int, step: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """The same square of each, whose corner is a multiple of `step` up to `MCU`."""
+    top, left = (step * int(x) for x in rng.integers(MCU // step + 1, size=2))
+    return [image[top : top + side, left : left + side] for image in images]

@@ -1,0 +1,45 @@
+"""RGB to the planes that networks see, and back, in JAX."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cqr_jax.data import ycbcr
+
+
+def to_ycbcr(rgb: jax.Array) -> jax.Array:
+    """RGB in [0, 1], (..., 3), to Y, Cb and Cr of JFIF, each in [0, 1]."""
+    return _times(rgb, ycbcr.FROM_RGB) + jnp.asarray(ycbcr.ZERO)
+
+
+def to_rgb(planes: jax.Array) -> jax.Array:
+    """Undoes `to_ycbcr`; not clipped."""
+    return _times(planes - jnp.asarray(ycbcr.ZERO), ycbcr.TO_RGB)
+
+
+def luma(rgb: jax.Array) -> jax.Array:
+    """RGB in [0, 1], (..., 3), to the Y that the ranker knows, (..., 1).
+
+    `cqr_jax.data.jpeg.luma` without its rounding, in 16/255 to 235/255.
+    """
+    return _times(rgb, ycbcr.STUDIO_LUMA[None] / 255) + 16 / 255
+
+
+def on_rgb(apply: Callable) -> Callable:
+    """The same as a deblocker's `apply`, of RGB in place of Y, Cb and Cr."""
+
+    def applied(variables, rgb, *told):
+        return to_rgb(apply(variables, to_ycbcr(rgb), *told))
+
+    return applied
+
+
+def on_luma(rank: Callable) -> Callable:
+    """The same as a ranker's `apply`, of RGB in place of Y."""
+    return lambda variables, rgb: rank(variables, luma(rgb))
+
+
+def _times(x, matrix):
+    matrix = jnp.asarray(matrix, jnp.float32)
+    return jnp.dot(x, matrix.T, precision=jax.lax.Precision.HIGHEST)
