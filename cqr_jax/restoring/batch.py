@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from cqr_jax import files, formats, progress, tables
 from cqr_jax.ahead import ahead
+from cqr_jax.data.compression import nearest_quality
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError
 from cqr_jax.restoring import pictures, quality, restorer, tiles
@@ -220,8 +221,8 @@ class _Teller:
 
     def see(self, picture: Picture) -> None:
         """Counts a picture that is too good to gain."""
-        if picture.quantization:
-            factor, _ = quality.factor_of_table(picture.quantization)
+        if picture.compression:
+            factor, _ = nearest_quality(picture.compression.luma)
             self._good += factor >= quality.TOO_GOOD
 
     def end(self, args: argparse.Namespace) -> int:

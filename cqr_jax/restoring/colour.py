@@ -11,18 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from cqr_jax.data.ycbcr import FROM_RGB, TO_RGB, ZERO
 from cqr_jax.restoring.pictures import Picture
 
-# ITU-R BT.601 in full range, as JFIF has it.
-_RGB_TO_YCC = np.array(
-    [
-        [0.299, 0.587, 0.114],
-        [-0.168735892, -0.331264108, 0.5],
-        [0.5, -0.418687589, -0.081312411],
-    ]
-)
-_YCC_TO_RGB = np.linalg.inv(_RGB_TO_YCC)
-_ZERO = np.array([0, 0.5, 0.5], np.float32)  # what no colour is stored as
 _UNKNOWN = (2, 2)  # sampling of chroma, where a file doesn't tell: the most common one
 
 
@@ -48,10 +39,11 @@ def planes(picture: Picture) -> list[Plane]:
         if channels == 4:
             x[..., :3] = 1 - x[..., :3]
         if channels > 1:
-            x[..., :3] = x[..., :3] @ _RGB_TO_YCC.T.astype(np.float32) + _ZERO
+            x[..., :3] = x[..., :3] @ FROM_RGB.T.astype(np.float32) + ZERO
         for i, plane in enumerate(values):
             plane[rows] = x[..., i]
-    chroma = picture.sampling or _UNKNOWN
+    told = picture.compression
+    chroma = told.sampling if told and told.chroma else _UNKNOWN
     sampling = [(1, 1), chroma, chroma, (1, 1)]
     return [Plane(*x) for x in zip(values, sampling, strict=False)]
 
@@ -67,7 +59,7 @@ def with_planes(
     for rows in _bands(len(pixels)):
         x = np.stack([plane[rows] for plane in values], axis=-1)
         if len(values) > 1:
-            x[..., :3] = (x[..., :3] - _ZERO) @ _YCC_TO_RGB.T.astype(np.float32)
+            x[..., :3] = (x[..., :3] - ZERO) @ TO_RGB.T.astype(np.float32)
         if len(values) == 4:
             x[..., :3] = 1 - x[..., :3]
         pixels[rows] = _to_dtype(x, dtype)
@@ -93,10 +85,16 @@ def reduce(plane: Plane) -> np.ndarray:
     return x.reshape(x.shape[0] // down, down, -1, across).mean((1, 3))
 
 
-def change(
-    plane: Plane, before: np.ndarray, after: np.ndarray, strength: float = 1.0
-) -> np.ndarray:
-    """The plane's values with what a network changed in its samples, times `strength`.
+def without_colour(values: np.ndarray) -> np.ndarray:
+    """Y of (height, width) as Y, Cb and Cr: (height, width, 3), float32."""
+    image = np.empty((*values.shape, 3), np.float32)
+    image[..., 0] = values
+    image[..., 1:] = ZERO[1]
+    return image
+
+
+def change(plane: Plane, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The plane's values with what a network changed in its samples.
 
     The mean of the change is taken off, so that the mean colour of a picture stays what
     it was. (A network moves it by up to 0.8 of 255, and not nearer to the original's
@@ -106,11 +104,9 @@ def change(
       plane: as it came in.
       before: its samples, as of `reduce`.
       after: what the network made of them; overwritten, for its memory.
-      strength: 0 to 1.
     """
     after -= before
     after -= after.mean(dtype=np.float64)
-    after *= strength
     return add(plane, after)
 
 

@@ -82,12 +82,12 @@ def _shown(picture: pictures.Picture) -> Image.Image:
 def _qualities(before: pictures.Picture, after: pictures.Picture) -> str:
     """A table in Markdown of what the ranker says of both."""
     found = quality.measure(before)
-    restored = quality.measure(after._replace(quantization=None))
+    restored = quality.measure(after._replace(compression=None))
     rows = [
         f"| {name} | {x.score:.2f} | {x.factor} ({x.source}) |"
         for name, x in (("before", found), ("after", restored))
     ]
-    if before.quantization and found.factor >= quality.TOO_GOOD:
+    if before.compression and found.factor >= quality.TOO_GOOD:
         rows += ["", f"From QF {quality.TOO_GOOD} on, JPEGs {quality.LOSE}."]
     return "\n".join(["| | ranker's score | QF |", "|---|---|---|", *rows])
 

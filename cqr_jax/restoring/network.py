@@ -9,11 +9,15 @@ import jax
 import numpy as np
 
 from cqr_jax import parallel, weights
+from cqr_jax.data.compression import FEATURES, transposed
 from cqr_jax.data.jpeg import BLOCK
+from cqr_jax.data.ycbcr import ZERO
 
 # Images (count, height, width), uint8 or float32 in [0, 1], to restored ones: float32,
-# of the same shape, near [0, 1] but not clipped.
-Run = Callable[[np.ndarray], np.ndarray]
+# of the same shape, near [0, 1] but not clipped. Networks of colour also take float32
+# Y, Cb and Cr, (count, height, width, 3), and what is known of each image's compression,
+# (count, FEATURES).
+Run = Callable[..., np.ndarray]
 
 
 _CPU_TILES, _TILES = 2, 16  # at a time on each device of a CPU, of an accelerator
@@ -25,36 +29,73 @@ def tile_batch() -> int:
     return (_CPU_TILES if on_cpu else _TILES) * jax.local_device_count()
 
 
-def runner(deblocker: weights.Weights, seconds: dict[str, float] | None = None) -> Run:
-    """The function that restores images of one shape.
+class Network:
+    """The function that restores images of one shape, a `Run`.
 
-    They are divided over as many of this process's devices as divide them evenly.
+    The images are divided over as many of this process's devices as divide them evenly.
 
-    Args:
-      deblocker: its model and variables.
-      seconds: a defaultdict, to which the times spent 'compiling' and 'restoring' are
-        added.
+    Attributes:
+      channels: 1 of a network of Y, 3 of one of Y, Cb and Cr; that takes gray images
+        too, as pictures without colour.
     """
-    params = {"params": deblocker.variables["params"]}
-    compiled: dict[tuple, Any] = {}
-    spent = collections.defaultdict(float) if seconds is None else seconds
 
-    def run(images):
+    def __init__(
+        self, deblocker: weights.Weights, seconds: dict[str, float] | None = None
+    ):
+        """Prepares to compile a deblocker.
+
+        Args:
+          deblocker: its model and variables.
+          seconds: a defaultdict, to which the times spent 'compiling' and 'restoring'
+            are added.
+        """
+        self.channels = deblocker.model.channels
+        self._model = deblocker.model
+        self._params = {"params": deblocker.variables["params"]}
+        self._compiled: dict[tuple, Any] = {}
+        self._spent = collections.defaultdict(float) if seconds is None else seconds
+
+    def __call__(
+        self, images: np.ndarray, compression: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Restores a batch.
+
+        Args:
+          images: as of `Run`.
+          compression: float32, (count, FEATURES), of `cqr_jax.data.compression`; None
+            for unknown. A network that can't be told it does without.
+        """
         start = time.perf_counter()
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / 255
-        images = images[..., None]
-        if images.shape not in compiled:
-            shardings = parallel.shardings(parallel.dividing(len(images)))
-            apply = jax.jit(deblocker.model.apply, in_shardings=shardings)
-            compiled[images.shape] = apply.lower(params, images).compile()
-            spent["compiling"] += time.perf_counter() - start
+        gray = images.ndim == 3
+        inputs = [_with_channels(images, self.channels)]
+        if self._model.conditioning != "none":
+            shape = (len(images), FEATURES)
+            unknown = np.zeros(shape, np.float32)
+            inputs.append(unknown if compression is None else compression)
+        shape = inputs[0].shape
+        if shape not in self._compiled:
+            everywhere, divided = parallel.shardings(parallel.dividing(len(images)))
+            shardings = (everywhere, *[divided] * len(inputs))
+            apply = jax.jit(self._model.apply, in_shardings=shardings)
+            self._compiled[shape] = apply.lower(self._params, *inputs).compile()
+            self._spent["compiling"] += time.perf_counter() - start
             start = time.perf_counter()
-        restored = np.asarray(compiled[images.shape](params, images))[..., 0]
-        spent["restoring"] += time.perf_counter() - start
-        return restored
+        restored = np.asarray(self._compiled[shape](self._params, *inputs))
+        self._spent["restoring"] += time.perf_counter() - start
+        return restored[..., 0] if gray else restored
 
-    return run
+
+def _with_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """(count, height, width, channels): of gray images with Cb and Cr of no colour."""
+    if images.ndim == 4:
+        return images
+    images = images[..., None]
+    if channels == 1:
+        return images
+    neutral = np.full_like(images, ZERO[1])
+    return np.concatenate([images, neutral, neutral], axis=-1)
 
 
 def self_ensemble(run: Run) -> Run:
@@ -65,16 +106,23 @@ def self_ensemble(run: Run) -> Run:
     blocks begin at the corner of every turned image as well.
     """
 
-    def ensembled(images):
-        _, height, width = images.shape
-        filling = ((0, 0), (0, -height % BLOCK), (0, -width % BLOCK))
-        images = np.pad(images, filling, "edge")
+    def ensembled(images, *compression):
+        _, height, width, *channels = images.shape
+        filling = [(0, 0), (0, -height % BLOCK), (0, -width % BLOCK)]
+        images = np.pad(images, [*filling, *[(0, 0)] * len(channels)], "edge")
         total = np.zeros(images.shape, np.float32)
         for turns in range(4):
+            told = [transposed(x) if turns % 2 else x for x in compression]
             for step in (1, -1):
                 turned = np.rot90(images, turns, (1, 2))[:, ::step]
-                restored = run(np.ascontiguousarray(turned))[:, ::step]
+                restored = run(np.ascontiguousarray(turned), *told)[:, ::step]
                 total += np.rot90(restored, -turns, (1, 2))
         return total[:, :height, :width] / 8
 
+    ensembled.channels = channels(run)
     return ensembled
+
+
+def channels(run: Run) -> int:
+    """Of the images that a network restores; a mere function restores planes."""
+    return getattr(run, "channels", 1)

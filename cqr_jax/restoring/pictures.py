@@ -9,8 +9,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin
 
 from cqr_jax import formats
+from cqr_jax.data.compression import Compression
 from cqr_jax.data.jpeg import ImageError, image_errors, integers_16
-from cqr_jax.restoring import deep
+from cqr_jax.restoring import coefficients, deep
+from cqr_jax.restoring.coefficients import Component
 
 MAX_PIXELS = 200_000_000  # of an image; a larger one is taken for a decompression bomb
 
@@ -60,16 +62,15 @@ class Picture(NamedTuple):
       pixels: uint8 or uint16 (full range), (height, width, channels): gray, RGB or
         CMYK (as Pillow has it: 0 is no ink); to be turned as the metadata says.
       alpha: of the same dtype, (height, width), or None.
-      sampling: pixels that one of a JPEG's chroma samples stands for, (down, across);
-        None where the file doesn't tell.
-      quantization: a JPEG's table of its luma, 64 numbers row by row, or None.
+      compression: of a JPEG, what its tables tell; None of others.
+      stored: the DCT coefficients of a gray or YCbCr JPEG, if they were asked for.
       metadata: what to carry over.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None = None
-    sampling: tuple[int, int] | None = None
-    quantization: tuple[int, ...] | None = None
+    compression: Compression | None = None
+    stored: tuple[Component, ...] | None = None
     metadata: Metadata = Metadata()
 
     def stacked(self) -> np.ndarray:
@@ -79,10 +80,15 @@ class Picture(NamedTuple):
         return np.concatenate([self.pixels, self.alpha[..., None]], axis=-1)
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, stored: bool = False) -> Picture:
     """The picture in a file's bytes, whatever its format and colours.
 
     A palette becomes RGB. 16 bits a channel are kept, in PNG and TIFF.
+
+    Args:
+      data: the bytes.
+      max_pixels: of the image, at most.
+      stored: read the DCT coefficients of a JPEG too.
 
     Raises:
       ImageError: not an image of `formats.FORMATS`, damaged or truncated, above
@@ -99,7 +105,20 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
             turned = pixels is None
             exif = _exif_bytes(_of_the_picture(image.getexif(), turned))
         image.load()
-        return _picture(image, pixels, exif)
+        picture = _picture(image, pixels, exif)
+    if stored and picture.compression and _is_ycbcr(image):
+        height, width = picture.pixels.shape[:2]
+        picture = picture._replace(stored=coefficients.read(data, height, width))
+    return picture
+
+
+def _is_ycbcr(image: Image.Image) -> bool:
+    """Whether an opened JPEG is gray or stores Y, Cb and Cr: some store RGB itself."""
+    names = bytes(layer[0] for layer in image.layer)
+    return names != b"RGB" and (
+        len(image.layer) == 1
+        or (len(image.layer) == 3 and image.info.get("adobe_transform", 1) == 1)
+    )
 
 
 def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
@@ -213,8 +232,8 @@ def upright(picture: Picture) -> Picture:
     """The picture turned as its EXIF says, which then says that it is upright.
 
     The rest of EXIF stays as it is, but for the thumbnail, which goes. Without an
-    orientation, or with EXIF that can't be read, the picture is as it was. Sampling and
-    quantization stay those of the file.
+    orientation, or with EXIF that can't be read, the picture is as it was. Compression
+    and stored coefficients stay those of the file.
     """
     meta = picture.metadata
     try:
@@ -262,19 +281,23 @@ def _picture(
 ) -> Picture:
     """Of pixels with their alpha, and of EXIF, if given, else of what Pillow gives."""
     metadata = _metadata(image, exif)
-    quantization = sampling = None
+    compression = None
     if isinstance(image, JpegImagePlugin.JpegImageFile):
-        (_, across, down, table) = image.layer[0]
-        (_, across_1, down_1, _) = image.layer[-1]
-        quantization = tuple(image.quantization[table])
-        if len(image.layer) == 3:
-            sampling = (max(1, down // down_1), max(1, across // across_1))
+        (_, across, down, table), *others = image.layer
+        compression = Compression(tuple(image.quantization[table]))
+        if others:
+            (_, across_1, down_1, table_1) = others[0]
+            compression = Compression(
+                compression.luma,
+                tuple(image.quantization[table_1]),
+                (max(1, down // down_1), max(1, across // across_1)),
+            )
     if pixels is None:
         pixels = _pixels(image)
     alpha = None
     if pixels.shape[-1] in (2, 4) and image.mode != "CMYK":
         pixels, alpha = pixels[..., :-1], pixels[..., -1]
-    return Picture(pixels, alpha, sampling, quantization, metadata)
+    return Picture(pixels, alpha, compression, metadata=metadata)
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

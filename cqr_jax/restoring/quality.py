@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from cqr_jax import weights
+from cqr_jax.data.compression import Compression, libjpeg, nearest_quality
 from cqr_jax.restoring import colour
 from cqr_jax.restoring.pictures import Picture
 
@@ -18,14 +19,6 @@ _VAGUE = 20  # quality factor from which the score tells little
 TOO_GOOD = 95  # quality factor from which JPEGs lose: benchmarks/results/blind.md
 LOSE = "lose by being restored, unless they were compressed before"
 _SIDE = 256  # of what is scored, from the middle of the picture
-
-# Luma at QF 50, row by row (ITU-T T.81, table K.1).
-_LUMA = (
-    *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
-    *(14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62),
-    *(18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92),
-    *(49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99),
-)
 
 
 class Quality(NamedTuple):
@@ -42,23 +35,6 @@ class Quality(NamedTuple):
     score: float
     factor: int
     source: str
-
-
-def table(factor: int) -> np.ndarray:
-    """libjpeg's quantisation table of luma at a quality factor of 1 to 100, (64,)."""
-    scale = 5000 // factor if factor < 50 else 200 - 2 * factor
-    return np.clip((np.array(_LUMA) * scale + 50) // 100, 1, 255)
-
-
-def factor_of_table(quantization: tuple[int, ...]) -> tuple[int, bool]:
-    """The quality factor whose table is nearest, in mean ratio, and if it is equal."""
-    found = np.asarray(quantization)
-    distances = [
-        float(np.mean(np.abs(np.log(found / table(factor)))))
-        for factor in range(1, 101)
-    ]
-    best = int(np.argmin(distances))
-    return best + 1, distances[best] == 0
 
 
 def factors_of_scores(scores: np.ndarray, typical: np.ndarray) -> np.ndarray:
@@ -81,11 +57,26 @@ def factors_of_scores(scores: np.ndarray, typical: np.ndarray) -> np.ndarray:
 def measure(picture: Picture) -> Quality:
     """The quality of a picture as it is."""
     score = _score(_middle(picture))
-    if picture.quantization:
-        factor, equal = factor_of_table(picture.quantization)
+    if picture.compression:
+        factor, equal = nearest_quality(picture.compression.luma)
         return Quality(score, factor, "tables" if equal else "tables, nearest")
     factor = int(factors_of_scores(np.array(score), _typical_scores()))
     return Quality(score, factor, "ranker" if factor < _VAGUE else "ranker, vague")
+
+
+def estimate(picture: Picture) -> Compression | None:
+    """The compression of a picture without tables, where the ranker is sure of it.
+
+    Returns:
+      That of libjpeg at the estimated quality factor; None from a factor of 20 on,
+      where the score tells little.
+    """
+    factor = int(
+        factors_of_scores(np.array(_score(_middle(picture))), _typical_scores())
+    )
+    if factor >= _VAGUE:
+        return None
+    return libjpeg(factor, gray=picture.pixels.shape[-1] == 1)
 
 
 def _middle(picture: Picture) -> np.ndarray:

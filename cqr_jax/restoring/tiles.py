@@ -25,22 +25,38 @@ class _Span(NamedTuple):
     weight: np.ndarray
 
 
+class Told(NamedTuple):
+    """An image with what the network is told of it.
+
+    Attributes:
+      image: (height, width) or (height, width, channels).
+      compression: (FEATURES,), of `cqr_jax.data.compression`.
+    """
+
+    image: np.ndarray
+    compression: np.ndarray
+
+
 class _Work:
     """An image on its way: padded, the sum of its tiles so far, and how many lack."""
 
-    def __init__(self, image: np.ndarray, side: int, overlap: int):
-        self.shape = image.shape
-        padding = [(0, max(side - length, -length % BLOCK)) for length in image.shape]
+    def __init__(self, image: np.ndarray | Told, side: int, overlap: int):
+        self.told = None
+        if isinstance(image, Told):
+            image, self.told = image
+        self.shape = sides = image.shape[:2]
+        padding = [(0, max(side - length, -length % BLOCK)) for length in sides]
+        padding += [(0, 0)] * (image.ndim - 2)
         self.image = np.pad(image, padding, mode="reflect")
         self.restored = np.zeros(self.image.shape, np.float32)
-        axes = (_spans(length, side, overlap) for length in self.image.shape)
+        axes = (_spans(length, side, overlap) for length in self.image.shape[:2])
         self.tiles = list(itertools.product(*axes))
         self.lacking = len(self.tiles)
 
 
 def restore(
-    run: Callable[[np.ndarray], np.ndarray],
-    images: Iterable[np.ndarray],
+    run: Callable[..., np.ndarray],
+    images: Iterable[np.ndarray | Told],
     side: int = SIDE,
     overlap: int = OVERLAP,
     batch: int = 1,
@@ -53,15 +69,16 @@ def restore(
     is dropped.
 
     Args:
-      run: restores (batch, side, side), of the images' dtype, to float32.
-      images: (height, width), of any sizes and one dtype; each is taken when the batch
-        has room for it.
+      run: restores (batch, side, side), or with channels behind, of the images' dtype,
+        to float32; it is also given what it is told, (batch, FEATURES), if anything.
+      images: (height, width), or with channels behind, of any sizes and one dtype; all
+        of them or none told of. Each is taken when the batch has room for it.
       side: of a tile in pixels, a multiple of 8.
       overlap: in pixels, a multiple of 8, less than half of the side.
       batch: tiles at a time.
 
     Yields:
-      The restored images in their order, float32, (height, width).
+      The restored images in their order, float32, of their shapes.
 
     Raises:
       ValueError: side or overlap is not as above.
@@ -85,10 +102,14 @@ def restore(
             work.image[rows.start : rows.start + side, columns.start :][:, :side]
             for work, (rows, columns) in group
         ]
-        tiles += [np.zeros_like(tiles[0])] * (batch - len(tiles))
-        done = run(np.stack(tiles))
+        told = [work.told for work, _ in group if work.told is not None]
+        lacking = batch - len(tiles)
+        tiles += [np.zeros_like(tiles[0])] * lacking
+        told += told[:1] * lacking
+        done = run(np.stack(tiles), *([np.stack(told)] if told else []))
         for (work, (rows, columns)), tile in zip(group, done, strict=False):
             weight = np.multiply.outer(rows.weight, columns.weight)
+            weight = weight.reshape(*weight.shape, *[1] * (tile.ndim - 2))
             inside = tuple(
                 slice(x.part.start - x.start, x.part.stop - x.start)
                 for x in (rows, columns)

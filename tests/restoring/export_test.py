@@ -33,7 +33,7 @@ def test_onnx(deblocker, tmp_path):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     images = RNG.random((2, 48, 48), np.float32)
     (found,) = session.run(None, {session.get_inputs()[0].name: images[:, None]})
-    expected = network.runner(deblocker)(images)
+    expected = network.Network(deblocker)(images)
     assert np.abs(expected - images).max() > 0.01
     np.testing.assert_allclose(found[:, 0], expected, atol=1e-4)
 
@@ -46,7 +46,7 @@ def test_stablehlo(deblocker, tmp_path):
     for shape in ((1, 16, 24), (3, 56, 40)):
         images = RNG.random(shape, np.float32)
         found = jax.jit(exported.call)(images[..., None])[..., 0]
-        expected = network.runner(deblocker)(images)
+        expected = network.Network(deblocker)(images)
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

@@ -218,12 +218,12 @@ def test_a_jpeg_tells_its_sampling(subsampling, expected, progressive):
         quality=30,
     )
     found = pictures.decode(data)
-    assert found.sampling == expected
+    assert found.compression.sampling == expected
     with Image.open(io.BytesIO(data)) as image:
-        assert found.quantization == tuple(image.quantization[0])
+        assert found.compression.luma == tuple(image.quantization[0])
         np.testing.assert_array_equal(found.pixels, np.asarray(image))
     gray = pictures.decode(_saved(Image.fromarray(RGB[..., 0]), "jpeg"))
-    assert gray.sampling is None
+    assert gray.compression.chroma is None
     assert gray.pixels.shape == (20, 30, 1)
 
 

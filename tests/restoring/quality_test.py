@@ -6,6 +6,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
+from cqr_jax.data.compression import luma_table, nearest_quality
 from cqr_jax.restoring import pictures, quality
 
 
@@ -18,15 +19,15 @@ def _jpeg(rgb, **options):
 def test_tables_are_libjpegs():
     rgb = np.zeros((8, 8, 3), np.uint8)
     for factor in range(1, 101):
-        found = _jpeg(rgb, quality=factor).quantization
-        np.testing.assert_array_equal(found, quality.table(factor))
+        found = _jpeg(rgb, quality=factor).compression.luma
+        np.testing.assert_array_equal(found, luma_table(factor))
         # From QF 1 on the tables differ, so that each is found again.
-        assert quality.factor_of_table(found) == (factor, True)
+        assert nearest_quality(found) == (factor, True)
 
 
 def test_other_tables_get_the_nearest_factor():
-    odd = tuple(int(x) for x in np.maximum(1, quality.table(40) + np.arange(64) % 2))
-    factor, equal = quality.factor_of_table(odd)
+    odd = tuple(int(x) for x in np.maximum(1, luma_table(40) + np.arange(64) % 2))
+    factor, equal = nearest_quality(odd)
     assert abs(factor - 40) <= 2
     assert not equal
 
@@ -34,7 +35,7 @@ def test_other_tables_get_the_nearest_factor():
 def test_where_no_table_tells_the_ranker_does():
     rgb = skimage.data.astronaut()
     for factor, source in ((5, "ranker"), (10, "ranker"), (60, "ranker, vague")):
-        found = quality.measure(_jpeg(rgb, quality=factor)._replace(quantization=None))
+        found = quality.measure(_jpeg(rgb, quality=factor)._replace(compression=None))
         assert found.source == source
         assert (found.factor < 20) == (factor < 20)
         if factor < 20:

@@ -9,6 +9,7 @@ from PIL import ExifTags, Image, ImageCms
 
 import cqr_jax
 from cqr_jax import state
+from cqr_jax.data.compression import libjpeg
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.restoring import network, restorer, tiles
@@ -62,7 +63,7 @@ def test_a_network_that_does_nothing(channels, sampling):
         Picture(
             RNG.integers(0, 256, (*shape, channels), np.uint8),
             RNG.integers(0, 256, shape, np.uint8),
-            sampling,
+            sampling and libjpeg(30, sampling),
         )
         for shape in ((1, 1), (33, 70), (200, 9), (100, 100))
     ]
@@ -106,7 +107,7 @@ def test_tiled_equals_whole(small, local):
     """To float tolerance without attention; what attention makes of tiles is small."""
     model, params = small
     params = _without_attention(params) if local else params
-    run = network.runner(Weights(model, {"params": params}, {}, {}))
+    run = network.Network(Weights(model, {"params": params}, {}, {}))
     image = RNG.random((232, 264)).astype(np.float32)
     whole = run(image[None])[0]
     (tiled,) = tiles.restore(run, [image], side=176, overlap=64, batch=2)
@@ -147,7 +148,7 @@ def test_self_ensemble_keeps_blocks_at_the_corner():
 
 def test_self_ensemble_does_not_mind_how_an_image_lies(small):
     model, params = small
-    run = network.runner(Weights(model, {"params": params}, {}, {}))
+    run = network.Network(Weights(model, {"params": params}, {}, {}))
     image = RNG.random((1, 40, 56)).astype(np.float32)
     turned = np.rot90(image, 1, (1, 2))[:, ::-1].copy()
     found = network.self_ensemble(run)(image)

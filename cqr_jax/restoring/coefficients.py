@@ -1,0 +1,65 @@
+"""The DCT coefficients that a JPEG file stores, read without decoding them."""
+
+import os
+import pathlib
+import tempfile
+from typing import NamedTuple
+
+import jpegio
+import numpy as np
+
+from cqr_jax.data.jpeg import BLOCK
+
+
+class Component(NamedTuple):
+    """What a JPEG file stores of one of its planes.
+
+    Attributes:
+      coefficients: int16, in units of their steps, (height, width), multiples of 8;
+        those of a block lie where its samples do.
+      steps: quantisation steps, float32, (8, 8).
+      sampling: pixels, down and across, that one sample stands for.
+    """
+
+    coefficients: np.ndarray
+    steps: np.ndarray
+    sampling: tuple[int, int]
+
+
+def read(data: bytes, height: int, width: int) -> tuple[Component, ...] | None:
+    """What a gray or YCbCr JPEG file stores.
+
+    Args:
+      data: of the file, which Pillow decodes.
+      height, width: of its image in pixels.
+
+    Returns:
+      One component, or those of Y, Cb and Cr; None if they can't be read, or if their
+      resolutions aren't whole fractions of the image's.
+    """
+    with tempfile.TemporaryDirectory() as folder:  # the library reads files alone
+        path = os.path.join(folder, "image.jpg")
+        pathlib.Path(path).write_bytes(data)
+        try:
+            file = jpegio.read(path)
+        except (RuntimeError, ValueError, OSError):
+            return None
+    parts = list(zip(file.comp_info, file.coef_arrays, strict=True))
+    if len(parts) not in (1, 3):
+        return None
+    highest, widest = (
+        max(getattr(info, name) for info, _ in parts)
+        for name in ("v_samp_factor", "h_samp_factor")
+    )
+    found = []
+    for info, coefficients in parts:
+        down, rest = divmod(highest, info.v_samp_factor)
+        across, more = divmod(widest, info.h_samp_factor)
+        blocks = [-(-n // (BLOCK * k)) for n, k in ((height, down), (width, across))]
+        sides = tuple(BLOCK * n for n in blocks)
+        if rest or more or any(a < b for a, b in zip(coefficients.shape, sides)):
+            return None
+        held = coefficients[: sides[0], : sides[1]].astype(np.int16)
+        steps = np.asarray(file.quant_tables[info.quant_tbl_no], np.float32)
+        found.append(Component(held, steps, (down, across)))
+    return tuple(found)
