@@ -85,8 +85,11 @@ def get_config(text: str = "") -> ConfigDict:
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam or muon
     c.optimizer.learning_rate = 1e-4  # at first
-    c.optimizer.schedule = "halving"  # halving, or cosine to zero at the last step
+    # halving, cosine to zero at the last step, or stable_decay: constant, then linear
+    # to zero
+    c.optimizer.schedule = "halving"
     c.optimizer.halve_every = 100_000  # steps, for the schedule halving
+    c.optimizer.decay_steps = 0  # last ones, in which the rate of stable_decay falls
     c.optimizer.warmup_steps = 0  # of linear warm-up
     c.optimizer.clip_norm = 0.0  # global norm to which gradients are clipped; 0: none
 

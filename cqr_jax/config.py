@@ -12,6 +12,7 @@ import ml_collections
 from cqr_jax.data.records import QUALITIES
 from cqr_jax.errors import UserError
 from cqr_jax.losses import PIXEL
+from cqr_jax.models.deblocker import CONDITIONINGS
 
 _TASKS = (
     "ranker",
@@ -168,11 +169,12 @@ def _check_training(config, where: str) -> None:
             )
     optimizer, name = config.optimizer, f"{where}.optimizer"
     _one_of(optimizer, name, "name", ("adam", "muon"))
-    _one_of(optimizer, name, "schedule", ("halving", "cosine"))
+    _one_of(optimizer, name, "schedule", ("halving", "cosine", "stable_decay"))
     if optimizer.learning_rate <= 0:
         raise UserError(f"{name}.learning_rate must be positive")
     _at_least(optimizer, name, "halve_every", 1)
-    _in_range(optimizer, name, "warmup_steps", 0, config.steps)
+    for field in ("warmup_steps", "decay_steps"):
+        _in_range(optimizer, name, field, 0, config.steps)
     if optimizer.clip_norm < 0:
         raise UserError(f"{name}.clip_norm must be positive, or 0 for none")
 
@@ -236,6 +238,7 @@ def _check_deblock(config) -> None:
         raise UserError(f"config.blind.qualities={low, high}: must be within 1 to 100")
     for field in ("double", "shifted"):
         _in_range(config.blind, "config.blind", field, 0, 1)
+    _check_colour(config)
     if config.degradation != "ladder" and config.qualities_per_crop != 1:
         raise UserError(
             f"config.qualities_per_crop={config.qualities_per_crop}: a "
@@ -248,8 +251,16 @@ def _check_deblock(config) -> None:
     _at_least(config.model, "config.model", "width", 2)
     for field in ("scale", "key_pool"):
         _at_least(config.model, "config.model", field, 1)
-    for field in ("local_blocks", "residual_blocks"):
+    for field in ("local_blocks", "residual_blocks", "outer_blocks"):
         _at_least(config.model, "config.model", field, 0)
+    _at_least(config.model, "config.model", "embedding", 1)
+    _one_of(config.model, "config.model", "conditioning", CONDITIONINGS)
+    _whole(config.model, "config.model", "deeper_widths")
+    if min(config.model.deeper_widths, default=2) < 2:
+        raise UserError(
+            f"config.model.deeper_widths={config.model.deeper_widths}: widths are at "
+            "least 2"
+        )
     _whole(config.model, "config.model", "dilations")
     dilations = config.model.dilations
     if not dilations or min(dilations) < 1 or len(dilations) > config.model.width:
@@ -257,6 +268,37 @@ def _check_deblock(config) -> None:
             f"config.model.dilations={dilations}: needs one or more dilations of at "
             "least 1, and not more of them than the width"
         )
+
+
+def _check_colour(config) -> None:
+    """What a colour degradation is drawn from, and whether the model is one of it."""
+    channels = 3 if config.degradation == "colour" else 1
+    if config.model.channels != channels:
+        raise UserError(
+            f"config.model.channels={config.model.channels}: must be {channels} with "
+            f"degradation={config.degradation}"
+        )
+    if channels == 1 and config.model.conditioning != "none":
+        raise UserError(
+            f"config.model.conditioning={config.model.conditioning}: needs "
+            "degradation=colour, which alone tells the compression"
+        )
+    where = "config.colour"
+    _whole(config.colour, where, "qualities")
+    low, high = _range(config.colour, where, "qualities")
+    if not 1 <= low <= high <= 100:
+        raise UserError(f"{where}.qualities={low, high}: must be within 1 to 100")
+    for field in ("low", "gray", "other_tables", "double", "shifted", "unknown"):
+        _in_range(config.colour, where, field, 0, 1)
+    shares = _range(config.colour, where, "subsampled")
+    if min(shares) < 0 or sum(shares) > 1:
+        raise UserError(
+            f"{where}.subsampled={shares}: must be two probabilities of at most 1 "
+            "together"
+        )
+    if config.data.gray_name:
+        most = config.batch_size - 1
+        _in_range(config.data, "config.data", "gray_crops", 1, most)
 
 
 def _check_qualities(config, where: str) -> None:

@@ -13,7 +13,7 @@ import optax
 import optax.contrib
 from flax import linen as nn
 
-from cqr_jax.data.compression import FEATURES
+from cqr_jax.models import channels
 
 # Modules whose kernels start at zero: the last of each residual branch, and what
 # scales and shifts by the compression.
@@ -74,8 +74,8 @@ def init(model: nn.Module, patch: int, seed: int) -> dict:
       patch: side of the images that it is to work on.
       seed: of the draws.
     """
-    inputs = example_inputs(model, patch)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    image = jax.ShapeDtypeStruct((1, patch, patch, channels(model)), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -88,15 +88,6 @@ def init(model: nn.Module, patch: int, seed: int) -> dict:
         return jnp.asarray(deviation * rng.standard_normal(leaf.shape, np.float32))
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def example_inputs(model: nn.Module, side: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Shapes of what `model.apply` takes, for one square image."""
-    shape = (1, side, side, getattr(model, "channels", 1))
-    image = jax.ShapeDtypeStruct(shape, jnp.float32)
-    if getattr(model, "conditioning", "none") == "none":
-        return (image,)
-    return image, jax.ShapeDtypeStruct((1, FEATURES), jnp.float32)
 
 
 def update(
@@ -121,7 +112,11 @@ def update(
 
 
 def learning_rate(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
-    """Learning rate by step: warm-up, then 'halving' (the paper's) or 'cosine'.
+    """Learning rate by step: warm-up, then one of three schedules.
+
+    'halving' (the paper's), 'cosine' to zero at the last step, or 'stable_decay':
+    constant, then linear to zero over the last `decay_steps`. A run of the latter can
+    be prolonged: its weights before the decay don't depend on the number of steps.
 
     Args:
       config: the `optimizer` fields of a training config.
@@ -130,6 +125,11 @@ def learning_rate(config: ml_collections.ConfigDict, steps: int) -> optax.Schedu
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "cosine":
         main = optax.cosine_decay_schedule(peak, max(1, steps - warmup))
+    elif config.schedule == "stable_decay":
+        decay = min(config.decay_steps, steps - warmup)
+        falling = optax.linear_schedule(peak, 0.0, decay)
+        constant = optax.constant_schedule(peak)
+        main = optax.join_schedules([constant, falling], [steps - warmup - decay])
     else:
         main = optax.exponential_decay(peak, config.halve_every, 0.5, staircase=True)
     if not warmup:

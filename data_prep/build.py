@@ -4,10 +4,10 @@
     python -m data_prep.build --source=div2k
     python -m data_prep.build --source=embedded
 
-The records go to DATA_DIR/qf_ladder/NAME, with --kind=colour to DATA_DIR/colour/NAME:
-RGB without JPEGs, for configs/deblock.py:colour. Images that can't be used are skipped and
-listed with their reasons. This machine makes the records, or, with
---beam_pipeline_options=runner=RUNNER,..., Apache Beam on many (docs/scaling.md).
+The records go to DATA_DIR/qf_ladder/NAME. With --kind=colour they hold RGB without
+JPEGs, for configs/deblock.py:colour, and go to DATA_DIR/colour/NAME. Images that can't
+be used are skipped and listed with their reasons. This machine makes the records, or,
+with --beam_pipeline_options=runner=RUNNER,..., Apache Beam on many (docs/scaling.md).
 """
 
 import argparse

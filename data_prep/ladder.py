@@ -49,8 +49,8 @@ def cut(
         raise jpeg.ImageError(
             f"too small: {width}x{height}, sides of at least {min_side} are needed"
         )
-    for top, left, height, width in sub_images(height, width, side):
-        part = image[top : top + height, left : left + width]
+    for top, left, rows, columns in sub_images(height, width, side):
+        part = image[top : top + rows, left : left + columns]
         yield top, left, np.ascontiguousarray(part)
 
 

@@ -1,8 +1,8 @@
 """Colour JPEGs as they are met with, made from clean crops on the way to training.
 
-An example is a function of its image and of a random generator. NumPy and Pillow only:
-libjpeg compresses with any quantisation tables and any chroma sampling, which TensorFlow
-does not offer.
+An example is a function of its image and of a random generator. Pillow's libjpeg
+compresses with any quantisation tables and any chroma sampling; TensorFlow offers
+neither.
 """
 
 import io
@@ -67,7 +67,7 @@ def example(
     """
     image = _square(image, patch + MARGIN, rng)
     if augment:
-        turned = np.rot90(image, rng.integers(4))
+        turned = np.rot90(image, int(rng.integers(4)))
         image = turned[:, ::-1] if rng.integers(2) else turned
     if gray := rng.random() < mixture.gray:
         y = Image.fromarray(np.ascontiguousarray(image)).convert("L")

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cqr_jax.data.compression import FEATURES
 from cqr_jax.models.layers import (
     DilatedBlock,
     conv3x3,
@@ -76,8 +77,8 @@ class Deblocker(nn.Module):
         Args:
           image: float32 in [0, 1], (batch, height, width, channels), any height and
             width.
-          compression: float32, (batch, features), as `cqr_jax.data.compression` makes
-            it; None where `conditioning` is 'none'.
+          compression: float32, (batch, FEATURES), as `cqr_jax.data.compression` makes
+            it; None for unknown, or where `conditioning` is 'none'.
 
         Returns:
           float32 of the image's shape, near [0, 1] but not clipped.
@@ -89,7 +90,8 @@ class Deblocker(nn.Module):
         x = space_to_depth(x, self.scale)
         embedding = None
         if self.conditioning != "none":
-            assert compression is not None, f"needs to be told by {self.conditioning}"
+            if compression is None:
+                compression = jnp.zeros((len(image), FEATURES))
             told = compression.astype(self.dtype)
             if self.conditioning == "planes":
                 planes = jnp.broadcast_to(

@@ -57,7 +57,11 @@ def read(data: bytes, height: int, width: int) -> tuple[Component, ...] | None:
         across, more = divmod(widest, info.h_samp_factor)
         blocks = [-(-n // (BLOCK * k)) for n, k in ((height, down), (width, across))]
         sides = tuple(BLOCK * n for n in blocks)
-        if rest or more or any(a < b for a, b in zip(coefficients.shape, sides)):
+        if (
+            rest
+            or more
+            or any(a < b for a, b in zip(coefficients.shape, sides, strict=True))
+        ):
             return None
         held = coefficients[: sides[0], : sides[1]].astype(np.int16)
         steps = np.asarray(file.quant_tables[info.quant_tbl_no], np.float32)

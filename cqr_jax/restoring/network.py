@@ -14,8 +14,8 @@ from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.data.ycbcr import ZERO
 
 # Images (count, height, width), uint8 or float32 in [0, 1], to restored ones: float32,
-# of the same shape, near [0, 1] but not clipped. Networks of colour also take float32
-# Y, Cb and Cr, (count, height, width, 3), and what is known of each image's compression,
+# of the same shape, near [0, 1] but not clipped. Colour networks also take float32 Y, Cb
+# and Cr, (count, height, width, 3), and what is known of each image's compression,
 # (count, FEATURES).
 Run = Callable[..., np.ndarray]
 
@@ -119,7 +119,7 @@ def self_ensemble(run: Run) -> Run:
                 total += np.rot90(restored, -turns, (1, 2))
         return total[:, :height, :width] / 8
 
-    ensembled.channels = channels(run)
+    ensembled.channels = channels(run)  # type: ignore[attr-defined]
     return ensembled
 
 

@@ -106,13 +106,13 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, stored: bool = False) -> P
             exif = _exif_bytes(_of_the_picture(image.getexif(), turned))
         image.load()
         picture = _picture(image, pixels, exif)
-    if stored and picture.compression and _is_ycbcr(image):
+    if stored and isinstance(image, JpegImagePlugin.JpegImageFile) and _is_ycbcr(image):
         height, width = picture.pixels.shape[:2]
         picture = picture._replace(stored=coefficients.read(data, height, width))
     return picture
 
 
-def _is_ycbcr(image: Image.Image) -> bool:
+def _is_ycbcr(image: JpegImagePlugin.JpegImageFile) -> bool:
     """Whether an opened JPEG is gray or stores Y, Cb and Cr: some store RGB itself."""
     names = bytes(layer[0] for layer in image.layer)
     return names != b"RGB" and (

@@ -45,8 +45,10 @@ def share_outside(plane: np.ndarray, component: Component) -> float:
     samples = _samples(plane, component)
     for rows in _bands(samples):
         off = _transform(samples[rows]) / _tiled(component.steps, samples[rows])
-        outside += np.count_nonzero(
-            np.abs(off - component.coefficients[rows]) > np.float32(_FAR)
+        outside += int(
+            np.count_nonzero(
+                np.abs(off - component.coefficients[rows]) > np.float32(_FAR)
+            )
         )
     return outside / samples.size
 

@@ -19,6 +19,7 @@ from flax import linen as nn
 
 from cqr_jax import files
 from cqr_jax.errors import UserError
+from cqr_jax.models import channels
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 
@@ -100,7 +101,8 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
         )
     except TypeError as error:
         raise UserError(f"{path}: fields of another version ({error})") from None
-    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
+    image = jnp.zeros((1, 64, 64, channels(model)))
+    expected = jax.eval_shape(model.init, jax.random.key(0), image)
     _check(path, arrays, _flatten(expected))
     variables = flax.traverse_util.unflatten_dict(arrays, sep="/")
     return Weights(model, {"batch_stats": {}, **variables}, found, provenance)

@@ -1,0 +1,153 @@
+"""What projection brings, and when it does harm: files that were JPEGs before.
+
+    python -m benchmarks.projection PHOTOGRAPHS --weights=A.safetensors --limits=FILE
+
+Takes the colour photographs that are held out from training (of colour records of the
+folder). Each is compressed once, and twice: at a lower quality first, on the same grid
+or cropped in between. Each file is restored without projection and with it. The share
+of luma coefficients that the network moves out of their quantisation intervals tells
+the two kinds apart. At each quality the limit of that share is the one with the highest
+mean PSNR of all files, if a file is projected up to the limit. --limits writes these.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks import machine
+from cqr_jax import files, metrics, progress, tables
+from cqr_jax.data import degradations, jpeg, kinds
+from cqr_jax.data.compression import libjpeg
+from cqr_jax.errors import one_line_errors
+from cqr_jax.restoring import colour, pictures, projection, restorer
+from data_prep import sources
+
+QUALITIES = (10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 93, 95, 97, 98, 99, 100)
+_HEAD = [
+    *("QF", "limit", "once", "projected", "decided"),
+    *("twice", "projected", "decided", "once, not projected", "twice, projected"),
+]
+_FIRST = (10, 20, 30, 50, 75, 90)  # quality of the first compression of two
+_SIDE = 256  # of a tile: the whole photograph
+_CROP = (3, 5)  # rows and columns cropped away between two compressions
+
+
+class Case(NamedTuple):
+    """A file, restored.
+
+    Attributes:
+      quality: of the last compression.
+      before: quality of the first of two; 0 for none.
+      share: of luma coefficients outside, without projection.
+      psnr: over RGB, in dB: of the file, restored, and restored with projection.
+    """
+
+    quality: int
+    before: int
+    share: float
+    psnr: tuple[float, float, float]
+
+
+def cases(run, photographs: list[np.ndarray]) -> Iterator[Case]:
+    """Each photograph at each quality: once, twice, and twice with a crop between."""
+    for clean in photographs:
+        for quality in QUALITIES:
+            yield case(run, clean, clean, quality, 0)
+            for before in _FIRST:
+                if before < quality:
+                    once = degradations.compress(clean, libjpeg(before))
+                    yield case(run, clean, once, quality, before)
+                    top, left = _CROP
+                    cut, original = once[top:, left:], clean[top:, left:]
+                    yield case(run, original, cut, quality, before)
+
+
+def case(run, clean: np.ndarray, image: np.ndarray, quality: int, before: int) -> Case:
+    """The figures of one file, `image` compressed at `quality`."""
+    data = degradations.encode(image, libjpeg(quality))
+    picture = pictures.decode(data, stored=True)
+    assert picture.stored is not None
+    (plain,) = restorer.restore_pictures(run, [picture], side=_SIDE, projecting=False)
+    values = [plane.values for plane in colour.planes(plain)]
+    share = projection.share_outside(values[0], picture.stored[0])
+    projected = map(projection.project, values, picture.stored)
+    within = colour.with_planes(plain, list(projected), np.uint8)
+    psnr = [metrics.psnr(clean, x.pixels) for x in (picture, plain, within)]
+    return Case(quality, before, share, (psnr[0], psnr[1], psnr[2]))
+
+
+def best_limit(found: list[Case]) -> float:
+    """The limit of the share at which the mean PSNR of these files is the highest."""
+    shares = np.array([x.share for x in found])
+    plain, within = (np.array([x.psnr[i] for x in found]) for i in (1, 2))
+    order = np.argsort(shares)
+    gains = np.concatenate([[0], np.cumsum((within - plain)[order])])
+    count = int(np.argmax(gains))  # of the files that are projected
+    ends = np.concatenate([[0], shares[order], [1]])
+    return float((ends[count] + ends[count + 1]) / 2)
+
+
+def row(quality: int, found: list[Case]) -> list[str]:
+    """A line of the table."""
+    limit = best_limit(found)
+    once = [x for x in found if not x.before]
+    twice = [x for x in found if x.before]
+
+    def mean(kind, i):
+        return np.mean([x.psnr[i] - x.psnr[0] for x in kind]) if kind else np.nan
+
+    def decided(kind):
+        return (
+            np.mean([x.psnr[1 + (x.share <= limit)] - x.psnr[0] for x in kind])
+            if kind
+            else np.nan
+        )
+
+    missed = np.mean([x.share > limit for x in once])
+    taken = np.mean([x.share <= limit for x in twice]) if twice else np.nan
+    gains = [mean(once, 1), mean(once, 2), decided(once)]
+    gains += [mean(twice, 1), mean(twice, 2), decided(twice)]
+    shown = [f"{x:+.2f}" if np.isfinite(x) else "" for x in gains]
+    errors = [f"{x:.1%}" if np.isfinite(x) else "" for x in (missed, taken)]
+    return [str(quality), f"{limit:.4f}", *shown, *errors]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.projection",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("photographs", help="folder of colour photographs")
+    parser.add_argument("--weights", default=str(restorer.WEIGHTS))
+    parser.add_argument("--limits", help="a .tsv file to write the limits to")
+    parser.add_argument("--count", type=int, default=0, help="of photographs (all)")
+    args = parser.parse_args()
+    with one_line_errors():
+        paths = sources.held_out(args.photographs, kinds.COLOUR)
+        paths = paths[: args.count or None]
+        loaded = [jpeg.load_named(path, jpeg.load_rgb) for path in paths]
+        photographs = [x for x in loaded if x.ndim == 3]
+        run = restorer.load(args.weights)
+        each = 1 + 2 * len(_FIRST)
+        count = len(photographs) * sum(
+            each - 2 * sum(x >= quality for x in _FIRST) for quality in QUALITIES
+        )
+        found = list(progress.over(cases(run, photographs), count, "files", "file"))
+    lines = [_HEAD]
+    by_quality = {q: [x for x in found if x.quality == q] for q in QUALITIES}
+    lines += [row(quality, members) for quality, members in by_quality.items()]
+    print(
+        f"{len(photographs)} photographs, {machine.describe()}\n\n{tables.markdown(lines)}"
+    )
+    if args.limits:
+        limits = [f"{q}\t{best_limit(x):.5f}" for q, x in by_quality.items()]
+        text = "\n".join(["quality\tlimit", *limits]) + "\n"
+        files.write(pathlib.Path(args.limits), text)
+
+
+if __name__ == "__main__":
+    main()

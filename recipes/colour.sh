@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Trains the colour network of cqr-restore: from photographs to the files in the package.
+#
+#   recipes/colour.sh COLOUR_PHOTOGRAPHS GRAY_PHOTOGRAPHS
+#
+# Each argument is a folder of images with sides of at least 128 pixels. An image of both
+# folders has one name in both, without its suffix, so that it is held out in both.
+#
+# The steps are: records of both folders, training, the weights as the package ships
+# them, and the limits of projection. Started again after a stop, it goes on from the
+# last checkpoint. PYTHON names the interpreter, by default that of .venv.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# -eq 2 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+python=${PYTHON:-.venv/bin/python}
+colour=$(realpath "$1") gray=$(realpath "$2")
+
+"$python" -m data_prep.build --kind=colour --source="$colour" --name=colour-photographs
+"$python" -m data_prep.build --kind=colour --source="$gray" --name=gray-photographs
+"$python" -m cqr_jax.main --config=configs/deblock.py:colour \
+    --config.data.name=colour-photographs --config.data.gray_name=gray-photographs
+"$python" -m cqr_jax.weights runs/deblock-colour/deblocker.safetensors \
+    --ship=cqr_jax/weights/colour.safetensors
+"$python" -m benchmarks.projection "$colour" \
+    --weights=cqr_jax/weights/colour.safetensors \
+    --limits=cqr_jax/weights/colour-limits.tsv > benchmarks/results/projection.md

@@ -1,0 +1,161 @@
+"""Colour degradations: what is drawn, and that it is what a decoder would give."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cqr_jax.data import degradations
+from cqr_jax.data.compression import (
+    FEATURES,
+    Compression,
+    features,
+    libjpeg,
+    nearest_quality,
+    transposed,
+)
+from cqr_jax.data.degradations import Mixture
+from data_prep import sources
+
+PLAIN = Mixture(
+    gray=0, subsampled=(1, 0), other_tables=0, double=0, shifted=0, unknown=0
+)
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    """uint8 RGB, 160x176."""
+    with Image.open(sources.embedded("test")[0]) as image:
+        return np.asarray(image.convert("RGB"))[60:220, 100:276]
+
+
+@pytest.mark.parametrize("quality", [1, 10, 50, 51, 95, 100])
+@pytest.mark.parametrize("sampling", [(1, 1), (1, 2), (2, 2)])
+def test_tables_and_bytes_are_pillow_s(photograph, quality, sampling):
+    buffer = io.BytesIO()
+    subsampling = {(1, 1): 0, (1, 2): 1, (2, 2): 2}[sampling]
+    Image.fromarray(photograph).save(
+        buffer, "JPEG", quality=quality, subsampling=subsampling
+    )
+    compression = libjpeg(quality, sampling)
+    with Image.open(buffer) as image:
+        assert tuple(image.quantization[0]) == compression.luma
+        assert tuple(image.quantization[1]) == compression.chroma
+    assert degradations.encode(photograph, compression) == buffer.getvalue()
+    assert nearest_quality(compression.luma) == (quality, True)
+
+
+def test_features_by_hand():
+    """Bands of the table of QF 50: its first step is 16, the next three means."""
+    told = features(libjpeg(50, (1, 2)))
+    luma = np.array(libjpeg(50).luma).reshape(8, 8)
+    first = [luma[0, 1], luma[1, 0], luma[0, 2], luma[1, 1], luma[2, 0]]
+    assert told.shape == (FEATURES,)
+    np.testing.assert_array_equal(told[:3], [1, 0, 1])  # known, down 1, across 2
+    assert told[3] == pytest.approx(np.log2(16) / 8)
+    assert told[4] == pytest.approx(np.log2(np.mean(first)) / 8)
+    assert told[7] == pytest.approx(np.log2(17) / 8)  # chroma
+    assert not features(None).any()
+    assert not features(libjpeg(50, gray=True))[7:].any()
+    assert not features(Compression((1,) * 64, (1,) * 64))[3:].any()
+
+
+def test_features_of_turned_images_are_those_of_turned_sampling():
+    told = np.stack([features(libjpeg(30, x)) for x in ((1, 2), (2, 2))])
+    turned = transposed(told)
+    np.testing.assert_array_equal(turned[0], features(libjpeg(30, (2, 1))))
+    np.testing.assert_array_equal(turned[1], told[1])
+
+
+def test_an_aligned_example_is_the_crop_of_a_jpeg(photograph):
+    """Away from the border, where chroma is interpolated with what lies beyond."""
+    rng = np.random.default_rng(0)
+    mixture = PLAIN._replace(qualities=(20, 20), subsampled=(0, 0))
+    clean, compressed, told = degradations.example(photograph, 96, mixture, False, rng)
+    np.testing.assert_array_equal(told, features(libjpeg(20, (1, 1))))
+    assert clean.shape == compressed.shape == (96, 96, 3)
+    own = degradations.compress(clean, libjpeg(20, (1, 1)))
+    np.testing.assert_array_equal(compressed, own)  # blocks of 4:4:4 are independent
+
+
+def test_clean_and_compressed_are_the_same_crop(photograph):
+    rng = np.random.default_rng(0)
+    mixture = Mixture(qualities=(90, 100), other_tables=0, double=1, shifted=1)
+    for _ in range(20):
+        clean, compressed, _ = degradations.example(photograph, 96, mixture, True, rng)
+        assert np.abs(clean.astype(int) - compressed).mean() < 6
+
+
+def test_examples_are_a_function_of_the_generator(photograph):
+    first, second = (
+        degradations.example(photograph, 64, Mixture(), True, np.random.default_rng(5))
+        for _ in range(2)
+    )
+    for x, y in zip(first, second, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+    ("changed", "share"),
+    [({}, 1.0), ({"unknown": 1}, 0), ({"shifted": 1}, 0), ({"unknown": 0.3}, 0.7)],
+)
+def test_how_often_the_compression_is_told(photograph, changed, share):
+    rng = np.random.default_rng(0)
+    mixture = PLAIN._replace(**changed)
+    told = [
+        degradations.example(photograph, 32, mixture, False, rng)[2][0]
+        for _ in range(300)
+    ]
+    assert np.mean(told) == pytest.approx(share, abs=0.08)
+
+
+def test_shifted_blocks_begin_off_the_grid(photograph):
+    """Differences across every eighth column are the largest where blocks meet."""
+    mixture = PLAIN._replace(qualities=(5, 5), shifted=1)
+    found = set()
+    for seed in range(40):
+        _, compressed, _ = degradations.example(
+            photograph, 96, mixture, False, np.random.default_rng(seed)
+        )
+        steps = np.abs(np.diff(compressed[..., 1].astype(int), axis=1)).mean(0)
+        found.add(int(np.argmax([steps[i::8].mean() for i in range(8)])))
+    assert len(found) == 8
+
+
+def test_gray_examples_have_no_colour(photograph):
+    mixture = Mixture(gray=1, other_tables=0.5)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        for image in degradations.example(photograph, 64, mixture, True, rng)[:2]:
+            assert (image == image[..., :1]).all()
+
+
+def test_draws_cover_what_cameras_and_editors_write():
+    rng = np.random.default_rng(0)
+    drawn = [degradations.draw(Mixture(), rng.random() < 0.1, rng) for _ in range(2000)]
+    shares = {
+        sampling: np.mean([x.sampling == sampling for x in drawn if x.chroma])
+        for sampling in ((2, 2), (1, 2), (1, 1))
+    }
+    assert shares[2, 2] == pytest.approx(0.65, abs=0.05)
+    assert shares[1, 2] == pytest.approx(0.15, abs=0.03)
+    qualities = np.array([nearest_quality(x.luma)[0] for x in drawn[:300]])
+    assert np.mean(qualities <= 50) == pytest.approx(0.7, abs=0.1)
+    assert qualities.min() <= 8
+    assert qualities.max() >= 95
+    equal = np.mean([nearest_quality(x.luma)[1] for x in drawn[:300]])
+    assert equal == pytest.approx(1 - 0.25 * 2 / 3, abs=0.07)
+    for compression in drawn:
+        for table in filter(None, (compression.luma, compression.chroma)):
+            assert len(table) == 64
+            assert 1 <= min(table) <= max(table) <= 255
+
+
+def test_of_tables_none_has_more_than_a_baseline_jpeg_s_steps(photograph):
+    rng = np.random.default_rng(1)
+    mixture = Mixture(qualities=(1, 10), other_tables=1)
+    for _ in range(30):
+        compression = degradations.draw(mixture, False, rng)
+        image = degradations.compress(photograph, compression)
+        assert image.shape == photograph.shape
