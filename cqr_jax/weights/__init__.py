@@ -4,6 +4,7 @@ Reading and writing them needs neither TensorFlow nor Orbax. `compact.safetensor
 its like in this folder come with the package; README.md beside them says what they are.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -89,11 +90,14 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
     held, found, provenance, arrays = read(path)
     if held != kind:
         raise UserError(f"{path}: holds a {held}, not a {kind}")
+    # A file that is older than a field was made with the field's default.
+    made_with = {x.name: x.default for x in dataclasses.fields(_MODELS[kind])} | found
     for name, value in (fields or {}).items():
-        if found.get(name) != json.loads(json.dumps(value)):
+        ours, theirs = (json.loads(json.dumps(x)) for x in (value, made_with[name]))
+        if ours != theirs:
             raise UserError(
-                f"{path}: holds a {kind} with {name} {found.get(name)}, but the config "
-                f"asks for {value}"
+                f"{path}: holds a {kind} with {name} {theirs}, but the config asks for "
+                f"{value}"
             )
     try:
         model = _MODELS[kind](
