@@ -1,10 +1,12 @@
 """Images per second of the input pipeline alone and of the training step alone.
 
     python -m benchmarks.training_speed --preset=compact --name=embedded
+    python -m benchmarks.training_speed --preset=colour --name=colour-photographs
 
 Prints a Markdown table: median and range over the repetitions, for both stages, and
 the pipeline's headroom: how many times as fast as the step it is. The ranker that
-guides the deblocker is a fresh one: its weights don't matter for the speed.
+guides the deblocker is a fresh one: its weights don't matter for the speed. A preset
+that no ranker guides has one stage.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import itertools
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from benchmarks import machine, timing
 from configs import deblock
@@ -21,13 +24,21 @@ from cqr_jax.errors import one_line_errors
 from cqr_jax.models.ranker import Ranker
 
 
-def both_stages(config) -> tuple[stages.Stage, stages.Stage]:
-    """Both stages of a config of the deblocker, the second with a fresh ranker."""
+def all_stages(config) -> list[tuple[stages.Stage, ConfigDict]]:
+    """The stages of a config of the deblocker with their own configs.
+
+    The ranker of the second is a fresh one.
+    """
     config_lib.check(config)
+    if not (config.loss.alpha or config.loss.beta):
+        return [(stages.deblock_stage(config, None), config)]
     ranker = Ranker(**config.ranker.model)
     variables = state.init(ranker, config.patch, 0)
     given = weights.Weights(ranker, variables, {}, {})
-    return stages.ranker_stage(config.ranker), stages.deblock_stage(config, given)
+    return [
+        (stages.ranker_stage(config.ranker), config.ranker),
+        (stages.deblock_stage(config, given), config),
+    ]
 
 
 def pipeline_speeds(stage: stages.Stage, repetitions: int, steps: int) -> list[float]:
@@ -72,7 +83,7 @@ def main() -> None:
         config = deblock.get_config(args.preset)
         config.data.update({"name": args.name, "data_dir": args.data_dir})
         lines = []
-        for stage, of in zip(both_stages(config), (config.ranker, config), strict=True):
+        for stage, of in all_stages(config):
             lines += _measure(stage, of, args.repetitions, args.steps)
     print("# Training and its input\n\n    python -m benchmarks.training_speed\n")
     print(f"{args.preset} preset, {jax.devices()[0]}, {machine.describe()}.")
