@@ -179,7 +179,7 @@ def _input(data_dir: str, repetitions: int, count: int) -> str:
     config = deblock.get_config("compact")
     config.data.update({"name": _NAME, "data_dir": data_dir})
     lines = []
-    for stage in training_speed.both_stages(config):
+    for stage, _ in training_speed.all_stages(config):
         speeds = training_speed.pipeline_speeds(stage, repetitions, steps=100)
         lines.append(f"| {stage.name} | {timing.shown(speeds, '.0f')} |")
     builder = records.open_builder(data_dir, _NAME)
