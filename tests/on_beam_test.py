@@ -5,7 +5,7 @@ Runs where the extra `beam` is installed (.ci/run gives it an environment of its
 
 import pytest
 
-from cqr_jax.data import records
+from cqr_jax.data import kinds, records
 from cqr_jax.errors import UserError
 from data_prep.build import build
 from tests.conftest import run
@@ -37,13 +37,22 @@ def mixed(tmp_path, photographs):
     return folder
 
 
-def test_the_files_equal_those_of_one_machine(tmp_path, mixed, capfd):
-    build(str(mixed), str(tmp_path / "here"), processes=1)
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_the_files_equal_those_of_one_machine(tmp_path, mixed, capfd, kind):
+    build(
+        str(mixed),
+        str(tmp_path / "here"),
+        kind=kind,
+        validation_fraction=0.5,
+        processes=1,
+    )
     told = capfd.readouterr().out
     code, out, err = run(
         "data_prep.build",
         f"--source={mixed}",
         f"--data_dir={tmp_path / 'beam'}",
+        f"--kind={kind}",
+        "--validation_fraction=0.5",
         "--beam_pipeline_options=runner=DirectRunner",
     )
     assert code == 0, err
