@@ -8,11 +8,14 @@
         --config.weights=runs/ranker-compact/ranker.safetensors
     python -m cqr_jax.main --config=configs/eval.py:blind \
         --config.weights=runs/a/deblocker.safetensors
+    python -m cqr_jax.main --config=configs/eval.py:colour \
+        --config.weights=runs/a/deblocker.safetensors
 
 Presets: table2 (default; plain JPEG, weights, and folders of restored images, above
 the published figures), ablation (Table 1, from the runs of configs/ablation.py), ranker
 (accuracy and rank correlation, and a plot of the score), blind (what deblockers gain at
-QF 5 to 95, on shifted grids and after double compression).
+QF 5 to 95, on shifted grids and after double compression), colour (as table2, of RGB
+and without folders), blind_colour (as blind, of colour JPEGs, QF 5 to 100).
 """
 
 from ml_collections import ConfigDict
@@ -48,6 +51,23 @@ def get_config(text: str = "") -> ConfigDict:
         c.weights = ""  # deblockers, a column each
         return c
 
+    if preset == "blind_colour":
+        c.workdir = "runs/eval-blind-colour"  # blind.json, blind.csv, blind.md
+        c.sets = "live1"
+        c.weights = ""  # deblockers of one channel or three, a column each
+        c.projection = True  # project onto the intervals that files tell
+        return c
+
+    if preset == "colour":
+        c.workdir = "runs/eval-colour"  # tables, figures of each image
+        c.sets = "live1,bsds500-test"
+        c.weights = ""  # deblockers of one channel or three, a column each
+        c.qualities = (10, 20, 30, 40)  # JPEG quality factors, 1 to 100
+        c.subsampling = "4:2:0"  # of chroma: 4:2:0, 4:2:2 or 4:4:4
+        c.projection = True  # project onto the intervals that files tell
+        c.self_ensemble = False  # mean over flips and turns, eight times as slow
+        return c
+
     c.qualities = (10, 20, 30)  # JPEG quality factors, 1 to 100
     c.self_ensemble = False  # mean over flips and turns, eight times as slow
     c.panels = False  # write JPEG, restored and original side by side, a PNG an image
@@ -62,4 +82,4 @@ def get_config(text: str = "") -> ConfigDict:
     return c
 
 
-PRESETS = ("table2", "ablation", "ranker", "blind")
+PRESETS = ("table2", "ablation", "ranker", "blind", "colour", "blind_colour")

@@ -23,7 +23,12 @@ _TASKS = (
     "eval_ablation",
     "eval_ranker",
     "eval_blind",
+    "eval_colour",
+    "eval_blind_colour",
 )
+
+# Chroma sampling by its name -> pixels, down and across, that one sample stands for.
+SUBSAMPLINGS = {"4:2:0": (2, 2), "4:2:2": (1, 2), "4:4:4": (1, 1)}
 
 _MAX_SEED = 2**31 - 1
 
@@ -108,13 +113,16 @@ def check(config: ml_collections.ConfigDict) -> None:
         _check_folders(config.get(group, {}), f"config.{group}")
     if config.task in ("eval", "eval_ablation"):
         _check_qualities(config, "config")
+    elif config.task == "eval_colour":
+        _check_qualities(config, "config")
+        _one_of(config, "config", "subsampling", tuple(SUBSAMPLINGS))
     elif config.task == "eval_ranker":
         _check_levels(config, "config", 1, 100)
         if config.side and (config.side < 32 or config.side % 8):
             raise UserError(
                 f"config.side={config.side}: must be 0, or a multiple of 8 from 32 on"
             )
-    elif config.task != "eval_blind":
+    elif config.task not in ("eval_blind", "eval_blind_colour"):
         _check_training(config, "config")
         if config.task == "ranker":
             _check_ranker(config, "config")

@@ -7,7 +7,7 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import ml_collections
@@ -25,6 +25,7 @@ from cqr_jax import (
 from cqr_jax.ahead import ahead
 from cqr_jax.config import words
 from cqr_jax.data import jpeg
+from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.metrics import METRICS
 from cqr_jax.restoring import network
@@ -115,6 +116,7 @@ def measure(
     Images are read, compressed and scored on all cores beside the network, which
     gets all qualities of an image at once, of a large image one after the other, and is
     compiled once for each shape. An image in several sets is restored and scored once.
+    A conditioned network is told what each JPEG's file tells, its table.
 
     Args:
       config: with sets, set_dir, qualities, self_ensemble, panels and save_images as in
@@ -136,15 +138,11 @@ def measure(
         or a restored one has colours or another size than its original.
     """
     seconds: dict[str, float] = collections.defaultdict(float)
-    networks = {
-        name: network.Network(weights.load(path, "deblocker"), seconds)
-        for name, path in methods.items()
-    }
-    if config.self_ensemble:
-        networks = {name: network.self_ensemble(x) for name, x in networks.items()}
+    runs = networks(methods, config.self_ensemble, seconds)
     images = find_images(words(config.sets), config.set_dir)
     others = {name: _restored_paths(x, config, images) for name, x in restored.items()}
     folder = pathlib.Path(workdir)
+    told = np.stack([told_gray(quality) for quality in config.qualities])
     differing: list[pathlib.Path] = []
 
     def loaded(key):
@@ -160,10 +158,11 @@ def measure(
 
     def restore(case):
         key, clean, results = case
-        jpegs = results[JPEG]
-        parts = np.split(jpegs, len(jpegs) if clean.size > _LARGE else 1)
-        for name, run in networks.items():
-            results[name] = np.concatenate([metrics.to_uint8(run(x)) for x in parts])
+        count = len(told) if clean.size > _LARGE else 1
+        parts = [np.split(x, count) for x in (results[JPEG], told)]
+        for name, run in runs.items():
+            restored = (run(*part) for part in zip(*parts, strict=True))
+            results[name] = np.concatenate(list(map(metrics.to_uint8, restored)))
         return key, clean, results
 
     def score(case):
@@ -183,17 +182,69 @@ def measure(
             for i, quality in enumerate(config.qualities)
         }
 
+    found = over_images(images, loaded, restore, score, seconds)
+    warn_of(differing, config.set_dir)
+    return to_rows(config, images, found, methods)
+
+
+def networks(
+    methods: Mapping[str, str],
+    self_ensemble: bool = False,
+    seconds: dict[str, float] | None = None,
+) -> dict[str, network.Run]:
+    """The networks of deblockers' weights by their names.
+
+    Args:
+      methods: name -> path of the weights.
+      self_ensemble: take the mean over flips and turns, `network.self_ensemble`.
+      seconds: as of `network.Network`.
+
+    Raises:
+      UserError: no such file, or not a deblocker's weights.
+    """
+    runs: dict[str, network.Run] = {
+        name: network.Network(weights.load(path, "deblocker"), seconds)
+        for name, path in methods.items()
+    }
+    if self_ensemble:
+        runs = {name: network.self_ensemble(run) for name, run in runs.items()}
+    return runs
+
+
+def told_gray(quality: int) -> np.ndarray:
+    """What a network is told of a gray JPEG by libjpeg, float32, (FEATURES,)."""
+    return features(libjpeg(quality, gray=True))
+
+
+def over_images(
+    images: Mapping[str, Image],
+    load: Callable,
+    restore: Callable,
+    score: Callable,
+    seconds: Mapping[str, float],
+) -> dict[tuple, tuple]:
+    """What `score` finds in all images; tells the progress, and the time at the end.
+
+    Args:
+      images: by their keys.
+      load: key -> what `restore` takes; on all cores, ahead.
+      restore: that -> what `score` takes; one image at a time, in their order.
+      score: that -> (key, quality, method) -> figures; on all cores.
+      seconds: spent in the networks, by what.
+
+    Returns:
+      (key, quality, method) -> figures.
+    """
     begin = time.perf_counter()
     found: dict[tuple, tuple] = {}
     depth = _AHEAD * (os.cpu_count() or 1)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        cases = map(restore, ahead(pool, loaded, images, depth))
+        cases = map(restore, ahead(pool, load, images, depth))
         scored = ahead(pool, score, cases, depth)
         for results in progress.over(scored, len(images), "evaluation", "image"):
             found.update(results)
     _report_time(time.perf_counter() - begin, seconds, len(found))
-    _warn_of(differing, config.set_dir)
-    return _rows(config, images, found, methods)
+    return found
 
 
 def write(
@@ -202,21 +253,22 @@ def write(
     images: list[dict],
     titled: list[dict],
     reference: Callable[[Iterable[dict]], dict[str, tables.Table]],
+    measured: str = "Measured: PSNR | SSIM | PSNR-B",
 ) -> None:
     """Prints tables with the published ones beneath, and writes all results.
 
     Args:
       workdir: of rows.json, rows.csv, images.csv and table.md.
-      rows, images: as `measure` returns them.
+      rows, images: as `measure` returns them; gmsd may be missing.
       titled: the rows with their methods called as the tables are to call them.
       reference: rows -> tables of what was published for their sets, by title.
+      measured: what the tables' figures are.
     """
     note = tables.identical_note(rows)
-    table, perceptual = tables.by_method(titled), tables.by_method(titled, ("gmsd",))
-    parts = [
-        ("Measured: PSNR | SSIM | PSNR-B", table, note),
-        ("Measured: GMSD, lower is better", perceptual, ""),
-    ]
+    parts = [(measured, tables.by_method(titled), note)]
+    if all("gmsd" in row for row in rows):
+        perceptual = tables.by_method(titled, ("gmsd",))
+        parts.append(("Measured: GMSD, lower is better", perceptual, ""))
     parts += [(title, known, "") for title, known in reference(rows).items()]
     folder = pathlib.Path(workdir)
     files.write(
@@ -297,8 +349,23 @@ def _restored_paths(
     return paths
 
 
-def _rows(config, images, found, methods) -> tuple[list[dict], list[dict]]:
-    """The rows of sets and those of images, from (key, quality, method) -> figures."""
+def to_rows(
+    config: ml_collections.ConfigDict,
+    images: Mapping[str, Image],
+    found: Mapping[tuple, tuple],
+    methods: Mapping[str, str],
+    figures: Iterable[str] = tuple(METRICS),
+) -> tuple[list[dict], list[dict]]:
+    """The rows of sets and those of images, as `measure` returns them.
+
+    Args:
+      config: with sets and qualities.
+      images: by their keys.
+      found: (key, quality, method) -> figures.
+      methods: name -> path of a deblocker's weights.
+      figures: their names, psnr among them.
+    """
+    figures = tuple(figures)
     rows, each = [], []
     names = list(dict.fromkeys(method for _, _, method in found))
     for dataset in (pathlib.Path(name).name for name in words(config.sets)):
@@ -307,7 +374,7 @@ def _rows(config, images, found, methods) -> tuple[list[dict], list[dict]]:
             for method in names:
                 case = {"dataset": dataset, "quality": quality, "method": method}
                 members = [found[key, quality, method] for key in keys]
-                columns = dict(zip(METRICS, zip(*members, strict=True), strict=True))
+                columns = dict(zip(figures, zip(*members, strict=True), strict=True))
                 row = dict(case)
                 if method in methods:
                     row["weights"] = methods[method]
@@ -316,12 +383,12 @@ def _rows(config, images, found, methods) -> tuple[list[dict], list[dict]]:
                 row["identical"] = sum(np.isinf(columns["psnr"]).tolist())
                 rows.append(row)
                 for key, member in zip(keys, members, strict=True):
-                    values = dict(zip(METRICS, member, strict=True))
+                    values = dict(zip(figures, member, strict=True))
                     each.append({**case, "image": key, **values})
     return rows, each
 
 
-def _report_time(total: float, seconds: dict[str, float], count: int) -> None:
+def _report_time(total: float, seconds: Mapping[str, float], count: int) -> None:
     shares = {"all": total, **seconds}
     words = [f"{name} {x:.1f} s ({x / total:.0%})" for name, x in shares.items()]
     _log.info("%d cases, on all cores at once: %s", count, ", ".join(words))
@@ -336,10 +403,11 @@ def check(images: Iterable[Image], set_dir: str) -> None:
     """
     known = (x for x in images if x.expected)
     differing = [x.path for x in known if not x.is_expected(jpeg.load_named(x.path))]
-    _warn_of(differing, set_dir)
+    warn_of(differing, set_dir)
 
 
-def _warn_of(differing: list[pathlib.Path], set_dir: str) -> None:
+def warn_of(differing: list[pathlib.Path], set_dir: str) -> None:
+    """Warns of images of named sets that are not the literature's, if there are any."""
     if differing:
         _log.warning(
             "%d images differ from the literature's, %s the first; remove them, and "
@@ -357,20 +425,21 @@ def load(
 
     Args:
       path: of the image.
-      how: `jpeg.load_luma`, or `jpeg.load_gray` for what holds Y already.
+      how: `jpeg.load_luma`, `jpeg.load_gray` for what holds Y already, or
+        `jpeg.load_rgb` for colours.
 
     Returns:
-      uint8, (height, width).
+      uint8, (height, width), or (height, width, 3) of colours.
 
     Raises:
       UserError: as `how`, with the file named; or it is too small for SSIM.
     """
-    y = jpeg.load_named(path, how)
-    if min(y.shape) < metrics.MIN_SIDE:
+    image = jpeg.load_named(path, how)
+    if min(image.shape[:2]) < metrics.MIN_SIDE:
         raise UserError(
             f"{path}: too small for SSIM: its sides must be {metrics.MIN_SIDE} or more"
         )
-    return y
+    return image
 
 
 def _load_as(clean: np.ndarray, path: pathlib.Path, of: pathlib.Path) -> np.ndarray:

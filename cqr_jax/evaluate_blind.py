@@ -6,23 +6,30 @@ import json
 import logging
 import operator
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
-from cqr_jax import evaluate, files, metrics, progress, tables, weights
-from cqr_jax.config import words
+from cqr_jax import evaluate, evaluate_colour, files, metrics, progress, tables
+from cqr_jax.config import SUBSAMPLINGS, words
 from cqr_jax.data import jpeg
+from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.errors import UserError
-from cqr_jax.restoring import network, tiles
+from cqr_jax.restoring import network, restorer, tiles
+from cqr_jax.restoring.pictures import Picture
 
 _log = logging.getLogger(__name__)
 
 _QUALITIES = (5, *range(10, 91, 10), 95)
 _SHIFT = (3, 5)  # rows and columns cropped away, so that blocks begin elsewhere
 _DOUBLE = ((10, 90), (90, 10), (30, 50), (50, 30), (75, 95), (95, 75))
+_HALF = (4, 4)  # the shift of FBCNN (Jiang et al. 2021), half a block
+
+_COLOUR_QUALITIES = (*_QUALITIES, 98, 100)
+_COLOUR_DOUBLE = ((10, 50), (50, 10), (30, 90), (75, 95))
+_FEW = (10, 40, 80)  # qualities of the chroma subsamplings that are rarer
 
 
 class Degradation(NamedTuple):
@@ -32,10 +39,25 @@ class Degradation(NamedTuple):
       kind: 'aligned' (its blocks begin at its corner), 'shifted' (cropped afterwards),
         'double' (twice on one grid) or 'double shifted' (cropped in between).
       qualities: JPEG quality factors, in the order of the compressions.
+      shift: rows and columns cropped away, if it is shifted.
+      subsampling: of an RGB image, of `config.SUBSAMPLINGS`; empty of a gray one.
     """
 
     kind: str
     qualities: tuple[int, ...]
+    shift: tuple[int, int] = _SHIFT
+    subsampling: str = ""
+
+    def is_file(self) -> bool:
+        """Whether what is to be restored is a JPEG file: a cropped one is a PNG."""
+        return self.kind != "shifted"
+
+    def title(self) -> str:
+        """The kind, with the shift where it isn't that of most, and the subsampling."""
+        words = [self.subsampling, self.kind]
+        if "shifted" in self.kind and self.shift != _SHIFT:
+            words.append(f"by {self.shift[0]}, {self.shift[1]}")
+        return " ".join(filter(None, words))
 
 
 DEGRADATIONS = (
@@ -43,6 +65,28 @@ DEGRADATIONS = (
     *(Degradation("shifted", (quality,)) for quality in _QUALITIES),
     *(Degradation("double", pair) for pair in _DOUBLE),
     *(Degradation("double shifted", pair) for pair in _DOUBLE),
+    # Cases that FBCNN published.
+    *(Degradation("double", pair) for pair in ((10, 50), (50, 10))),
+    Degradation("double shifted", (30, 50), _HALF),
+)
+
+
+def _of_colour(
+    kind: str, qualities: tuple[int, ...], subsampling: str = "4:2:0"
+) -> Degradation:
+    return Degradation(kind, qualities, _HALF, subsampling)
+
+
+COLOUR_DEGRADATIONS = (
+    *(_of_colour("aligned", (quality,)) for quality in _COLOUR_QUALITIES),
+    *(
+        _of_colour("aligned", (quality,), subsampling)
+        for subsampling in ("4:2:2", "4:4:4")
+        for quality in _FEW
+    ),
+    *(_of_colour("shifted", (quality,)) for quality in _FEW),
+    *(_of_colour("double", pair) for pair in _COLOUR_DOUBLE),
+    *(_of_colour("double shifted", pair) for pair in _COLOUR_DOUBLE),
 )
 
 
@@ -53,19 +97,51 @@ def degrade(
 
     Args:
       clean: uint8, (height, width), sides above 5 pixels.
-      degradation: what befalls it.
+      degradation: what befalls it, of a gray image.
 
     Returns:
       The degraded image and its original, both uint8 of one shape.
     """
     first, *second = degradation.qualities
-    image = jpeg.compress(clean, first)
-    if "shifted" in degradation.kind:
-        top, left = _SHIFT
-        image, clean = (np.ascontiguousarray(x[top:, left:]) for x in (image, clean))
+    image, clean = _cropped(jpeg.compress(clean, first), clean, degradation)
     for quality in second:
         image = jpeg.compress(image, quality)
     return image, clean
+
+
+def degrade_colour(
+    clean: np.ndarray, degradation: Degradation
+) -> tuple[Picture, np.ndarray]:
+    """The picture that is to be restored, and the original of what it shows.
+
+    Args:
+      clean: uint8 RGB, (height, width, 3), sides above 5 pixels.
+      degradation: what befalls it, of an RGB image.
+
+    Returns:
+      The degraded picture, as cqr-restore reads its file, and its original, uint8; both
+      of one shape. A picture that was cropped at last is one without a compression.
+    """
+    sampling = SUBSAMPLINGS[degradation.subsampling]
+    first, *second = (libjpeg(x, sampling) for x in degradation.qualities)
+    picture = evaluate_colour.compress(clean, first)
+    if "shifted" in degradation.kind:
+        image, clean = _cropped(picture.pixels, clean, degradation)
+        picture = Picture(image)
+    for compression in second:
+        picture = evaluate_colour.compress(picture.pixels, compression)
+    return picture, clean
+
+
+def _cropped(
+    image: np.ndarray, clean: np.ndarray, degradation: Degradation
+) -> tuple[np.ndarray, np.ndarray]:
+    """An image and its original, cropped if the degradation is shifted."""
+    if "shifted" not in degradation.kind:
+        return image, clean
+    top, left = degradation.shift
+    cut = np.ascontiguousarray(image[top:, left:])
+    return cut, np.ascontiguousarray(clean[top:, left:])
 
 
 def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
@@ -85,35 +161,101 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
     Raises:
       UserError: no weights are given, or they, a set or an image can't be read.
     """
+    batch = network.tile_batch()
+
+    def degraded(clean, degradation):
+        image, clean = degrade(clean, degradation)
+        last = degradation.qualities[-1]
+        told = evaluate.told_gray(last) if degradation.is_file() else features(None)
+        return tiles.Told(image, told), clean
+
+    return _compare(
+        config,
+        DEGRADATIONS,
+        evaluate.load,
+        degraded,
+        lambda run, images: map(
+            metrics.to_uint8, tiles.restore(run, images, batch=batch)
+        ),
+        lambda clean, image: metrics.psnr(
+            clean, image.image if isinstance(image, tiles.Told) else image
+        ),
+    )
+
+
+def evaluate_blind_colour(config: ml_collections.ConfigDict) -> list[dict]:
+    """As `evaluate_blind`, of colour pictures, restored as cqr-restore does.
+
+    PSNR is over RGB.
+
+    Args:
+      config: as the preset blind_colour of `configs/eval.py` makes it.
+
+    Returns:
+      As `evaluate_blind`; kinds begin with the chroma subsampling.
+
+    Raises:
+      UserError: as `evaluate_blind`, or an image is gray.
+    """
+    return _compare(
+        config,
+        COLOUR_DEGRADATIONS,
+        evaluate_colour.load,
+        degrade_colour,
+        functools.partial(_restored_pictures, config.projection),
+        lambda clean, picture: evaluate_colour.psnr(clean, picture.pixels),
+    )
+
+
+def _restored_pictures(
+    projecting: bool, run: network.Run, pictures: Iterable[Picture]
+) -> Iterator[Picture]:
+    return restorer.restore_pictures(run, pictures, projecting=projecting)
+
+
+def _compare(
+    config: ml_collections.ConfigDict,
+    degradations: Sequence[Degradation],
+    load: Callable[[pathlib.Path], np.ndarray],
+    degrade: Callable[[np.ndarray, Degradation], tuple[Any, np.ndarray]],
+    restore: Callable[[network.Run, Iterator[Any]], Iterable[Any]],
+    psnr: Callable[[np.ndarray, Any], float],
+) -> list[dict]:
+    """Restores degraded images with every deblocker; prints and writes the gains.
+
+    Images are restored one after the other: few are in memory at a time.
+
+    Args:
+      config: with sets, set_dir, weights and workdir.
+      degradations: of each image.
+      load: path -> clean image.
+      degrade: clean image, degradation -> degraded one, and its original.
+      restore: network, degraded images -> restored ones.
+      psnr: original, degraded or restored image -> dB.
+    """
     if not config.weights:
         raise UserError("config.weights: name deblockers' weights, .safetensors files")
     methods = evaluate.by_name(words(config.weights), [evaluate.JPEG])
-    networks = {
-        name: network.Network(weights.load(path, "deblocker"))
-        for name, path in methods.items()
-    }
+    runs = evaluate.networks(methods)
     images = evaluate.find_images(words(config.sets), config.set_dir)
     evaluate.check(images.values(), config.set_dir)
-    cases = [(image.path, x) for image in images.values() for x in DEGRADATIONS]
+    cases = [(image.path, x) for image in images.values() for x in degradations]
 
-    def measure(name, restore):
+    def measure(name, restored):
         """PSNR of each case."""
-        degraded, again = itertools.tee(_degraded(cases))
-        restored = restore(y for y, _ in degraded)
-        psnr = (
-            metrics.psnr(clean, y if y.dtype == np.uint8 else metrics.to_uint8(y))
-            for (_, clean), y in zip(again, restored, strict=True)
+        degraded, again = itertools.tee(_degraded(cases, load, degrade))
+        found = restored(image for image, _ in degraded)
+        values = (
+            psnr(clean, image) for (_, clean), image in zip(again, found, strict=True)
         )
-        return list(progress.over(psnr, len(cases), name, "image"))
+        return list(progress.over(values, len(cases), name, "image"))
 
-    batch = network.tile_batch()
-    ways = {evaluate.JPEG: iter} | {
-        name: functools.partial(tiles.restore, run, batch=batch)
-        for name, run in networks.items()
+    ways: Mapping[str, Callable] = {evaluate.JPEG: iter} | {
+        name: functools.partial(restore, run) for name, run in runs.items()
     }
-    psnr = np.array([measure(*way) for way in ways.items()])
-    psnr = psnr.reshape(len(ways), len(images), len(DEGRADATIONS))
-    rows = gains(psnr, list(methods))
+    found = np.array([measure(*way) for way in ways.items()])
+    found = found.reshape(len(ways), len(images), len(degradations))
+    rows = gains(found, list(methods), degradations)
     folder = pathlib.Path(config.workdir)
     shown = as_table(rows)
     files.write(folder / "blind.json", json.dumps(rows, indent=2) + "\n")
@@ -124,16 +266,20 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
     return rows
 
 
-def gains(psnr: np.ndarray, methods: Sequence[str]) -> list[dict]:
+def gains(
+    psnr: np.ndarray,
+    methods: Sequence[str],
+    degradations: Sequence[Degradation] = DEGRADATIONS,
+) -> list[dict]:
     """The rows of `evaluate_blind`.
 
     Args:
-      psnr: dB, (1 + methods, images, `DEGRADATIONS`), those of the degraded images
-        first.
+      psnr: dB, (1 + methods, images, degradations), those of the degraded images first.
       methods: their names.
+      degradations: of each image.
     """
     rows = []
-    for i, degradation in enumerate(DEGRADATIONS):
+    for i, degradation in enumerate(degradations):
         counted = np.isfinite(psnr[:, :, i]).all(0)
         if not counted.any():
             continue
@@ -141,7 +287,7 @@ def gains(psnr: np.ndarray, methods: Sequence[str]) -> list[dict]:
         for name, gain in zip(methods, restored - plain, strict=True):
             rows.append(
                 {
-                    "kind": degradation.kind,
+                    "kind": degradation.title(),
                     "qualities": " then ".join(map(str, degradation.qualities)),
                     "images": int(counted.sum()),
                     "psnr": float(np.mean(plain)),
@@ -169,11 +315,11 @@ def as_table(rows: Iterable[dict]) -> tables.Table:
 
 
 def _degraded(
-    cases: Iterable[tuple[pathlib.Path, Degradation]],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    cases: Iterable[tuple[pathlib.Path, Degradation]], load: Callable, degrade: Callable
+) -> Iterator[tuple[Any, np.ndarray]]:
     """`degrade` of each case; an image in several cases on end is read once."""
     for path, group in itertools.groupby(cases, operator.itemgetter(0)):
-        clean = evaluate.load(path)
+        clean = load(path)
         for _, degradation in group:
             yield degrade(clean, degradation)
 

@@ -98,6 +98,7 @@ def _run_task(task: str, config) -> None:
         aot,
         evaluate,
         evaluate_blind,
+        evaluate_colour,
         evaluate_ranker,
         files,
         train,
@@ -117,6 +118,10 @@ def _run_task(task: str, config) -> None:
             ablation.table1(config, config.workdir)
         elif task == "eval_blind":
             evaluate_blind.evaluate_blind(config)
+        elif task == "eval_blind_colour":
+            evaluate_blind.evaluate_blind_colour(config)
+        elif task == "eval_colour":
+            evaluate_colour.evaluate_colour(config)
         elif task == "eval_ranker":
             evaluate_ranker.evaluate_ranker(config)
         else:

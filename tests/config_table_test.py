@@ -38,12 +38,22 @@ def test_every_field_is_in_a_table():
 @pytest.mark.parametrize(
     ("file", "field", "values", "words"),
     [
-        ("deblock", "model.width", "`64` `32` `16`", "channels"),
-        ("deblock", "ranker", "  ", "`data.name`, `parallel` and `seed` follow"),
-        ("deblock", "evaluation.panels", "`False` `False` `True`", "as in [configs/e"),
-        ("eval", "levels", "- - `3` -", "equal parts of that range"),
-        ("eval", "weights", '`""` - `""` `""`', "a column each; ranker: the ranker"),
-        ("ablation", "seeds", "`0,1` `0,1` `0,1`", "of each variant"),
+        ("deblock", "model.width", "`64` `32` `16` `32`", "channels"),
+        ("deblock", "ranker", "   ", "`data.name`, `parallel` and `seed` follow"),
+        (
+            "deblock",
+            "evaluation.panels",
+            "`False` `False` `True` `False`",
+            "as in [configs/e",
+        ),
+        ("eval", "levels", "- - `3` - - -", "equal parts of that range"),
+        (
+            "eval",
+            "weights",
+            '`""` - `""` `""` `""` `""`',
+            "a column each; ranker: the ranker",
+        ),
+        ("ablation", "seeds", "`0,1` `0,1` `0,1` `0,1`", "of each variant"),
     ],
 )
 def test_rows(file, field, values, words):

@@ -1,14 +1,22 @@
 """Blind use: what befalls the images, and the command as a process."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from cqr_jax import evaluate_blind, metrics
+from configs import eval as eval_config
+from cqr_jax import evaluate, evaluate_blind, evaluate_colour, metrics
 from cqr_jax.data import jpeg
+from cqr_jax.data.compression import features, libjpeg
+from cqr_jax.errors import UserError
 from cqr_jax.evaluate_blind import Degradation
+from cqr_jax.restoring import tiles
+from data_prep import sources
 from tests.conftest import run, save_fresh
+from tests.evaluate_colour_test import save_colour
 
 
 def test_degradations(image):
@@ -22,6 +30,10 @@ def test_degradations(image):
         Degradation("double shifted", (20, 60)): (
             jpeg.compress(cut, 60),
             image[3:, 5:],
+        ),
+        Degradation("double shifted", (20, 60), (4, 4)): (
+            jpeg.compress(np.ascontiguousarray(once[4:, 4:]), 60),
+            image[4:, 4:],
         ),
     }
     for degradation, pair in expected.items():
@@ -52,6 +64,132 @@ def test_gains():
     assert len(rows) == 2 * (shape[2] - 1)
     lines = evaluate_blind.as_table(rows)
     assert lines[1] == ["aligned", "5", "3", "30.00", "+1.17 (-0.50)", "+1.00 (+0.00)"]
+
+
+@pytest.fixture
+def rgb():
+    """A uint8 photograph of 72x56 pixels in colour."""
+    return np.ascontiguousarray(jpeg.load_rgb(sources.embedded("test")[1])[:72, :56])
+
+
+def _compressed(rgb, quality, subsampling="4:2:0"):
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+    with Image.open(buffer) as image:
+        return np.asarray(image)
+
+
+def test_colour_degradations(rgb):
+    """Each against Pillow, by hand; and what the restorer learns of the file."""
+    once = _compressed(rgb, 20)
+    cut = np.ascontiguousarray(once[4:, 4:])
+    wide = _compressed(rgb, 20, "4:2:2")
+    shift = (4, 4)
+    told, twice = libjpeg(20), libjpeg(60)
+    for degradation, image, clean, compression in (
+        (Degradation("aligned", (20,), shift, "4:2:0"), once, rgb, told),
+        (
+            Degradation("aligned", (20,), shift, "4:2:2"),
+            wide,
+            rgb,
+            told._replace(sampling=(1, 2)),
+        ),
+        (Degradation("shifted", (20,), shift, "4:2:0"), cut, rgb[4:, 4:], None),
+        (
+            Degradation("double", (20, 60), shift, "4:2:0"),
+            _compressed(once, 60),
+            rgb,
+            twice,
+        ),
+        (
+            Degradation("double shifted", (20, 60), shift, "4:2:0"),
+            _compressed(cut, 60),
+            rgb[4:, 4:],
+            twice,
+        ),
+    ):
+        picture, original = evaluate_blind.degrade_colour(rgb, degradation)
+        np.testing.assert_array_equal(picture.pixels, image, degradation.title())
+        np.testing.assert_array_equal(original, clean)
+        assert picture.compression == compression
+        assert (picture.stored is None) == (compression is None)
+
+
+def test_no_two_degradations_share_a_line():
+    for degradations in (
+        evaluate_blind.DEGRADATIONS,
+        evaluate_blind.COLOUR_DEGRADATIONS,
+    ):
+        lines = [(x.title(), x.qualities) for x in degradations]
+        assert len(set(lines)) == len(lines)
+    titles = [x.title() for x in evaluate_blind.DEGRADATIONS]
+    assert titles.count("double shifted") == 6  # as before there were others
+    assert titles[-1] == "double shifted by 4, 4"
+
+
+def _told_once(monkeypatch, config):
+    """What a run of the evaluation tells the network of each distinct image."""
+    found = {}
+
+    def spy(images, compression):
+        for image, told in zip(images, compression, strict=True):
+            found[image.tobytes()] = told
+        return images / np.float32(255)
+
+    monkeypatch.setattr(evaluate, "networks", lambda methods, *rest: {"spy": spy})
+    evaluate_blind.evaluate_blind(config)
+    return found
+
+
+def test_gray_files_tell_their_last_table(image, tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    clean = np.tile(image, (2, 3))[: tiles.SIDE, : tiles.SIDE]  # one tile
+    (tmp_path / "one" / "a.png").write_bytes(jpeg.encode_png(clean))
+    config = eval_config.get_config("blind")
+    config.update(sets=str(tmp_path / "one"), workdir=str(tmp_path / "out"))
+    config.weights = "spy.safetensors"
+    degradations = (
+        Degradation("aligned", (10,)),
+        Degradation("double", (10, 60)),
+    )
+    monkeypatch.setattr(evaluate_blind, "DEGRADATIONS", degradations)
+    found = _told_once(monkeypatch, config)
+    for degradation in degradations:
+        degraded, _ = evaluate_blind.degrade(clean, degradation)
+        last = libjpeg(degradation.qualities[-1], gray=True)
+        np.testing.assert_array_equal(found[degraded.tobytes()], features(last))
+
+    shifted = Degradation("shifted", (10,))
+    monkeypatch.setattr(evaluate_blind, "DEGRADATIONS", (shifted,))
+    (told,) = {told.tobytes() for told in _told_once(monkeypatch, config).values()}
+    assert told == features(None).tobytes()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colour_gains(rgb, tmp_path, monkeypatch, channels):
+    """A deblocker that does nothing gains nothing, of whatever kind of file."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").write_bytes(jpeg.encode_png(rgb))
+    config = eval_config.get_config("blind_colour")
+    config.update(sets=str(tmp_path / "one"), workdir=str(tmp_path / "out"))
+    path = save_colour(tmp_path) if channels == 3 else save_fresh(tmp_path, "deblocker")
+    config.update(weights=str(path), projection=False)
+    kinds = {x.title(): x for x in evaluate_blind.COLOUR_DEGRADATIONS}
+    degradations = list(kinds.values())  # one of each kind
+    monkeypatch.setattr(evaluate_blind, "COLOUR_DEGRADATIONS", degradations)
+    rows = evaluate_blind.evaluate_blind_colour(config)
+    assert [row["kind"] for row in rows] == [x.title() for x in degradations]
+    assert json.loads((tmp_path / "out" / "blind.json").read_text()) == rows
+    for row, degradation in zip(rows, degradations, strict=True):
+        picture, clean = evaluate_blind.degrade_colour(rgb, degradation)
+        assert row["psnr"] == evaluate_colour.psnr(clean, picture.pixels)
+        assert row["gain"] == row["worst"] == 0
+
+    config.sets = str(tmp_path / "gray")
+    (tmp_path / "gray").mkdir()
+    (tmp_path / "gray" / "b.png").write_bytes(jpeg.encode_png(rgb[..., 0]))
+    with pytest.raises(UserError, match=r"b\.png: is gray"):
+        evaluate_blind.evaluate_blind_colour(config)
 
 
 @pytest.mark.slow

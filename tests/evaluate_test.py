@@ -17,7 +17,9 @@ from PIL import Image
 from configs import eval as eval_config
 from cqr_jax import evaluate, metrics, weights
 from cqr_jax.data import jpeg, pipeline
+from cqr_jax.data.compression import features
 from cqr_jax.errors import UserError
+from cqr_jax.restoring import pictures
 from data_prep import test_sets
 from tests.conftest import ROOT, save_fresh
 
@@ -99,6 +101,32 @@ def test_a_deblocker_that_does_nothing_equals_jpeg(
     assert len(plain) == 2
     assert plain == ours
     assert {row.get("weights") for row in rows} == {None, path}
+
+
+def test_conditioned_networks_are_told_what_the_files_tell(
+    photographs, tmp_path, monkeypatch
+):
+    told = {}
+
+    def spy(images, compression):
+        told.update(
+            (image.tobytes(), x) for image, x in zip(images, compression, strict=True)
+        )
+        return images / np.float32(255)
+
+    monkeypatch.setattr(evaluate, "networks", lambda *args: {"spy": spy})
+    for large in (0, 10**9):
+        monkeypatch.setattr(evaluate, "_LARGE", large)
+        told.clear()
+        config = _config(str(photographs), qualities=(10, 40))
+        _measure(config, tmp_path, {"spy": ""})
+        assert len(told) == 2 * 4
+        for path in photographs.iterdir():
+            for quality in (10, 40):
+                data = jpeg.encode(jpeg.load_luma(path), quality)
+                expected = features(pictures.decode(data).compression)
+                found = told[jpeg.decode(data).tobytes()]
+                np.testing.assert_array_equal(found, expected)
 
 
 def test_self_ensemble_gains(image, tmp_path):

@@ -86,6 +86,21 @@ def test_published_figures_of_the_evaluated_sets():
     assert table[1][-1] == "32.91 | 0.891 | 31.98"
 
 
+def test_published_figures_of_colour():
+    """PSNR alone; and a gray table has nothing of them."""
+    rows = [_row("jpeg", 25.7, name) for name in ("live1", "bsds500-test")]
+    ((title, table),) = published.colour(rows).items()
+    assert "over RGB, 4:2:0" in title
+    assert "arXiv:2109.14573" in title
+    methods = ["JPEG", "ARCNN", "RDN", "QGAC", "FBCNN", "SwinIR", "GRL-S"]
+    assert [name.split(" ")[0] for name in table[0][2:]] == methods
+    figures = ["25.69", "26.91", "27.47", "27.62", "27.77", "28.06", "28.13"]
+    assert table[1] == ["live1", "10", *figures]
+    assert table[2] == ["bsds500-test", "10", "25.84", "", "", "27.74", "27.85", "", ""]
+    assert "25.69" not in str(published.table2(rows))
+    assert published.colour([_row("jpeg", 28.0, quality=50)]) == {}
+
+
 @pytest.mark.parametrize(
     ("table", "count"),
     [(published.table1, 5 * 3), (published.table2, 7 * 3)],
