@@ -8,7 +8,7 @@ import pytest
 
 @pytest.mark.parametrize("rows", [16_385, 32_769])
 def test_sums_of_squares_of_matrix_vector_products(rows):
-    """JAX's issue 39103: 0.10.2 gives the sums of other rows, in float32 from 32,769."""
+    """JAX's issue 39103: 0.10.2 is wrong in float32 from 32,769 rows on."""
     rng = np.random.default_rng(0)
     matrix = rng.standard_normal((3, 3)).astype(np.float32)
     vectors = rng.standard_normal((rows, 3)).astype(np.float32)

@@ -24,7 +24,7 @@ _CHROMA = (
 # 1 to 2, 3 to 5, and 6 to 14.
 _FREQUENCY = np.add.outer(np.arange(8), np.arange(8)).ravel()
 _BANDS = tuple(
-    (_FREQUENCY >= first) & (_FREQUENCY <= last)
+    np.isin(_FREQUENCY, np.arange(first, last + 1))
     for first, last in ((0, 0), (1, 2), (3, 5), (6, 14))
 )
 

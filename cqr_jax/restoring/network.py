@@ -14,8 +14,8 @@ from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.data.ycbcr import ZERO
 
 # Images (count, height, width), uint8 or float32 in [0, 1], to restored ones: float32,
-# of the same shape, near [0, 1] but not clipped. Colour networks also take float32 Y, Cb
-# and Cr, (count, height, width, 3), and what is known of each image's compression,
+# of the same shape, near [0, 1] but not clipped. Colour networks also take Y, Cb and Cr,
+# float32, (count, height, width, 3), and what is known of each image's compression,
 # (count, FEATURES).
 Run = Callable[..., np.ndarray]
 
