@@ -31,10 +31,11 @@ _HEAD = [
     *("twice", "projected", "decided", "once, not projected", "twice, projected"),
 ]
 _LEGEND = """\
-{count} held-out photographs, 4:2:0, restored by {weights}. Gains over the file's PSNR
-(RGB, dB) of files that were compressed once and of files that were JPEGs before: without
-projection, with it, and as the limit decides. The limit is of the share of luma
-coefficients more than 0.75 steps from the stored ones. The last two columns are its errors.
+{count} held-out photographs, 4:2:0, restored by {weights}. Gains over the PSNR of the
+file (RGB, dB), of files that were compressed once and of files that were JPEGs before:
+without projection, with it, and as the limit decides. The limit is of the share of luma
+coefficients more than 0.75 steps from the stored ones. Its errors are in the last two
+columns.
 """
 _FIRST = (10, 20, 30, 50, 75, 90)  # quality of the first compression of two
 _SIDE = 256  # of a tile: the whole photograph

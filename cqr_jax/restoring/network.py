@@ -14,9 +14,9 @@ from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.data.ycbcr import ZERO
 
 # Images (count, height, width), uint8 or float32 in [0, 1], to restored ones: float32,
-# of the same shape, near [0, 1] but not clipped. Colour networks also take Y, Cb and Cr,
-# float32, (count, height, width, 3), and what is known of each image's compression,
-# (count, FEATURES).
+# of the same shape, near [0, 1] but not clipped. Colour networks also take float32
+# (count, height, width, 3), Y, Cb and Cr, and what is known of each image's
+# compression, (count, FEATURES).
 Run = Callable[..., np.ndarray]
 
 
