@@ -37,6 +37,7 @@ WAYS = {
     r"python3 -m venv ": "installs packages; .ci/run does, by the README's command",
     r"\.venv/bin/python -m pytest": "runs the tests, these among them",
     r"\.venv/bin/ruff ": "changes the repository; .ci/run does what changes nothing",
+    r"recipes/": "trains for hours; its commands are checked as those of documents",
     r"\.ci/run\b": "runs the tests, these among them",
 }
 # Lines that only hold commands together.
@@ -59,10 +60,14 @@ def _blocks(path: pathlib.Path, language: str) -> list[str]:
 
 
 def _commands() -> list[str]:
-    """One line each."""
+    """One line each, of the documents and of the recipes."""
     blocks = [block for path in DOCUMENTS for block in _blocks(path, "sh")]
+    recipes = [path.read_text() for path in (ROOT / "recipes").glob("*.sh")]
     lines = re.sub(r"\\\n *", "", "\n".join(blocks)).splitlines()
-    found = (line.strip().removesuffix(" &") for line in lines)
+    found = [line.strip().removesuffix(" &") for line in lines]
+    for line in re.sub(r"\\\n *", "", "\n".join(recipes)).splitlines():
+        if line.startswith('"$python" '):
+            found.append(line.replace('"$python"', "python").replace("$", ""))
     return [line for line in found if not re.match(SYNTAX, line)]
 
 
@@ -95,7 +100,8 @@ def test_every_command_has_a_way():
 @pytest.fixture
 def workplace(tmp_path, image):
     """A folder that has what the commands name."""
-    for folder in ("holidays/beach", "runs/NAME", "cqr_jax/weights", "docs"):
+    runs = ("runs/NAME", "runs/deblock-colour")
+    for folder in ("holidays/beach", *runs, "cqr_jax/weights", "docs"):
         (tmp_path / folder).mkdir(parents=True)
     picture = Image.fromarray(image)
     picture.save(tmp_path / "IMAGE", "png")
@@ -107,7 +113,7 @@ def workplace(tmp_path, image):
     for name, weights in (
         ("A", "compact"),
         ("RANKER", "compact-ranker"),
-        ("runs/NAME/deblocker", "compact"),
+        *((f"{run}/deblocker", "compact") for run in runs),
     ):
         path = tmp_path / f"{name}.safetensors"
         path.symlink_to(shipped / f"{weights}.safetensors")
