@@ -24,7 +24,7 @@ from cqr_jax import (
 )
 from cqr_jax.ahead import ahead
 from cqr_jax.config import words
-from cqr_jax.data import jpeg
+from cqr_jax.data import jpeg, kinds
 from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.metrics import METRICS
@@ -287,7 +287,9 @@ def write(
     _log.info("rows, table and figures of each image in %s", folder)
 
 
-def find_images(sets: Iterable[str], set_dir: str) -> dict[str, Image]:
+def find_images(
+    sets: Iterable[str], set_dir: str, kind: str = kinds.LADDER
+) -> dict[str, Image]:
     """Key -> image, of all images of the sets, each once.
 
     Args:
@@ -295,6 +297,7 @@ def find_images(sets: Iterable[str], set_dir: str) -> dict[str, Image]:
         with ':validation' behind it, the images that `data_prep.build` holds out. The
         key of a folder's image is its path from the folder's parent, without suffix.
       set_dir: folder of the named sets.
+      kind: of the records of a folder, which tells what is held out of it.
 
     Raises:
       UserError: no set, one that is not there, or two sets or images of one name.
@@ -316,7 +319,10 @@ def find_images(sets: Iterable[str], set_dir: str) -> dict[str, Image]:
         else:
             root = name.removesuffix(HELD_OUT)
             folder = pathlib.Path(root).resolve()
-            paths = jpeg.list_images(root) if root == name else sources.held_out(root)
+            if root == name:
+                paths = jpeg.list_images(root)
+            else:
+                paths = sources.held_out(root, kind)
             members = {
                 f"{folder.name}/{test_sets.key(x, root)}": x.resolve() for x in paths
             }

@@ -14,7 +14,7 @@ import numpy as np
 
 from cqr_jax import evaluate, evaluate_colour, files, metrics, progress, tables
 from cqr_jax.config import SUBSAMPLINGS, words
-from cqr_jax.data import jpeg
+from cqr_jax.data import jpeg, kinds
 from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.restoring import network, restorer, tiles
@@ -204,6 +204,7 @@ def evaluate_blind_colour(config: ml_collections.ConfigDict) -> list[dict]:
         degrade_colour,
         functools.partial(_restored_pictures, config.projection),
         lambda clean, picture: evaluate_colour.psnr(clean, picture.pixels),
+        kinds.COLOUR,
     )
 
 
@@ -220,6 +221,7 @@ def _compare(
     degrade: Callable[[np.ndarray, Degradation], tuple[Any, np.ndarray]],
     restore: Callable[[network.Run, Iterator[Any]], Iterable[Any]],
     psnr: Callable[[np.ndarray, Any], float],
+    kind: str = kinds.LADDER,
 ) -> list[dict]:
     """Restores degraded images with every deblocker; prints and writes the gains.
 
@@ -232,12 +234,13 @@ def _compare(
       degrade: clean image, degradation -> degraded one, and its original.
       restore: network, degraded images -> restored ones.
       psnr: original, degraded or restored image -> dB.
+      kind: of records, as of `evaluate.find_images`.
     """
     if not config.weights:
         raise UserError("config.weights: name deblockers' weights, .safetensors files")
     methods = evaluate.by_name(words(config.weights), [evaluate.JPEG])
     runs = evaluate.networks(methods)
-    images = evaluate.find_images(words(config.sets), config.set_dir)
+    images = evaluate.find_images(words(config.sets), config.set_dir, kind)
     evaluate.check(images.values(), config.set_dir)
     cases = [(image.path, x) for image in images.values() for x in degradations]
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from cqr_jax import evaluate, metrics, published, tables
 from cqr_jax.config import SUBSAMPLINGS, words
-from cqr_jax.data import degradations, jpeg
+from cqr_jax.data import degradations, jpeg, kinds
 from cqr_jax.data.compression import Compression, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.restoring import pictures, restorer
@@ -115,7 +115,7 @@ def measure(
     """
     seconds: dict[str, float] = collections.defaultdict(float)
     runs = evaluate.networks(methods, config.self_ensemble, seconds)
-    images = evaluate.find_images(words(config.sets), config.set_dir)
+    images = evaluate.find_images(words(config.sets), config.set_dir, kinds.COLOUR)
     differing: list[pathlib.Path] = []
     sampling = SUBSAMPLINGS[config.subsampling]
 
