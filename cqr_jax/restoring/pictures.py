@@ -1,27 +1,32 @@
 """Image files as pixels that can be restored, and back, with all that they carry."""
 
 import io
-import re
-import struct
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin
+from PIL import Image, ImageCms, JpegImagePlugin
 
 from cqr_jax import formats
 from cqr_jax.data.compression import Compression
 from cqr_jax.data.jpeg import ImageError, image_errors, integers_16
-from cqr_jax.restoring import coefficients, deep
+from cqr_jax.restoring import (
+    coefficients,
+    exif,
+    foreign,
+    jpeg_file,
+    metadata,
+    png_file,
+    profiles,
+    tiff_file,
+)
 from cqr_jax.restoring.coefficients import Component
+from cqr_jax.restoring.metadata import Metadata
 
 MAX_PIXELS = 200_000_000  # of an image; a larger one is taken for a decompression bomb
 
 # What is opened, whatever the suffix: Pillow runs Ghostscript for some others.
-_READ = tuple(name.upper() for name in formats.FORMATS)  # JPEG: MPO too
+_READ = tuple(name.upper() for name in formats.FORMATS)
 _SIDES = {"jpeg": 65_500, "webp": 16_383}  # the longest, in pixels
-_JPEG_EXIF, _JPEG_XMP = 65_533, 65_504  # the longest, in bytes
-
-_ORIENTATION = int(ExifTags.Base.Orientation)
 # EXIF's orientation -> what turns it upright: transposing, then reversing each axis.
 _TURNS = {
     2: (False, (1, -1)),
@@ -32,27 +37,6 @@ _TURNS = {
     7: (True, (-1, -1)),
     8: (True, (-1, 1)),
 }
-_XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:\s*=\s*["\']|>))[2-8]')
-
-_KEPT = (*deep.TEXT_TAGS, _ORIENTATION)  # of a TIFF's own tags
-_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
-_EXIF = b"Exif\0\0"
-
-
-class Metadata(NamedTuple):
-    """What a file tells beside its pixels; empty or None where it doesn't.
-
-    Attributes:
-      exif: as a JPEG holds it, orientation included.
-      icc_profile: colour profile.
-      xmp: XML.
-      dpi: across and down.
-    """
-
-    exif: bytes = b""
-    icc_profile: bytes = b""
-    xmp: bytes = b""
-    dpi: tuple[float, float] | None = None
 
 
 class Picture(NamedTuple):
@@ -65,6 +49,8 @@ class Picture(NamedTuple):
       compression: of a JPEG, what its tables tell; None of others.
       stored: the DCT coefficients of a gray or YCbCr JPEG, if they were asked for.
       metadata: what to carry over.
+      notes: sentences on what was left out of the file, or is not in it, for whoever
+        gets the picture.
     """
 
     pixels: np.ndarray
@@ -72,6 +58,7 @@ class Picture(NamedTuple):
     compression: Compression | None = None
     stored: tuple[Component, ...] | None = None
     metadata: Metadata = Metadata()
+    notes: tuple[str, ...] = ()
 
     def stacked(self) -> np.ndarray:
         """The pixels, with the alpha as their last channel if there is one."""
@@ -80,15 +67,23 @@ class Picture(NamedTuple):
         return np.concatenate([self.pixels, self.alpha[..., None]], axis=-1)
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS, stored: bool = False) -> Picture:
+def decode(
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    stored: bool = False,
+    salvage: bool = False,
+) -> Picture:
     """The picture in a file's bytes, whatever its format and colours.
 
-    A palette becomes RGB. 16 bits a channel are kept, in PNG and TIFF.
+    A palette becomes RGB. 16 bits a channel are kept, in PNG and TIFF. Metadata that
+    can't be read are left out and noted in `Picture.notes`.
 
     Args:
       data: the bytes.
       max_pixels: of the image, at most.
-      stored: read the DCT coefficients of a JPEG too.
+      stored: read the DCT coefficients of a JPEG too. Of a file of which something is
+        missing there are none.
+      salvage: of a JPEG or PNG that is cut take what is there, and note the rest.
 
     Raises:
       ImageError: not an image of `formats.FORMATS`, damaged or truncated, above
@@ -97,18 +92,87 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, stored: bool = False) -> P
     """
     if not data:
         raise ImageError("an empty file")
-    with image_errors(), Image.open(io.BytesIO(data), formats=_READ) as image:
+    with image_errors():
+        if data.startswith(jpeg_file.SIGNATURE):
+            return _decode_jpeg(data, max_pixels, stored, salvage)
+        if data.startswith(png_file.SIGNATURE):
+            return _decode_png(data, max_pixels, salvage)
+        if data.startswith(tiff_file.SIGNATURES):
+            return _decode_tiff(data, max_pixels)
+        if name := foreign.name(data):
+            raise ImageError(
+                f"a file of {name}, which isn't read; convert it to PNG first"
+            )
+        with Image.open(io.BytesIO(data), formats=_READ) as image:
+            _check(image, max_pixels)
+            image.load()
+            return _picture(image)
+
+
+def _decode_jpeg(data: bytes, max_pixels: int, stored: bool, salvage: bool) -> Picture:
+    opened = jpeg_file.read(data)
+    found, notes = opened.found, list(opened.found.notes)
+    with Image.open(io.BytesIO(found.data), formats=["JPEG"]) as image:
         _check(image, max_pixels)
-        pixels, exif = deep.pixels(image, data), None
-        if image.format == "TIFF":
-            # Loading closes the file, and turns what Pillow reads.
-            turned = pixels is None
-            exif = _exif_bytes(_of_the_picture(image.getexif(), turned))
         image.load()
-        picture = _picture(image, pixels, exif)
-    if stored and isinstance(image, JpegImagePlugin.JpegImageFile) and _is_ycbcr(image):
+        picture = _picture(image, found.metadata)
+        missing = jpeg_file.missing(opened, np.asarray(image))
+    if missing:
+        if not (salvage or jpeg_file.is_slight(missing)):
+            raise ImageError(_cut(missing))
+        notes.append(f"The file is cut: {missing}.")
+    elif not opened.ended:
+        notes.append("The JPEG lacks its end marker.")
+    if stored and not missing:
+        picture = _with_stored(picture, image, found.data)
+    return picture._replace(notes=tuple(notes))
+
+
+def _decode_png(data: bytes, max_pixels: int, salvage: bool) -> Picture:
+    opened = png_file.read(data)
+    _check_size(opened.header.width, opened.header.height, max_pixels)
+    notes = list(opened.found.notes)
+    missing = "" if opened.ended and not salvage else png_file.missing(opened)
+    if missing and not salvage:
+        raise ImageError(_cut(missing))
+    if missing or not opened.ended:
+        opened = png_file.completed(opened)
+        notes.append(
+            f"The file is cut: {missing}." if missing else "The PNG lacks its end."
+        )
+    with Image.open(io.BytesIO(opened.found.data), formats=["PNG"]) as image:
+        image.load()
+        pixels = png_file.pixels(opened, image)
+        picture = _picture(image, opened.found.metadata, pixels)
+    return picture._replace(notes=tuple(notes))
+
+
+def _decode_tiff(data: bytes, max_pixels: int) -> Picture:
+    opened = tiff_file.read(data)
+    _check_size(*tiff_file.size(opened), max_pixels)
+    found = opened.found
+    if (own := tiff_file.pixels(opened)) is not None:
+        pixels, alpha = own
+        picture = Picture(pixels, metadata=found.metadata)
+        if alpha:
+            picture = picture._replace(pixels=pixels[..., :-1], alpha=pixels[..., -1])
+    else:
+        with Image.open(io.BytesIO(found.data), formats=["TIFF"]) as image:
+            _check(image, max_pixels)
+            image.load()
+            picture = _picture(image, found.metadata)
+    return picture._replace(notes=found.notes)
+
+
+def _cut(missing: str) -> str:
+    return f"damaged or truncated: {missing}; --salvage restores what is there"
+
+
+def _with_stored(picture: Picture, image: Image.Image, data: bytes) -> Picture:
+    """The picture with the coefficients that its file's bytes store, if it has some."""
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and _is_ycbcr(image):
         height, width = picture.pixels.shape[:2]
-        picture = picture._replace(stored=coefficients.read(data, height, width))
+        return picture._replace(stored=coefficients.read(data, height, width))
     return picture
 
 
@@ -124,11 +188,8 @@ def _is_ycbcr(image: JpegImagePlugin.JpegImageFile) -> bool:
 def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
     """The bytes of a file of a picture, with its metadata as far as the format has it.
 
-    PNG, WebP and TIFF are lossless (TIFF of 8 bits without compression: with it Pillow
-    can't write EXIF), JPEG has its chroma at full resolution. CMYK is
-    kept by JPEG and TIFF and becomes RGB elsewhere, by its profile if it has one. BMP
-    holds of the metadata the resolution alone, WebP all but that. PNG, WebP and BMP are
-    written upright, for many viewers turn none of them.
+    PNG, WebP and TIFF are lossless, JPEG has its chroma at full resolution. What the
+    format can't hold is changed or left out as `fitted` says.
 
     Args:
       picture: to write.
@@ -136,17 +197,78 @@ def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
       quality: of a JPEG, 1 to 100.
 
     Raises:
-      ImageError: the format can't hold it, see `check`; or its metadata are damaged.
+      ImageError: the format can't hold it, see `check`.
     """
-    check(picture, name)
+    picture = fitted(picture, name)
     try:
-        if name in ("png", "webp", "bmp"):
-            picture = upright(picture)
-        if picture.pixels.dtype == np.uint16:
-            return deep.encode(picture, name)
-        return _encode(picture, name, quality)
+        if name == "png":
+            return png_file.encode(picture)
+        if name == "tiff":
+            return tiff_file.encode(picture)
+        buffer = io.BytesIO()
+        options = _options(name, picture.metadata, quality)
+        to_pillow(picture).save(buffer, name, **options)
+        return buffer.getvalue()
     except Exception as error:  # whatever odd metadata lead the libraries to
         raise ImageError(f"can't be written as {name}: {error}") from None
+
+
+def fitted(picture: Picture, name: str) -> Picture:
+    """The picture as a format holds it; its notes tell what that left out.
+
+    CMYK is kept by JPEG and TIFF and becomes RGB elsewhere, by its profile if it has
+    one. BMP holds of the metadata the resolution alone, WebP all but that, and a TIFF
+    has no room for a camera's own notes. PNG, WebP and BMP are turned upright, for many
+    viewers turn none of them. The colours that a PNG tells by numbers become a profile
+    in the other formats.
+
+    Args:
+      picture: to be written. One that is fitted already stays as it is.
+      name: of a format of `formats.FORMATS`.
+
+    Raises:
+      ImageError: the format can't hold it, see `check`.
+    """
+    check(picture, name)
+    if name in ("png", "webp", "bmp"):
+        picture = upright(picture)
+    meta = picture.metadata
+    if picture.pixels.shape[-1] == 4 and name not in ("jpeg", "tiff"):
+        rgb = to_rgb(to_pillow(picture._replace(alpha=None)), meta)
+        picture = picture._replace(pixels=np.asarray(rgb))
+        meta = meta._replace(icc_profile=b"")
+    if name != "png":
+        profile = meta.icc_profile or _profile(picture, name)
+        meta = meta._replace(icc_profile=profile, colour=())
+    meta, notes = metadata.fitted(meta, name)
+    return picture._replace(metadata=meta, notes=picture.notes + notes)
+
+
+def _profile(picture: Picture, name: str) -> bytes:
+    """The colour profile that a PNG's chunks amount to, where one is needed."""
+    chunks = picture.metadata.colour
+    if name == "bmp" and {b"sRGB"} == {x for x, _ in chunks} - {b"gAMA", b"cHRM"}:
+        return b""  # what is taken for granted there
+    return profiles.of_chunks(chunks, picture.pixels.shape[-1] == 1)
+
+
+def fallback(
+    picture: Picture, name: str, dtype: np.typing.DTypeLike | None = None
+) -> str:
+    """The format to write a picture in, where nobody asked for a certain one.
+
+    Args:
+      picture, dtype: as of `check`.
+      name: the format that the picture came in, say.
+
+    Returns:
+      That name, or 'png' where it can't hold the picture.
+    """
+    try:
+        check(picture, name, dtype)
+    except ImageError:
+        return "png"
+    return name
 
 
 def check(
@@ -160,58 +282,78 @@ def check(
       dtype: of the pixels; None for that of the picture's.
 
     Raises:
-      ImageError: it can't hold its size, its transparency, its 16 bits or so long an
-        EXIF or XMP.
+      ImageError: it can't hold its size, its transparency, its 16 bits or its colours.
     """
     has_alpha, channels = picture.alpha is not None, picture.pixels.shape[-1]
+    dtype = np.dtype(dtype or picture.pixels.dtype)
+    take = "take --format=png"
     if (side := max(picture.pixels.shape[:2])) > (longest := _SIDES.get(name, side)):
-        raise ImageError(f"{side} pixels long, {name} can hold {longest}; take png")
-    meta = picture.metadata
-    if name == "jpeg" and (len(meta.exif) > _JPEG_EXIF or len(meta.xmp) > _JPEG_XMP):
-        raise ImageError("its EXIF or XMP is more than jpeg can hold; take png")
+        raise ImageError(f"{side} pixels long, {name} can hold {longest}; {take}")
     if has_alpha and name in ("jpeg", "bmp"):
-        raise ImageError(f"has transparency, which {name} can't hold; take png")
-    if np.dtype(dtype or picture.pixels.dtype) == np.uint8:
+        raise ImageError(f"has transparency, which {name} can't hold; {take}")
+    size = picture.pixels.size // channels * (channels + has_alpha) * dtype.itemsize
+    if name == "tiff" and size > tiff_file.LONGEST:
+        raise ImageError(f"{size / 1e9:.1f} GB, tiff can hold 4; {take}")
+    if name != "png" and not picture.metadata.icc_profile:
+        _profile(picture, name)
+    if dtype == np.uint8:
         return
     if name not in ("png", "tiff"):
         raise ImageError(
-            f"16 bits are more than {name} can hold; take png or tiff, or 8 bits"
+            f"16 bits are more than {name} can hold; take --format=png or "
+            "--format=tiff, or --bits=8"
         )
     if channels == 4:
-        raise ImageError("CMYK is written with 8 bits only")
-    if name == "tiff" and channels == 1 and has_alpha:
-        raise ImageError("16-bit gray with transparency is written as png only")
-
-
-def _encode(picture: Picture, name: str, quality: int) -> bytes:
-    """By Pillow."""
-    image, meta = to_pillow(picture), picture.metadata
-    if image.mode == "CMYK" and name not in ("jpeg", "tiff"):
-        image, meta = to_rgb(image, meta), meta._replace(icc_profile=b"")
-    buffer = io.BytesIO()
-    image.save(buffer, name, **_options(name, meta, quality))
-    return buffer.getvalue()
+        raise ImageError("CMYK is written with 8 bits only; take --bits=8")
 
 
 def _check(image: Image.Image, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        raise ImageError(
-            f"{image.width}x{image.height} is above {max_pixels / 1e6:g} megapixels"
-        )
+    _check_size(image.width, image.height, max_pixels)
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # of an MPO the first is the picture
-        raise ImageError(f"holds {frames} frames or pages; split it first")
+    if frames > 1:
+        raise ImageError(
+            f"an animation of {frames} frames; take them apart first, for example by "
+            "magick FILE frame_%04d.png"
+        )
 
 
-def from_pillow(image: Image.Image) -> Picture:
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(f"{width}x{height} is above {max_pixels / 1e6:g} megapixels")
+
+
+def from_pillow(image: Image.Image, stored: bool = False) -> Picture:
     """The picture in one of Pillow's images.
+
+    Args:
+      image: as `Image.open` gives it, or made otherwise.
+      stored: read the DCT coefficients of a JPEG too, if it is not loaded yet: later
+        its pixels may be others than its file's.
 
     Raises:
       ImageError: damaged, or of colours that are neither gray nor RGB nor CMYK.
     """
+    is_png = image.format == "PNG" and image.mode in ("1", "L")
+    if is_png and "transparency" in image.info and (data := _file(image)):
+        return decode(data, image.width * image.height)  # Pillow misreads which gray
+    is_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
+    data = _file(image) if stored and is_jpeg else b""
     with image_errors():
         image.load()  # only then are metadata behind a PNG's pixels known
-    return _picture(image)
+    picture = _picture(image)
+    return _with_stored(picture, image, data) if data else picture
+
+
+def _file(image: Image.Image) -> bytes:
+    """The file of an opened image that is not loaded yet, else nothing."""
+    file = getattr(image, "fp", None)
+    if file is None:
+        return b""
+    place = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(place)
+    return data
 
 
 def to_pillow(picture: Picture) -> Image.Image:
@@ -235,13 +377,11 @@ def upright(picture: Picture) -> Picture:
     orientation, or with EXIF that can't be read, the picture is as it was. Compression
     and stored coefficients stay those of the file.
     """
-    meta = picture.metadata
     try:
-        tags = Image.Exif()
-        tags.load(meta.exif)
-        transposed, (down, across) = _TURNS[tags[_ORIENTATION]]
-        exif = _said_upright(meta.exif)
-    except Exception:  # whatever damaged EXIF leads Pillow to
+        orientation = exif.read(picture.metadata.exif).numbers(exif.ORIENTATION)
+        transposed, (down, across) = _TURNS[orientation[0]]
+        meta = metadata.turned(picture.metadata, transposed)
+    except (ValueError, LookupError):
         return picture
 
     def turned(values):
@@ -250,37 +390,16 @@ def upright(picture: Picture) -> Picture:
     return picture._replace(
         pixels=turned(picture.pixels),
         alpha=None if picture.alpha is None else turned(picture.alpha),
-        metadata=meta._replace(
-            exif=exif,
-            xmp=_XMP_ORIENTATION.sub(rb"\g<1>1", meta.xmp),
-            dpi=meta.dpi[::-1] if meta.dpi and transposed else meta.dpi,
-        ),
+        metadata=meta,
     )
 
 
-def _said_upright(exif: bytes) -> bytes:
-    """EXIF with the orientation 1 and without a thumbnail, the rest byte for byte.
-
-    Pillow would write its texts and the camera's own notes anew, and not as they were.
-    """
-    found, start = bytearray(exif), len(_EXIF)  # where offsets count from
-    order = {b"II": "<", b"MM": ">"}[exif[start : start + 2]]
-    (offset,) = struct.unpack_from(f"{order}I", exif, start + 4)
-    (count,) = struct.unpack_from(f"{order}H", exif, start + offset)
-    entries = start + offset + 2
-    for entry in range(entries, entries + 12 * count, 12):
-        (tag,) = struct.unpack_from(f"{order}H", exif, entry)
-        if tag == _ORIENTATION:  # type SHORT, one of them
-            struct.pack_into(f"{order}HIHH", found, entry + 2, 3, 1, 1, 0)
-    struct.pack_into(f"{order}I", found, entries + 12 * count, 0)  # no second image
-    return bytes(found)
-
-
 def _picture(
-    image: Image.Image, pixels: np.ndarray | None = None, exif: bytes | None = None
+    image: Image.Image,
+    meta: Metadata | None = None,
+    pixels: np.ndarray | None = None,
 ) -> Picture:
-    """Of pixels with their alpha, and of EXIF, if given, else of what Pillow gives."""
-    metadata = _metadata(image, exif)
+    """Of metadata, and of pixels with their alpha, if given, else of Pillow's."""
     compression = None
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         (_, across, down, table), *others = image.layer
@@ -297,7 +416,7 @@ def _picture(
     alpha = None
     if pixels.shape[-1] in (2, 4) and image.mode != "CMYK":
         pixels, alpha = pixels[..., :-1], pixels[..., -1]
-    return Picture(pixels, alpha, compression, metadata=metadata)
+    return Picture(pixels, alpha, compression, metadata=meta or _metadata(image))
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
@@ -316,43 +435,20 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _metadata(image: Image.Image, exif: bytes | None) -> Metadata:
-    if exif is None:
-        exif = image.info.get("exif", b"")
-        if not exif and "Raw profile type exif" in image.info:
-            exif = image.getexif().tobytes()
-        if exif:  # in a WebP without its name
-            exif = _EXIF + exif.removeprefix(_EXIF)
-    xmp = image.info.get("xmp", b"")
-    dpi = image.info.get("dpi")
+def _metadata(image: Image.Image) -> Metadata:
+    """What Pillow found of it."""
+    info = image.info
+    found = info.get("exif", b"")
+    if found:  # in a WebP without its name
+        found = exif.NAME + found.removeprefix(exif.NAME)
+    xmp = info.get("xmp", b"")
+    dpi = info.get("dpi")
     return Metadata(
-        exif,
-        image.info.get("icc_profile") or b"",
+        found,
+        info.get("icc_profile") or b"",
         xmp.encode() if isinstance(xmp, str) else xmp,
-        (float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 1 else None,
+        metadata.resolution(*dpi) if dpi else None,
     )
-
-
-def _of_the_picture(found: Image.Exif, turned: bool = False) -> Image.Exif:
-    """What tags say of the picture, without what they say of the file, as its size.
-
-    Args:
-      found: all tags.
-      turned: whether the pixels are going to be turned upright.
-    """
-    kept = Image.Exif()
-    for tag in _KEPT:
-        if tag in found and not (turned and tag == _ORIENTATION):
-            kept[tag] = found[tag]
-    for ifd in _IFDS:
-        if tags := found.get_ifd(ifd):
-            kept.get_ifd(ifd).update(tags)
-    return kept
-
-
-def _exif_bytes(tags: Image.Exif) -> bytes:
-    """As a JPEG holds them; nothing for none."""
-    return tags.tobytes() if len(tags) or any(map(tags.get_ifd, _IFDS)) else b""
 
 
 def to_rgb(image: Image.Image, meta: Metadata) -> Image.Image:
@@ -372,32 +468,13 @@ def to_rgb(image: Image.Image, meta: Metadata) -> Image.Image:
 
 
 def _options(name: str, meta: Metadata, quality: int) -> dict:
-    """What Pillow is told beside the pixels."""
-    options: dict = {}
-    if name == "bmp":
-        return {"dpi": meta.dpi} if meta.dpi else {}
-    if name == "tiff":
-        given, tags = Image.Exif(), Image.Exif()
-        given.load(meta.exif)
-        tags.load(_exif_bytes(_of_the_picture(given)))
-        if meta.xmp:
-            tags[deep.XMP_TAG] = meta.xmp
-        options["exif"] = tags
-    elif meta.exif:
-        options["exif"] = meta.exif
-    if meta.icc_profile:
-        options["icc_profile"] = meta.icc_profile
-    if meta.dpi and name != "webp":
+    """What Pillow is told beside the pixels, of a picture that is fitted."""
+    named = {"exif": meta.exif, "icc_profile": meta.icc_profile, "xmp": meta.xmp}
+    options: dict = {key: value for key, value in named.items() if value}
+    if meta.dpi:
         options["dpi"] = meta.dpi
-    if meta.xmp:
-        if name == "png":
-            info = PngImagePlugin.PngInfo()
-            info.add_itxt("XML:com.adobe.xmp", meta.xmp.decode(errors="replace"))
-            options["pnginfo"] = info
-        elif name != "tiff":
-            options["xmp"] = meta.xmp
     if name == "jpeg":
         options |= {"quality": quality, "subsampling": 0}
     elif name == "webp":
-        options |= {"lossless": True, "quality": 50}  # of the effort
+        options |= {"lossless": True, "quality": 50, "exact": True}  # 50: the effort
     return options

@@ -1,0 +1,271 @@
+"""The directories of EXIF and TIFF files, whose values are carried byte for byte.
+
+A directory holds entries. An entry with the number of a sub-directory (EXIF, GPS,
+interoperability) holds that directory in place of its offset, so that directories can
+be written elsewhere than they were read.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, Union
+
+from PIL import ExifTags
+
+NAME = b"Exif\0\0"  # before EXIF in a JPEG file
+ORIENTATION = int(ExifTags.Base.Orientation)
+MAKER_NOTE = int(ExifTags.Base.MakerNote)
+_EXIF, _GPS = int(ExifTags.IFD.Exif), int(ExifTags.IFD.GPSInfo)
+_INTEROP = int(ExifTags.IFD.Interop)
+
+# Of the first directory, what speaks of the picture rather than of the file.
+_OF_THE_PICTURE = frozenset(
+    int(tag)
+    for tag in (
+        ExifTags.Base.ImageDescription,
+        ExifTags.Base.Make,
+        ExifTags.Base.Model,
+        ExifTags.Base.Software,
+        ExifTags.Base.DateTime,
+        ExifTags.Base.Artist,
+        ExifTags.Base.Copyright,
+        ExifTags.Base.Orientation,
+        ExifTags.IFD.Exif,
+        ExifTags.IFD.GPSInfo,
+    )
+)
+
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+_SIZES |= {13: 4, 129: 1}  # in bytes, of a value of each type; 129 is UTF-8
+_LONG_SIZES = {16: 8, 17: 8, 18: 8}  # in BigTIFF alone
+_SHORT, _LONG, _RATIONAL = 3, 4, 5
+_NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
+
+
+class Entry(NamedTuple):
+    """One tag's values.
+
+    Attributes:
+      kind: their type, as TIFF numbers types.
+      number: how many there are.
+      value: their bytes, in the byte order of the file.
+    """
+
+    kind: int
+    number: int
+    value: bytes
+
+
+Directory = dict[int, Union[Entry, "Directory"]]
+
+
+class Tags(NamedTuple):
+    """What an EXIF block or a TIFF file says in its directories.
+
+    Attributes:
+      order: of bytes, '<' or '>'.
+      first: the first directory.
+      pages: the number of directories in the chain that the first one starts.
+      damaged: whether entries were left out because they can't be read.
+    """
+
+    order: Literal["<", ">"]
+    first: Directory
+    pages: int = 1
+    damaged: bool = False
+
+    def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """The unsigned integers of a tag of the first directory."""
+        entry = self.first.get(tag)
+        if not isinstance(entry, Entry) or entry.kind not in _NUMBERS:
+            return default
+        return struct.unpack(
+            f"{self.order}{entry.number}{_NUMBERS[entry.kind]}", entry.value
+        )
+
+    def rational(self, tag: int) -> float | None:
+        """The first value of a tag of rational numbers, unless its divisor is 0."""
+        entry = self.first.get(tag)
+        if not isinstance(entry, Entry) or entry.kind != _RATIONAL or not entry.number:
+            return None
+        above, below = struct.unpack_from(f"{self.order}II", entry.value)
+        return above / below if below else None
+
+
+class _Reader:
+    """Reads directories; `damaged` tells whether something could not be read."""
+
+    def __init__(self, data: bytes):
+        self.data, self.damaged = data, False
+        if data[:2] not in (b"II", b"MM"):
+            raise ValueError("no byte order")
+        self.order: Literal["<", ">"] = "<" if data[:2] == b"II" else ">"
+        (version,) = self.unpack("H", 2)
+        if version not in (42, 43):
+            raise ValueError(f"version {version}")
+        self.big = version == 43
+        # Formats of an offset and of the number of entries; bytes of an entry.
+        self.offset, self.count = ("Q", "Q") if self.big else ("I", "H")
+        self.size = 20 if self.big else 12
+        self.sizes = _SIZES | _LONG_SIZES if self.big else _SIZES
+
+    def unpack(self, form: str, at: int) -> tuple:
+        return struct.unpack_from(self.order + form, self.data, at)
+
+    def number(self, value: bytes) -> int:
+        return int.from_bytes(value, "little" if self.order == "<" else "big")
+
+    def start(self) -> int:
+        return self.unpack(self.offset, 8 if self.big else 4)[0]
+
+    def places(self, at: int) -> tuple[range, int]:
+        """Where a directory's entries begin, and where the next one's offset is."""
+        (count,) = self.unpack(self.count, at)
+        begin = at + struct.calcsize(f"<{self.count}")
+        end = begin + self.size * count
+        if end > len(self.data):
+            raise ValueError("a directory that is cut")
+        return range(begin, end, self.size), end
+
+    def chain(self) -> Iterator[int]:
+        """The offsets of the directories that follow each other."""
+        seen: set[int] = set()
+        at = self.start()
+        while at and at not in seen:
+            seen.add(at)
+            try:
+                _, end = self.places(at)
+                yield at
+                (at,) = self.unpack(self.offset, end)
+            except (ValueError, struct.error):
+                if len(seen) == 1:
+                    raise
+                self.damaged = True
+                return
+
+    def directory(self, at: int, depth: int = 1) -> Directory:
+        found: Directory = {}
+        for place in self.places(at)[0]:
+            try:
+                tag, entry = self.entry(place)
+                if tag in _children(depth):
+                    found[tag] = self.directory(self.number(entry.value), depth + 1)
+                else:
+                    found[tag] = entry
+            except (ValueError, struct.error):
+                self.damaged = True
+        return found
+
+    def entry(self, place: int) -> tuple[int, Entry]:
+        tag, kind, count = self.unpack("HH" + self.offset, place)
+        if kind not in self.sizes:
+            raise ValueError(f"type {kind}")
+        length = count * self.sizes[kind]
+        room = struct.calcsize(f"<{self.offset}")
+        start = place + self.size - room
+        if length > room:
+            (start,) = self.unpack(self.offset, start)
+        value = self.data[start : start + length]
+        if len(value) < length:
+            raise ValueError("values that are cut")
+        return tag, Entry(kind, count, value)
+
+
+def _children(depth: int) -> tuple[int, ...]:
+    """The sub-directories of a directory."""
+    return {1: (_EXIF, _GPS), 2: (_INTEROP,)}.get(depth, ())
+
+
+def read(data: bytes) -> Tags:
+    """The directories of an EXIF block, with `NAME` or without it, or of a TIFF file.
+
+    Raises:
+      ValueError: the first directory can't be read.
+    """
+    try:
+        reader = _Reader(data.removeprefix(NAME))
+        chain = list(reader.chain())
+        if not chain:
+            raise ValueError("no directory")
+        first = reader.directory(chain[0])
+    except struct.error as error:
+        raise ValueError(str(error)) from None
+    return Tags(reader.order, first, len(chain), reader.damaged)
+
+
+def directory_bytes(directory: Directory, order: str, start: int) -> bytes:
+    """A directory, its values and its sub-directories, as they lie from an offset on.
+
+    Args:
+      directory: whose values are in the byte order.
+      order: of bytes, '<' or '>'.
+      start: the offset, an even number.
+    """
+    items = sorted(
+        (tag, x)
+        for tag, x in directory.items()
+        if isinstance(x, dict) or x.kind in _SIZES
+    )
+    entries, behind = b"", b""
+    place = start + 2 + 12 * len(items) + 4
+    for tag, item in items:
+        if isinstance(item, dict):
+            kind, count, length = _LONG, 1, 5
+            value = directory_bytes(item, order, place + len(behind))
+        else:
+            kind, count, value = item
+            length = len(value)
+        if length <= 4:
+            field = value.ljust(4, b"\0")
+        else:
+            field = struct.pack(f"{order}I", place + len(behind))
+            behind += value + bytes(len(value) % 2)
+        entries += struct.pack(f"{order}HHI", tag, kind, count) + field
+    return struct.pack(f"{order}H", len(items)) + entries + bytes(4) + behind
+
+
+def block(tags: Tags) -> bytes:
+    """The first directory as an EXIF block with `NAME`; nothing for an empty one."""
+    if not tags.first:
+        return b""
+    head = {"<": b"II", ">": b"MM"}[tags.order] + struct.pack(f"{tags.order}HI", 42, 8)
+    return NAME + head + directory_bytes(tags.first, tags.order, 8)
+
+
+def of_the_picture(tags: Tags) -> tuple[Tags, bool]:
+    """The tags that speak of the picture rather than of its file, as its size does.
+
+    A camera's own notes hold offsets into the file that they were written for. They
+    are left out.
+
+    Returns:
+      The tags, and whether a camera's notes were left out.
+    """
+    first = {tag: x for tag, x in tags.first.items() if tag in _OF_THE_PICTURE}
+    inner = first.get(_EXIF)
+    noted = isinstance(inner, dict) and MAKER_NOTE in inner
+    if isinstance(inner, dict):
+        first[_EXIF] = {tag: x for tag, x in inner.items() if tag != MAKER_NOTE}
+    kept: Directory = {tag: x for tag, x in first.items() if x != {}}
+    return tags._replace(first=kept, pages=1), noted
+
+
+def said_upright(exif: bytes) -> bytes:
+    """EXIF with the orientation 1 and without a thumbnail, the rest byte for byte.
+
+    Raises:
+      ValueError: the first directory can't be read.
+    """
+    data = exif.removeprefix(NAME)
+    reader = _Reader(data)
+    found = bytearray(data)
+    try:
+        places, end = reader.places(reader.start())
+        for place in places:
+            if reader.unpack("H", place)[0] == ORIENTATION:
+                one = (_SHORT, 1, 1, 0)
+                struct.pack_into(f"{reader.order}HIHH", found, place + 2, *one)
+        if end + 4 <= len(found):
+            struct.pack_into(f"{reader.order}I", found, end, 0)  # no second image
+    except struct.error as error:
+        raise ValueError(str(error)) from None
+    return exif[: len(exif) - len(data)] + bytes(found)

@@ -1,0 +1,26 @@
+"""Formats of images that aren't read: their names, to be told where one is refused."""
+
+import re
+
+# How their files begin.
+_FORMATS = (
+    (re.compile(rb"....ftyp(hei[cx]|hev[cx]|mif1|msf1)", re.DOTALL), "HEIC"),
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "AVIF"),
+    (re.compile(rb"....ftypcr[x3]", re.DOTALL), "CR3 (raw)"),
+    (re.compile(rb"GIF8[79]a"), "GIF"),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL"),
+    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "JPEG 2000"),
+    (re.compile(rb"8BPS"), "PSD (Photoshop)"),
+    (re.compile(rb"%PDF"), "PDF"),
+    (re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"), "PostScript"),
+    (re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<svg", re.DOTALL), "SVG"),
+    (re.compile(rb"\0\0[\1\2]\0"), "ICO"),
+    (re.compile(rb"\x76\x2f\x31\x01"), "OpenEXR"),
+    (re.compile(rb"P[1-7]\s"), "PNM"),
+)
+
+
+def name(data: bytes) -> str | None:
+    """The name of the format that a file begins as; None for any other file."""
+    start = data[:4096]
+    return next((name for form, name in _FORMATS if form.match(start)), None)

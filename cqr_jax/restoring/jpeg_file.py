@@ -1,0 +1,263 @@
+"""JPEG files as segments: their metadata, and whether all of their pixels are there."""
+
+import io
+import re
+import struct
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from cqr_jax.data.jpeg import BLOCK, ImageError
+from cqr_jax.restoring import exif, metadata
+from cqr_jax.restoring.metadata import Found, Metadata
+
+SIGNATURE = b"\xff\xd8\xff"
+_END = b"\xff\xd9"
+_SOS, _EOI, _DNL = 0xDA, 0xD9, 0xDC
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = {0xC2, 0xCA}
+_LOSSLESS = {0xC3, 0xCB}
+_ARITHMETIC = {0xC9, 0xCA}
+_HIERARCHICAL = {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
+_APPLICATION = range(0xE0, 0xF0)
+_COMMENT = 0xFE
+# What may stand between the scans; anything else is a file that goes on otherwise.
+_BETWEEN = {0xC4, 0xCC, _SOS, 0xDB, _DNL, 0xDD, _COMMENT, *_APPLICATION}
+_AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_ICC = b"ICC_PROFILE\0"
+_INCH = 2.54  # centimetres
+
+_TAIL = b"\xaa" * 4096  # bits that begin with 1, where libjpeg puts zeros at the end
+
+
+class _Segment(NamedTuple):
+    marker: int
+    content: bytes  # of a scan its header
+    start: int  # of the marker, in the file
+    end: int  # behind its content, of a scan behind its coded data too
+
+
+class _Walk(NamedTuple):
+    """A file's segments, up to the end of the first image in it."""
+
+    segments: list[_Segment]
+    ended: bool  # by the marker of the end
+    end: int  # where what comes behind the image begins
+
+
+class Opened(NamedTuple):
+    """A JPEG file, taken apart.
+
+    Attributes:
+      found: its metadata, and a file of its image alone, whose end is marked.
+      scan_end: in the latter, where the coded data of its last scan end; 0 where bits
+        behind them may be read, as those of arithmetic coding are.
+      ended: whether the file marks its end.
+      whole: whether the file marks its end, or has all scans of all coefficients.
+      progressive: whether its scans refine each other.
+      unit: in which it is coded, down and across, in pixels.
+    """
+
+    found: Found
+    scan_end: int
+    ended: bool
+    whole: bool
+    progressive: bool
+    unit: tuple[int, int]
+
+
+def read(data: bytes) -> Opened:
+    """Takes a JPEG file apart.
+
+    Args:
+      data: of the file, which begins with `SIGNATURE`.
+
+    Raises:
+      ImageError: of a kind that isn't read, or cut before its first pixel.
+    """
+    walk = _walk(data)
+    frames = [x for x in walk.segments if x.marker in _FRAMES]
+    if frames:
+        _check_frame(frames[0])
+    if not frames or not any(x.marker == _SOS for x in walk.segments):
+        raise ImageError("damaged or truncated: the JPEG is cut before its first pixel")
+    last = max(i for i, x in enumerate(walk.segments) if x.marker == _SOS)
+    pieces = [data[:2]]
+    for x in walk.segments[: last + 1]:
+        is_jfif = x.marker == 0xE0 and x.content.startswith(b"JFIF\0")
+        is_adobe = x.marker == 0xEE and x.content.startswith(b"Adobe")
+        if is_jfif or is_adobe or x.marker not in (*_APPLICATION, _COMMENT):
+            pieces.append(data[x.start : x.end])
+    if pieces[-1].endswith(b"\xff"):  # the first half of a marker
+        pieces[-1] = pieces[-1].rstrip(b"\xff")
+    whole = walk.ended or _has_all_scans(frames[0], walk.segments)
+    image = b"".join([*pieces, _END])
+    meta, notes = _metadata(walk, data)
+    return Opened(
+        Found(image, meta, notes),
+        0 if frames[0].marker in _ARITHMETIC else len(image) - len(_END),
+        walk.ended,
+        whole,
+        frames[0].marker in _PROGRESSIVE,
+        _unit(frames[0]),
+    )
+
+
+def missing(opened: Opened, pixels: np.ndarray) -> str:
+    """What of the pixels isn't in the file, as a clause; nothing if all of them are.
+
+    Where a decoder runs out of coded data, its pixels depend on what stands behind
+    them. Bits that are put there change nothing of a complete file.
+
+    Args:
+      opened: the file.
+      pixels: (height, width) or (height, width, channels), as they are decoded of it.
+    """
+    if not opened.whole:
+        return "its last details are missing"
+    if not opened.scan_end:
+        return ""
+    image = opened.found.data[: opened.scan_end]
+    return _differing(decode(b"".join([image, _TAIL, _END])), pixels, opened)
+
+
+def _differing(other: np.ndarray, pixels: np.ndarray, opened: Opened) -> str:
+    """What of the pixels depends on the bits behind the scan, as `missing` tells it."""
+    if np.array_equal(other, pixels):
+        return ""
+    height, width = pixels.shape[:2]
+    differs = (other != pixels).reshape(height, width, -1).any(-1)
+    if opened.progressive:
+        return "its last details are missing"
+    top, left = int(differs.any(1).argmax()), int(differs.any(0).argmax())
+    # Where the last unit begins, less the pixel to which its chroma reaches.
+    limits = [
+        (n - 1) // side * side - 1
+        for n, side in zip((height, width), opened.unit, strict=True)
+    ]
+    if top >= limits[0] and left >= limits[1] and (top or left):
+        return "its last block is incomplete"
+    return f"its rows from {top} of {height} on are missing"
+
+
+def is_slight(clause: str) -> bool:
+    """Whether what `missing` tells is no more than a block."""
+    return clause.endswith("block is incomplete")
+
+
+def decode(data: bytes) -> np.ndarray:
+    """The pixels of a JPEG file as they are stored, (height, width[, channels])."""
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        return np.asarray(image)
+
+
+def _walk(data: bytes) -> _Walk:
+    segments: list[_Segment] = []
+    place, scanned = 2, False
+    while True:
+        start = data.find(b"\xff", place)
+        if start < 0:
+            return _Walk(segments, False, len(data))
+        place = start + 1
+        while data[place : place + 1] == b"\xff":
+            place += 1
+        if place >= len(data):
+            return _Walk(segments, False, len(data))
+        marker = data[place]
+        if marker == _EOI:
+            return _Walk(segments, True, place + 1)
+        if scanned and marker not in _BETWEEN:  # another image, or damage
+            return _Walk(segments, False, start)
+        if marker in (0x00, 0x01, *range(0xD0, 0xD9)):  # of no length
+            place += 1
+            continue
+        head = data[place + 1 : place + 3]
+        end = place + 1 + int.from_bytes(head, "big")
+        if len(head) < 2 or end > len(data) or end < place + 3:
+            return _Walk(segments, False, len(data))
+        content = data[place + 3 : end]
+        if marker == _SOS:
+            scanned = True
+            behind = _AFTER_SCAN.search(data, end)
+            end = behind.start() if behind else len(data)
+        segments.append(_Segment(marker, content, start, end))
+        place = end
+
+
+def _check_frame(frame: _Segment) -> None:
+    """Raises an ImageError for a kind of JPEG that isn't read."""
+    bits = frame.content[0] if frame.content else 8
+    if frame.marker in _LOSSLESS:
+        raise ImageError(
+            "a lossless JPEG (SOF3), which has no artifacts to remove; convert it to "
+            "PNG if you need to"
+        )
+    if frame.marker in _HIERARCHICAL:
+        raise ImageError("a hierarchical JPEG, which isn't read; convert it to PNG")
+    if bits != 8:
+        raise ImageError(
+            f"a JPEG of {bits} bits a sample, which isn't read; convert it to a PNG or "
+            "TIFF of 16 bits"
+        )
+
+
+def _unit(frame: _Segment) -> tuple[int, int]:
+    factors = frame.content[7::3] or b"\x11"
+    return (
+        BLOCK * max(1, *(x & 15 for x in factors)),
+        BLOCK * max(1, *(x >> 4 for x in factors)),
+    )
+
+
+def _has_all_scans(frame: _Segment, segments: list[_Segment]) -> bool:
+    """Whether the scans give all bits of all coefficients of all components."""
+    if len(frame.content) < 6:
+        return False
+    names = frame.content[6 : 6 + 3 * frame.content[5] : 3]
+    lacking = {name: np.full(64, 255) for name in names}
+    for scan in (x.content for x in segments if x.marker == _SOS):
+        count = scan[0] if scan else 0
+        if len(scan) < 1 + 2 * count + 3:
+            return False
+        first, last, bits = scan[1 + 2 * count : 4 + 2 * count]
+        for name in scan[1 : 1 + 2 * count : 2]:
+            if name in lacking:
+                lacking[name][first : last + 1] = bits & 15
+    if frame.marker not in _PROGRESSIVE:
+        return all((x < 255).any() for x in lacking.values())
+    return all((x == 0).all() for x in lacking.values())
+
+
+def _metadata(walk: _Walk, data: bytes) -> tuple[Metadata, tuple[str, ...]]:
+    found_exif = xmp = b""
+    density = None
+    profile: dict[int, bytes] = {}
+    pictures = False
+    for marker, content, _, _ in walk.segments:
+        if marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 12:
+            unit, across, down = struct.unpack_from(">BHH", content, 7)
+            scale = {1: 1.0, 2: _INCH}.get(unit)
+            if scale:
+                density = metadata.resolution(across * scale, down * scale)
+        elif marker == 0xE1 and content.startswith(exif.NAME):
+            found_exif += content[len(exif.NAME) if found_exif else 0 :]
+        elif marker == 0xE1 and content.startswith(_XMP):
+            xmp = content[len(_XMP) :]
+        elif marker == 0xE2 and content.startswith(_ICC) and len(content) > 14:
+            profile[content[12]] = content[14:]
+        elif marker == 0xE2 and content.startswith(b"MPF\0"):
+            pictures = SIGNATURE in data[walk.end :]
+    xmp, notes = metadata.without_claims(xmp)
+    if pictures and not notes:
+        notes += ("Of the file's several pictures (MPO) the first was taken.",)
+    return (
+        Metadata(
+            found_exif,
+            b"".join(profile[i] for i in sorted(profile)),
+            xmp,
+            density or metadata.exif_resolution(found_exif),
+        ),
+        notes,
+    )

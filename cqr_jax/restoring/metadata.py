@@ -1,0 +1,202 @@
+"""What files tell beside the pixels of a picture, and what of it each format holds."""
+
+import re
+from typing import NamedTuple
+
+from cqr_jax.restoring import exif
+
+_JPEG_EXIF, _JPEG_XMP = 65_533, 65_504  # the longest, in bytes
+_JPEG_ICC = 255 * 65_519
+_PNG_ICC = 1 << 20  # many readers, Pillow among them, refuse a PNG with a longer one
+
+# The highest resolutions that formats have room for, in dots per inch.
+_INCH = 0.0254  # metres
+_DPI = {"jpeg": 65_535, "png": (2**31 - 1) * _INCH, "bmp": (2**31 - 1) * _INCH}
+_DPI["tiff"] = 2**31 - 1
+
+_XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:\s*=\s*["\']|>))[2-8]')
+
+
+class Metadata(NamedTuple):
+    """What a file tells beside its pixels; empty or None where it doesn't.
+
+    Attributes:
+      exif: as a JPEG holds it, orientation included.
+      icc_profile: colour profile.
+      xmp: XML.
+      dpi: across and down.
+      colour: the chunks, as (name, content), in which a PNG tells what its numbers mean
+        as colours: gAMA, cHRM, sRGB, cICP and the like.
+    """
+
+    exif: bytes = b""
+    icc_profile: bytes = b""
+    xmp: bytes = b""
+    dpi: tuple[float, float] | None = None
+    colour: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Found(NamedTuple):
+    """What reading a file's container gives.
+
+    Attributes:
+      data: a file with the same pixels, and without metadata.
+      metadata: what the file tells.
+      notes: sentences on what was left out.
+    """
+
+    data: bytes
+    metadata: Metadata = Metadata()
+    notes: tuple[str, ...] = ()
+
+
+def resolution(across: float | None, down: float | None) -> tuple[float, float] | None:
+    """Dots per inch, unless they say nothing, as 0 and 1 do."""
+    if across is None or down is None or not min(across, down) > 1:
+        return None
+    return float(across), float(down)
+
+
+def exif_resolution(data: bytes) -> tuple[float, float] | None:
+    """Dots per inch that EXIF tells; None where it can't be read."""
+    try:
+        tags = exif.read(data)
+    except ValueError:
+        return None
+    return tiff_resolution(tags)
+
+
+def tiff_resolution(tags: exif.Tags) -> tuple[float, float] | None:
+    """Dots per inch that the tags of a TIFF or of EXIF tell."""
+    unit = {1: None, 2: 1.0, 3: 2.54}.get(tags.numbers(296, (2,))[0])
+    across, down = tags.rational(282), tags.rational(283)
+    if unit is None or across is None or down is None:
+        return None
+    return resolution(across * unit, down * unit)
+
+
+def turned(meta: Metadata, transposed: bool) -> Metadata:
+    """The metadata of a picture that was turned upright.
+
+    Raises:
+      ValueError: the EXIF can't be read.
+    """
+    return meta._replace(
+        exif=exif.said_upright(meta.exif),
+        xmp=_XMP_ORIENTATION.sub(rb"\g<1>1", meta.xmp),
+        dpi=meta.dpi[::-1] if meta.dpi and transposed else meta.dpi,
+    )
+
+
+def fitted(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
+    """The metadata that a format holds, and a sentence for each piece that it doesn't.
+
+    Args:
+      meta: whose `colour` is empty, unless the format is PNG.
+      name: of a format of `formats.FORMATS`.
+    """
+    notes: list[str] = []
+
+    def drop(field: str, what: str, why: str) -> None:
+        nonlocal meta
+        meta = meta._replace(**{field: Metadata._field_defaults[field]})
+        notes.append(f"{what} was dropped: {why}.")
+
+    shown = name.upper().replace("WEBP", "WebP")
+    if name == "bmp":
+        if meta.icc_profile:
+            drop("icc_profile", "The colour profile", f"{shown} can't hold it")
+        meta = Metadata(dpi=meta.dpi)
+    most = {"png": _PNG_ICC, "jpeg": _JPEG_ICC}.get(name)
+    if most and (length := len(meta.icc_profile)) > most:
+        what = f"The colour profile of {length / 1e6:.1f} MB"
+        drop("icc_profile", what, f"it is too long for {shown}; --format=tiff keeps it")
+    if name == "jpeg" and len(meta.exif) > _JPEG_EXIF:
+        drop("exif", f"EXIF of {len(meta.exif) / 1e3:.0f} kB", f"{shown} holds 65 kB")
+    if name == "jpeg" and len(meta.xmp) > _JPEG_XMP:
+        drop("xmp", f"XMP of {len(meta.xmp) / 1e3:.0f} kB", f"{shown} holds 65 kB")
+    if name == "png" and meta.xmp and not _is_text(meta.xmp):
+        drop("xmp", "XMP", "it is not in UTF-8")
+    if name == "tiff" and meta.exif:
+        meta, more = _fitted_to_tiff(meta)
+        notes += more
+    if name == "webp":
+        meta = meta._replace(dpi=None)
+    elif meta.dpi and max(meta.dpi) > _DPI[name]:
+        across, down = meta.dpi
+        drop(
+            "dpi",
+            f"The resolution of {across:g} x {down:g} dpi",
+            f"{shown} has no room for it",
+        )
+    return meta, tuple(notes)
+
+
+def _is_text(xmp: bytes) -> bool:
+    try:
+        xmp.decode()
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in xmp
+
+
+def _fitted_to_tiff(meta: Metadata) -> tuple[Metadata, list[str]]:
+    """With the EXIF that `exif.of_the_picture` gives."""
+    try:
+        tags, noted = exif.of_the_picture(exif.read(meta.exif))
+    except ValueError as error:
+        why = f"EXIF was dropped: it is damaged ({error})."
+        return meta._replace(exif=b""), [why]
+    notes = []
+    if noted:
+        notes.append("The camera's own notes (MakerNote) were dropped from EXIF.")
+    if tags.damaged:
+        notes.append("Damaged entries of EXIF were dropped.")
+    return meta._replace(exif=exif.block(tags)), notes
+
+
+# Of XMP, what it claims of the rest of its file: namespace -> what that rest is, and
+# the properties that speak of it (all of them if None).
+_CLAIMS = {
+    b"http://ns.google.com/photos/1.0/camera/": (
+        "The video of the motion photo was dropped.",
+        (rb"MotionPhoto\w*", rb"MicroVideo\w*"),
+    ),
+    b"http://ns.google.com/photos/1.0/container/": (
+        "The further pictures or videos in the file were dropped.",
+        (rb"Directory", rb"\w+"),
+    ),
+    b"http://ns.adobe.com/hdr-gain-map/1.0/": (
+        "The gain map for HDR was dropped.",
+        (rb"\w+",),
+    ),
+    b"http://ns.adobe.com/xmp/note/": (
+        "The extended part of XMP was dropped.",
+        (rb"HasExtendedXMP",),
+    ),
+}
+
+
+def without_claims(xmp: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """XMP of a JPEG without what it claims of parts behind the picture.
+
+    Those parts (a motion photo's video, a gain map, extended XMP) aren't restored and
+    aren't carried. The rest of XMP stays byte for byte.
+
+    Returns:
+      The XMP, and a sentence for each kind of part.
+    """
+    notes = []
+    for space, (note, names) in _CLAIMS.items():
+        declared = rb"xmlns:([\w.-]+)\s*=\s*[\"']" + re.escape(space) + rb"[\"']"
+        before = xmp
+        for prefix in set(re.findall(declared, xmp)):
+            for name in names:
+                tag = re.escape(prefix) + b":" + name
+                element = rb"<(%s)(?=[\s/>])[^>]*?(?:/>|>.*?</\1\s*>)\s*" % tag
+                xmp = re.sub(element, b"", xmp, flags=re.DOTALL)
+                attribute = rb"\s+%s\s*=\s*(?:\"[^\"]*\"|'[^']*')" % tag
+                xmp = re.sub(attribute, b"", xmp)
+        if xmp != before:
+            notes.append(note)
+    return xmp, tuple(notes)

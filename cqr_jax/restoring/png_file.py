@@ -1,0 +1,312 @@
+"""PNG files as chunks: what Pillow lacks in reading them, and their metadata.
+
+Pillow cuts 16 bits to 8 but in gray, refuses files for damaged or long metadata, and
+takes transparency in gray of fewer or more than 8 bits for something else.
+"""
+
+import contextlib
+import io
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import png
+from PIL import Image
+
+from cqr_jax.data.jpeg import ImageError
+from cqr_jax.restoring import exif, metadata
+from cqr_jax.restoring.metadata import Found, Metadata
+
+if TYPE_CHECKING:
+    from cqr_jax.restoring.pictures import Picture
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+COLOUR = (b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI")
+_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_XMP = b"XML:com.adobe.xmp"
+_RAW_EXIF = (b"Raw profile type exif", b"Raw profile type APP1")
+_LONGEST = 1 << 26  # of metadata, in bytes, when they are expanded
+_INCH = 0.0254  # metres
+_GRAY = 0  # the colour type
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel of each colour type
+# Adam7: of each pass the first row and column, and the steps.
+_PASSES = (
+    *((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)),
+    *((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)),
+)
+
+
+class Header(NamedTuple):
+    """What IHDR says of the pixels, and tRNS of gray ones.
+
+    Attributes:
+      width, height: of the image.
+      depth: bits a sample.
+      colours: the colour type, as PNG numbers them.
+      interlaced: whether the rows come in Adam7's passes.
+      clear: the gray sample that is transparent, if there is one.
+    """
+
+    width: int
+    height: int
+    depth: int
+    colours: int
+    interlaced: bool
+    clear: int | None = None
+
+
+class Opened(NamedTuple):
+    """A PNG file, taken apart.
+
+    Attributes:
+      found: its metadata, and a file of its pixels alone.
+      header: what the pixels are.
+      ended: whether the file marks its end.
+    """
+
+    found: Found
+    header: Header
+    ended: bool
+
+
+def read(data: bytes) -> Opened:
+    """Takes a PNG file apart.
+
+    Args:
+      data: of the file, which begins with `SIGNATURE`.
+
+    Raises:
+      ImageError: an animation, or a file that is cut before its first pixel.
+    """
+    pieces, notes, ended, others = [SIGNATURE], [], False, []
+    header = clear = None
+    for name, start, content in _chunks(data):
+        piece = data[start : start + 12 + len(content)]
+        if name == b"IDAT" and start + 12 + len(content) >= len(data):  # it is cut
+            piece = _chunk(name, content)
+        if name == b"IHDR" and len(content) == 13:
+            width, height, depth, colours, _, _, interlaced = struct.unpack(
+                ">IIBBBBB", content
+            )
+            header = Header(width, height, depth, colours, bool(interlaced))
+        elif name == b"tRNS" and header and header.colours == _GRAY:
+            if len(content) >= 2:
+                clear = int.from_bytes(content[:2], "big") & (2**header.depth - 1)
+            continue
+        if name in _PIXELS:
+            pieces.append(piece)
+            ended |= name == b"IEND"
+        elif zlib.crc32(piece[4:-4]) != int.from_bytes(piece[-4:], "big"):
+            notes.append(f"The chunk {name.decode()} is damaged and was dropped.")
+        else:
+            others.append((name, content))
+        if name == b"acTL" and int.from_bytes(content[:4], "big") > 1:
+            frames = int.from_bytes(content[:4], "big")
+            raise ImageError(
+                f"an animation of {frames} frames; take them apart first, for example "
+                "by ffmpeg -i FILE frame_%04d.png"
+            )
+    if header is None or header.colours not in _SAMPLES:
+        raise ImageError("damaged or truncated: the PNG has no header that can be read")
+    if not ended:
+        pieces.append(_chunk(b"IEND", b""))
+    meta, more = _metadata(others)
+    found = Found(b"".join(pieces), meta, (*notes, *more))
+    return Opened(found, header._replace(clear=clear), ended)
+
+
+def missing(opened: Opened) -> str:
+    """What of the pixels isn't in the file, as a clause; nothing if all of them are."""
+    expected, found = _length(opened.header), len(_raw(opened))
+    if found >= expected:
+        return ""
+    height = opened.header.height
+    if opened.header.interlaced:
+        return "its last details are missing"
+    return f"its rows from {height * found // expected} of {height} on are missing"
+
+
+def completed(opened: Opened) -> Opened:
+    """The file with zeros for the pixels that are missing, black or transparent."""
+    raw, length = _raw(opened), _length(opened.header)
+    packed = zlib.compress(raw[:length].ljust(length, b"\0"), 1)
+    pieces = [SIGNATURE]
+    for name, start, content in _chunks(opened.found.data):
+        if name == b"IEND":
+            pieces.append(_chunk(b"IDAT", packed))
+        if name != b"IDAT":
+            pieces.append(opened.found.data[start : start + 12 + len(content)])
+    return opened._replace(found=opened.found._replace(data=b"".join(pieces)))
+
+
+def _raw(opened: Opened) -> bytes:
+    """The filtered rows, as far as they are there."""
+    expander = zlib.decompressobj()
+    most, found = _length(opened.header), bytearray()
+    for name, _, content in _chunks(opened.found.data):
+        if name == b"IDAT" and len(found) < most:
+            try:
+                found += expander.decompress(content, most - len(found))
+            except zlib.error:
+                break
+    return bytes(found)
+
+
+def _length(header: Header) -> int:
+    """Of the filtered rows, in bytes."""
+
+    def of(width: int, height: int) -> int:
+        bits = width * header.depth * _SAMPLES[header.colours]
+        return height * (1 + -(-bits // 8)) if width else 0
+
+    if not header.interlaced:
+        return of(header.width, header.height)
+    return sum(
+        of(-(-(header.width - left) // across), -(-(header.height - top) // down))
+        for top, left, down, across in _PASSES
+        if header.width > left and header.height > top
+    )
+
+
+def pixels(opened: Opened, image: Image.Image) -> np.ndarray | None:
+    """The pixels of a file that has more than Pillow gives.
+
+    Args:
+      opened: the file.
+      image: the same, opened by Pillow.
+
+    Returns:
+      uint8 or uint16, (height, width, channels), alpha among them; None for a file that
+      Pillow reads right.
+    """
+    header = opened.header
+    if header.depth == 16 and header.colours != _GRAY:
+        reader = png.Reader(bytes=opened.found.data)
+        reader.preamble()
+        reader.sbit = None  # it would shift the pixels right; they fill 16 bits
+        width, height, rows, info = reader.asDirect()
+        flat = np.vstack([np.asarray(row, np.uint16) for row in rows])
+        return flat.reshape(height, width, info["planes"])
+    if header.clear is None:
+        return None
+    if header.depth == 16:
+        gray, scale = np.asarray(image).astype(np.uint16), 1
+    else:
+        gray, scale = np.asarray(image.convert("L")), 255 // (2**header.depth - 1)
+    alpha = np.where(gray == header.clear * scale, 0, np.iinfo(gray.dtype).max)
+    return np.stack([gray, alpha.astype(gray.dtype)], axis=-1)
+
+
+def encode(picture: "Picture") -> bytes:
+    """The bytes of a gray or RGB file of 8 or 16 bits a channel."""
+    stack = picture.stacked()
+    height, width, channels = stack.shape
+    buffer = io.BytesIO()
+    if stack.dtype == np.uint8:
+        flat = stack if channels > 1 else stack[..., 0]
+        Image.fromarray(flat).save(buffer, "PNG")
+    else:
+        writer = png.Writer(
+            width, height, greyscale=channels < 3, alpha=channels % 2 == 0, bitdepth=16
+        )
+        writer.write(buffer, stack.reshape(height, -1))
+    data, meta = buffer.getvalue(), picture.metadata
+    behind = len(SIGNATURE) + 25  # IHDR
+    chunks = [_chunk(name, content) for name, content in meta.colour]
+    if meta.icc_profile:
+        packed = b"icc\0\0" + zlib.compress(meta.icc_profile)
+        chunks.append(_chunk(b"iCCP", packed))
+    if meta.dpi:
+        per_metre = (round(x / _INCH) for x in meta.dpi)
+        chunks.append(_chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1)))
+    if meta.exif:
+        chunks.append(_chunk(b"eXIf", meta.exif.removeprefix(exif.NAME)))
+    if meta.xmp:
+        chunks.append(_chunk(b"iTXt", _XMP + b"\0" * 5 + meta.xmp))
+    return b"".join([data[:behind], *chunks, data[behind:]])
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    crc = zlib.crc32(name + content)
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, bytes]]:
+    """Each chunk's name, place and content, up to the end; a cut IDAT too."""
+    place = len(SIGNATURE)
+    while place + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, place)
+        content = data[place + 8 : place + 8 + length]
+        is_cut = place + 12 + length > len(data)
+        if not name.isalpha() or (is_cut and name != b"IDAT"):
+            return
+        yield name, place, content
+        if is_cut or name == b"IEND":
+            return
+        place += 12 + length
+
+
+def _metadata(
+    chunks: list[tuple[bytes, bytes]],
+) -> tuple[Metadata, tuple[str, ...]]:
+    found_exif = xmp = profile = b""
+    dpi, colour, notes = None, [], []
+    for name, content in chunks:
+        if name in COLOUR:
+            colour.append((name, content))
+        elif name == b"eXIf":
+            found_exif = exif.NAME + content.removeprefix(exif.NAME)
+        elif name == b"pHYs" and len(content) == 9 and content[8] == 1:
+            across, down, _ = struct.unpack(">IIB", content)
+            dpi = metadata.resolution(across * _INCH, down * _INCH)
+        elif name == b"iCCP":
+            try:
+                profile = _expanded(content.split(b"\0", 1)[1][1:])
+            except (IndexError, zlib.error):
+                notes.append("The colour profile is damaged and was dropped.")
+        elif name in (b"tEXt", b"zTXt", b"iTXt"):
+            key, text = _text(name, content)
+            if key == _XMP:
+                xmp = text
+            elif key in _RAW_EXIF and not found_exif:
+                found_exif = _raw_profile(text)
+    if not dpi:
+        dpi = metadata.exif_resolution(found_exif)
+    return Metadata(found_exif, profile, xmp, dpi, tuple(colour)), tuple(notes)
+
+
+def _expanded(packed: bytes) -> bytes:
+    expander = zlib.decompressobj()
+    found = expander.decompress(packed, _LONGEST)
+    if not expander.eof:
+        raise zlib.error("cut or too long")
+    return found
+
+
+def _text(name: bytes, content: bytes) -> tuple[bytes, bytes]:
+    """The key and the text of a chunk; no text where it can't be read."""
+    key, _, text = content.partition(b"\0")
+    packed = name == b"zTXt"
+    if name == b"zTXt":
+        text = text[1:]
+    elif name == b"iTXt":
+        packed, parts = text[:1] == b"\1", text[2:].split(b"\0", 2)
+        text = parts[2] if len(parts) == 3 else b""
+    try:
+        return key, _expanded(text) if packed else text
+    except zlib.error:
+        return key, b""
+
+
+def _raw_profile(text: bytes) -> bytes:
+    """EXIF as ImageMagick writes it into PNGs, in hexadecimal digits."""
+    parts = re.fullmatch(rb"\s*\w+\s+\d+\s+([0-9a-fA-F\s]*)", text)
+    found = b""
+    if parts:
+        with contextlib.suppress(ValueError):
+            found = bytes.fromhex(parts[1].decode())
+    start = found.find(exif.NAME)
+    return found[start:] if start >= 0 else b""

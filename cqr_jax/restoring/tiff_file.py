@@ -1,0 +1,257 @@
+"""TIFF files: what Pillow lacks in reading and writing them, and their metadata."""
+
+import io
+import logging
+import math
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import tifffile
+
+from cqr_jax.data.jpeg import ImageError
+from cqr_jax.restoring import exif, metadata
+from cqr_jax.restoring.exif import Entry, Tags
+from cqr_jax.restoring.metadata import Found, Metadata
+
+if TYPE_CHECKING:
+    from cqr_jax.restoring.pictures import Picture
+
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+LONGEST = 2**32 - 2**25  # of a file in bytes, with room for the rest beside the pixels
+_WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 262, 277
+_PLANAR, _EXTRA, _FORMAT = 284, 338, 339
+_XMP, _ICC = 700, 34675
+_OTHER_METADATA = {_XMP, _ICC, 33723, 34377}  # IPTC, Photoshop's
+_UNSPECIFIED, _PREMULTIPLIED = 0, 1  # values of ExtraSamples
+_SEPARATE = 2  # value of PlanarConfiguration: one channel after the other
+_SIGNED, _FLOAT, _COMPLEX = 2, (3, 6), 5  # values of SampleFormat
+_WHITE_IS_ZERO, _RGB = 0, 2  # values of PhotometricInterpretation
+_COLOURS = {0: 1, 1: 1, 2: 3, 5: 4}  # its values -> channels
+_BYTE, _SHORT, _UNDEFINED = 1, 3, 7
+
+# Its warnings would reach the terminal without the name of the file.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
+class Opened(NamedTuple):
+    """A TIFF file, taken apart.
+
+    Attributes:
+      found: its metadata, and a file of its pixels alone.
+      tags: of the file.
+    """
+
+    found: Found
+    tags: Tags
+
+
+def read(data: bytes) -> Opened:
+    """Takes a TIFF file apart.
+
+    Args:
+      data: of the file, which begins with one of `SIGNATURES`.
+
+    Raises:
+      ImageError: of several pages, of samples that aren't read, or damaged.
+    """
+    try:
+        tags = exif.read(data)
+        _check(tags)
+        _check_length(tags, len(data))
+    except (ValueError, struct.error) as error:
+        raise ImageError(f"damaged or truncated: {error}") from None
+    kept, noted = exif.of_the_picture(tags)
+    notes = []
+    if noted:
+        notes.append("The camera's own notes (MakerNote) were dropped from EXIF.")
+    if tags.damaged:
+        notes.append("Damaged tags of the TIFF were dropped.")
+    meta = Metadata(
+        exif.block(kept),
+        _value(tags, _ICC),
+        _value(tags, _XMP).rstrip(b"\0"),
+        metadata.tiff_resolution(tags),
+    )
+    return Opened(Found(_bare(data, tags), meta, tuple(notes)), tags)
+
+
+def _value(tags: Tags, tag: int) -> bytes:
+    entry = tags.first.get(tag)
+    return entry.value if isinstance(entry, Entry) else b""
+
+
+def _check(tags: Tags) -> None:
+    """Raises an ImageError for a file that isn't read."""
+    if tags.pages > 1:
+        raise ImageError(
+            f"a TIFF of {tags.pages} pages; split it first, for example by tiffsplit"
+        )
+    bits = set(tags.numbers(_BITS, (1,))) or {1}
+    formats = set(tags.numbers(_FORMAT, (1,)))
+    mend = "convert it to unsigned integers of 16 bits"
+    if formats & {*_FLOAT, _COMPLEX}:
+        raise ImageError(f"a TIFF of floating-point or complex samples; {mend}")
+    if _SIGNED in formats:
+        raise ImageError(f"a TIFF of signed samples; {mend}")
+    single = tags.numbers(_SAMPLES, (1,)) == (1,)
+    if not bits <= {1, 2, 4, 8, 16} and not (bits == {32} and single):
+        most = max(bits)
+        raise ImageError(f"a TIFF of {most} bits a sample; {mend}")
+
+
+def _check_length(tags: Tags, length: int) -> None:
+    """Raises an ImageError if strips or tiles reach behind the end of the file."""
+    for places, counts in ((273, 279), (324, 325)):
+        ends = map(sum, zip(tags.numbers(places), tags.numbers(counts), strict=False))
+        if max(ends, default=0) > length:
+            raise ImageError("damaged or truncated: the TIFF is cut")
+
+
+def _bare(data: bytes, tags: Tags) -> bytes:
+    """The file with a first directory that tells of the pixels alone.
+
+    Pillow turns pictures as their tags say, and stumbles over damaged EXIF.
+    """
+    if _is_big(data) or len(data) > LONGEST:
+        return data
+    kept, _ = exif.of_the_picture(tags)
+    metadata_tags = kept.first.keys() | _OTHER_METADATA | {34665, 34853}
+    pixels: exif.Directory = {
+        tag: x for tag, x in tags.first.items() if tag not in metadata_tags
+    }
+    return _with_directory(data, pixels, tags.order)
+
+
+def _is_big(data: bytes) -> bool:
+    return data.startswith((b"II+", b"MM\0+"))
+
+
+def _with_directory(data: bytes, directory: exif.Directory, order: str) -> bytes:
+    """A file with its first directory anew, behind all that it points to."""
+    start = len(data) + len(data) % 2
+    head = data[:4] + struct.pack(f"{order}I", start)
+    behind = exif.directory_bytes(directory, order, start)
+    return b"".join([head, data[8:], bytes(len(data) % 2), behind])
+
+
+def size(opened: Opened) -> tuple[int, int]:
+    """Width and height in pixels."""
+    sides = [opened.tags.numbers(tag, (0,)) for tag in (_WIDTH, _LENGTH)]
+    if not all(len(x) == 1 and x[0] for x in sides):
+        raise ImageError("damaged or truncated: the TIFF tells no size")
+    return sides[0][0], sides[1][0]
+
+
+def pixels(opened: Opened) -> tuple[np.ndarray, bool] | None:
+    """The pixels of a file that has more than Pillow gives, or other than it takes.
+
+    Returns:
+      uint8 or uint16, (height, width, channels), and whether the last channel is alpha;
+      None for a file that Pillow reads right.
+
+    Raises:
+      ImageError: its colours aren't read.
+    """
+    tags = opened.tags
+    photometric = (*tags.numbers(_PHOTOMETRIC, (1,)), 1)[0]
+    samples = (*tags.numbers(_SAMPLES, (1,)), 1)[0]
+    bits = set(tags.numbers(_BITS, (1,)))
+    wide = bits == {16}
+    odd = bits == {8} and photometric in _COLOURS
+    odd = odd and (
+        _is_big(opened.found.data)
+        or (samples > 1 and tags.numbers(_PLANAR, (1,)) == (_SEPARATE,))
+        or samples > (4 if photometric == _RGB else _COLOURS[photometric])
+    )
+    if not (wide or odd):
+        return None
+    if photometric not in _COLOURS:
+        raise ImageError(
+            f"a TIFF of other colours (PhotometricInterpretation {photometric}) with "
+            f"{max(bits)} bits a sample; convert it to RGB first"
+        )
+    with tifffile.TiffFile(io.BytesIO(opened.found.data)) as file:
+        page = file.pages.first
+        stack = page.asarray()
+        separate = page.planarconfig == _SEPARATE and samples > 1
+    if stack.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"a TIFF of {stack.dtype} samples; convert it first")
+    if separate:
+        stack = np.moveaxis(stack, 0, -1)
+    stack = stack.reshape(*stack.shape[:2], -1)
+    extra = tags.numbers(_EXTRA)
+    return _meant(stack, extra, _COLOURS[photometric], photometric == _WHITE_IS_ZERO)
+
+
+def _meant(
+    stack: np.ndarray, extra: tuple[int, ...], count: int, inverted: bool
+) -> tuple[np.ndarray, bool]:
+    """A TIFF's pixels as gray, RGB or CMYK, with plain alpha or none.
+
+    Args:
+      stack: as they are stored, (height, width, channels).
+      extra: what its ExtraSamples say of the last channels.
+      count: of the channels of colour.
+      inverted: whether zero is white.
+    """
+    colours, more = stack[..., :count], stack[..., count:]
+    most = np.iinfo(stack.dtype).max
+    if colours.shape[-1] < count:
+        raise ImageError("damaged or truncated: the TIFF lacks channels of its colours")
+    if inverted:
+        colours = most - colours
+    if not more.shape[-1] or not extra or extra[0] == _UNSPECIFIED:
+        return colours, False
+    alpha = more[..., :1]
+    if extra[0] == _PREMULTIPLIED:
+        ratio = colours * (most / np.maximum(alpha, 1))
+        colours = np.minimum(np.rint(ratio), most).astype(stack.dtype)
+    return np.concatenate([colours, alpha], axis=-1), True
+
+
+def encode(picture: "Picture") -> bytes:
+    """The bytes of a gray, RGB or CMYK file of 8 or 16 bits a channel.
+
+    It is in the byte order of the EXIF, so that all values stay the bytes that they
+    were.
+    """
+    meta, stack = picture.metadata, picture.stacked()
+    tags = exif.read(meta.exif) if meta.exif else Tags("<", {})
+    channels = picture.pixels.shape[-1]
+    single = stack.shape[-1] == 1
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        stack[..., 0] if single else stack,
+        byteorder=tags.order,
+        photometric={1: "minisblack", 3: "rgb", 4: "separated"}[channels],
+        planarconfig=None if single else "contig",
+        extrasamples=["unassalpha"] if picture.alpha is not None else None,
+        compression="adobe_deflate",
+        resolution=_rationals(meta.dpi),
+        resolutionunit="INCH" if meta.dpi else None,
+        metadata=None,
+        software=False,
+    )
+    data = buffer.getvalue()
+    directory = {
+        exif.ORIENTATION: Entry(_SHORT, 1, struct.pack(f"{tags.order}H", 1)),
+        **exif.read(data).first,
+        **tags.first,
+    }
+    for tag, kind, value in (
+        (_ICC, _UNDEFINED, meta.icc_profile),
+        (_XMP, _BYTE, meta.xmp),
+    ):
+        if value:
+            directory[tag] = Entry(kind, len(value), value)
+    return _with_directory(data, directory, tags.order)
+
+
+def _rationals(dpi: tuple[float, float] | None):
+    """Resolutions as numerators and denominators of 32 bits."""
+    if dpi is None:
+        return None
+    scales = [10 ** max(0, 8 - len(str(math.ceil(x)))) for x in dpi]
+    return tuple((round(x * k), k) for x, k in zip(dpi, scales, strict=True))
