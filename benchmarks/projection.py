@@ -7,7 +7,7 @@ folder). Each is compressed once, and twice: at a lower quality first, on the sa
 or cropped in between. Each file is restored without projection and with it. The share
 of luma coefficients that the network moves out of their quantisation intervals tells
 the two kinds apart. At each quality the limit of that share is the one with the highest
-mean PSNR of all files, if a file is projected up to the limit. --limits writes these.
+mean PSNR of both kinds, if a file is projected up to the limit. --limits writes these.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import machine
-from cqr_jax import files, metrics, progress, tables
+from cqr_jax import evaluate_colour, files, progress, tables
 from cqr_jax.data import degradations, jpeg, kinds
 from cqr_jax.data.compression import libjpeg
 from cqr_jax.errors import one_line_errors
@@ -82,16 +82,21 @@ def case(run, clean: np.ndarray, image: np.ndarray, quality: int, before: int) -
     share = projection.share_outside(values[0], picture.stored[0])
     projected = map(projection.project, values, picture.stored)
     within = colour.with_planes(plain, list(projected), np.uint8)
-    psnr = [metrics.psnr(clean, x.pixels) for x in (picture, plain, within)]
+    psnr = [evaluate_colour.psnr(clean, x.pixels) for x in (picture, plain, within)]
     return Case(quality, before, share, (psnr[0], psnr[1], psnr[2]))
 
 
 def best_limit(found: list[Case]) -> float:
-    """The limit of the share at which the mean PSNR of these files is the highest."""
+    """The limit of the share at which the mean PSNR of these files is the highest.
+
+    Files that were compressed once count as much as those that were JPEGs before.
+    """
     shares = np.array([x.share for x in found])
-    plain, within = (np.array([x.psnr[i] for x in found]) for i in (1, 2))
+    twice = np.array([x.before > 0 for x in found])
+    gained = np.array([x.psnr[2] - x.psnr[1] for x in found])
+    gained /= np.where(twice, max(1, twice.sum()), (~twice).sum())
     order = np.argsort(shares)
-    gains = np.concatenate([[0], np.cumsum((within - plain)[order])])
+    gains = np.concatenate([[0], np.cumsum(gained[order])])
     count = int(np.argmax(gains))  # of the files that are projected
     ends = np.concatenate([[0], shares[order], [1]])
     return float((ends[count] + ends[count + 1]) / 2)

@@ -23,4 +23,4 @@ colour=$(realpath "$1") gray=$(realpath "$2")
     --ship=cqr_jax/weights/colour.safetensors
 "$python" -m benchmarks.projection "$colour" \
     --weights=cqr_jax/weights/colour.safetensors \
-    --limits=cqr_jax/weights/colour-limits.tsv > benchmarks/results/projection.md
+    --limits=cqr_jax/weights/projection-limits.tsv > benchmarks/results/projection.md

@@ -64,18 +64,46 @@ def image():
 FRESH = {
     "ranker": {"width": 2, "hidden": 8},
     "deblocker": {"width": 6, "local_blocks": 0, "residual_blocks": 0, "key_pool": 8},
+    "colour": {
+        "width": 4,
+        "local_blocks": 0,
+        "residual_blocks": 0,
+        "scale": 2,
+        "key_pool": 8,
+        "channels": 3,
+        "deeper_widths": (4,),
+        "conditioning": "modulation",
+        "embedding": 4,
+    },
 }
 
 
 def save_fresh(folder, kind) -> pathlib.Path:
-    """Weights of a small untrained model; a deblocker's change nothing."""
-    from cqr_jax import state, weights
+    """Weights of a small untrained model; a deblocker's change nothing.
+
+    Those of kind 'colour' are a colour deblocker's, which changes each pixel by what it
+    is told of the compression.
+    """
+    import jax
+
+    from cqr_jax import weights
+    from cqr_jax.models import channels
     from cqr_jax.models.deblocker import Deblocker
     from cqr_jax.models.ranker import Ranker
 
-    model = {"ranker": Ranker, "deblocker": Deblocker}[kind](**FRESH[kind])
+    model = (Ranker if kind == "ranker" else Deblocker)(**FRESH[kind])
+    # Without `cqr_jax.state`, which needs what training needs.
+    blank = np.zeros((1, 48, 48, channels(model)), np.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), blank)
+    if kind == "colour":
+        rng = np.random.default_rng(0)
+        variables = jax.tree.map(
+            lambda x: x + np.float32(0.05) * rng.standard_normal(x.shape, np.float32),
+            variables,
+        )
     path = folder / f"{kind}.safetensors"
-    weights.save(path, kind, FRESH[kind], state.init(model, 48, 0), {})
+    held = "ranker" if kind == "ranker" else "deblocker"
+    weights.save(path, held, FRESH[kind], variables, {})
     return path
 
 

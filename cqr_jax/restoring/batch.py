@@ -25,8 +25,9 @@ from cqr_jax.ahead import ahead
 from cqr_jax.data.compression import nearest_quality
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError
-from cqr_jax.restoring import pictures, quality, restorer, tiles
+from cqr_jax.restoring import network, pictures, quality, restorer, tiles
 from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.restorer import Restoration
 
 _AHEAD = 2  # pictures decoded, and encoded, beside those in the network
 _STANDARD = "-"
@@ -54,6 +55,7 @@ class Outcome(NamedTuple):
       status: 'restored', 'skipped' or 'failed'.
       reason: why it was not restored.
       megapixels: of the image, if restored.
+      quality_factor, told_by, projected: as of `restorer.Restoration`, if restored.
     """
 
     input: str
@@ -61,6 +63,9 @@ class Outcome(NamedTuple):
     status: str = "restored"
     reason: str = ""
     megapixels: float = 0.0
+    quality_factor: int | None = None
+    told_by: str = ""
+    projected: bool = False
 
 
 class _Failure(NamedTuple):
@@ -72,22 +77,25 @@ def restore(args: argparse.Namespace) -> int:
 
     Raises:
       UserError: an input is not there, --output can't be meant, or the weights can't
-        be read.
+        be read, or can't be told --quality-factor.
     """
     _check_report(args.report)
     sources = _find(args.inputs, args.output)
     _check_output(args.output)
     run = restorer.load(args.weights, args.self_ensemble)
+    restorer.check_quality_factor(run, args.quality_factor)
     tell = _Teller(len(sources))
     jobs = []
     for job in _plan(sources, args):
         tell(job) if isinstance(job, Outcome) else jobs.append(job)
     waiting: collections.deque[tuple[Source, str]] = collections.deque()
     depth = np.dtype(f"uint{args.bits}") if args.bits else None
+    projecting = args.projection and args.quality_factor is None
+    good_lose = network.channels(run) == 1 and not projecting
 
     def read(job):
         source, target = job
-        picture = _read(source, args.max_megapixels)
+        picture = _read(source, args.max_megapixels, stored=projecting)
         if isinstance(picture, Picture):
             try:
                 pictures.check(picture, _encoding(target, args), depth)
@@ -100,23 +108,37 @@ def restore(args: argparse.Namespace) -> int:
             if isinstance(picture, _Failure):
                 tell(Outcome(job[0].name, job[1], "failed", picture.reason))
             else:
-                tell.see(picture)
+                if good_lose:
+                    tell.see(picture)
                 waiting.append(job)
                 yield picture
 
-    def restored() -> Iterator[tuple[Source, str, Picture]]:
-        for picture in restorer.restore_pictures(
-            run, decoded(), args.strength, args.tile or tiles.SIDE, depth
+    def restored() -> Iterator[tuple[Source, str, Restoration]]:
+        for restoration in restorer.restorations(
+            run,
+            decoded(),
+            args.strength,
+            args.tile or tiles.SIDE,
+            depth,
+            args.quality_factor,
+            projecting,
         ):
-            yield *waiting.popleft(), picture
+            yield *waiting.popleft(), restoration
 
     def write(job):
-        source, target, picture = job
+        source, target, restoration = job
+        picture = restoration.picture
         reason = _write(picture, target, args)
-        megapixels = picture.pixels.shape[0] * picture.pixels.shape[1] / 1e6
         if reason:
             return Outcome(source.name, target, "failed", reason)
-        return Outcome(source.name, target, megapixels=megapixels)
+        return Outcome(
+            source.name,
+            target,
+            megapixels=picture.pixels.shape[0] * picture.pixels.shape[1] / 1e6,
+            quality_factor=restoration.quality_factor,
+            told_by=restoration.told_by,
+            projected=restoration.projected,
+        )
 
     try:
         with (
@@ -446,13 +468,16 @@ def _encoding(target: str, args: argparse.Namespace) -> str:
     return formats.format_of(target) or args.format or "png"
 
 
-def _read(source: Source, max_megapixels: float) -> Picture | _Failure:
+def _read(
+    source: Source, max_megapixels: float, stored: bool = False
+) -> Picture | _Failure:
+    """A file's picture, with its stored coefficients if asked for, or why not."""
     try:
         if source.name == _STANDARD:
             data = sys.stdin.buffer.read()
         else:
             data = pathlib.Path(source.name).read_bytes()
-        return pictures.decode(data, round(max_megapixels * 1e6))
+        return pictures.decode(data, round(max_megapixels * 1e6), stored)
     except ImageError as error:
         return _Failure(str(error))
     except OSError as error:

@@ -9,6 +9,9 @@ import jpegio
 import numpy as np
 
 from cqr_jax.data.jpeg import BLOCK
+from cqr_jax.data.ycbcr import ZERO
+
+_MIDDLE = 128  # what JPEG subtracts from samples before the DCT
 
 
 class Component(NamedTuple):
@@ -19,11 +22,14 @@ class Component(NamedTuple):
         those of a block lie where its samples do.
       steps: quantisation steps, float32, (8, 8).
       sampling: pixels, down and across, that one sample stands for.
+      middle: what a sample of 128, JPEG's zero, is in a plane of values in [0, 1]:
+        128/255 of Y, but 0.5 of Cb and Cr, whose zero is no colour.
     """
 
     coefficients: np.ndarray
     steps: np.ndarray
     sampling: tuple[int, int]
+    middle: float = _MIDDLE / 255
 
 
 def read(data: bytes, height: int, width: int) -> tuple[Component, ...] | None:
@@ -51,7 +57,7 @@ def read(data: bytes, height: int, width: int) -> tuple[Component, ...] | None:
         max(getattr(info, name) for info, _ in parts)
         for name in ("v_samp_factor", "h_samp_factor")
     )
-    found = []
+    found: list[Component] = []
     for info, coefficients in parts:
         down, rest = divmod(highest, info.v_samp_factor)
         across, more = divmod(widest, info.h_samp_factor)
@@ -65,5 +71,6 @@ def read(data: bytes, height: int, width: int) -> tuple[Component, ...] | None:
             return None
         held = coefficients[: sides[0], : sides[1]].astype(np.int16)
         steps = np.asarray(file.quant_tables[info.quant_tbl_no], np.float32)
-        found.append(Component(held, steps, (down, across)))
+        middle = _MIDDLE / 255 if not found else float(ZERO[1])
+        found.append(Component(held, steps, (down, across), middle))
     return tuple(found)

@@ -67,6 +67,20 @@ def parser() -> argparse.ArgumentParser:
         help="how much of the change to make, 0 to 1 (%(default)s)",
     )
     parser.add_argument(
+        "--quality-factor",
+        type=between(1, 100, int),
+        metavar="N",
+        help="what the network is told in place of the file's tables, 1 to 100; a "
+        "lower one removes more; nothing is projected then",
+    )
+    parser.add_argument(
+        "--no-projection",
+        dest="projection",
+        action="store_false",
+        help="don't keep the result within the quantisation intervals that a JPEG "
+        "file stores",
+    )
+    parser.add_argument(
         "--self-ensemble",
         action="store_true",
         help="take the mean over flips and turns: a little better, 8 times as slow",

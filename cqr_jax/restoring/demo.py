@@ -3,24 +3,56 @@
 Needs the extra `demo`.
 """
 
+import html
 import os
 import pathlib
 import sys
 import tempfile
+import zipfile
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from cqr_jax import formats
+from cqr_jax.data.compression import Compression, libjpeg, nearest_quality
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError, extra
-from cqr_jax.restoring import pictures, quality, restorer
+from cqr_jax.restoring import network, pictures, quality, restorer
+from cqr_jax.restoring.quality import Quality
+from cqr_jax.restoring.restorer import Restoration
 
 with extra("demo"):
     import gradio
 
 _HOST = "127.0.0.1"
 _MAX_PIXELS = 50_000_000
+_THUMBNAIL = 320  # pixels, the longer side
+_COLUMNS = ("File", "Its tables", "Told to the network", "Projected", "Ranker's score")
+_SAMPLINGS = {
+    (1, 1): "4:4:4",
+    (1, 2): "4:2:2",
+    (2, 2): "4:2:0",
+    (2, 1): "4:4:0",
+    (1, 4): "4:1:1",
+}
+_DIAL = "Quality factor told to the network"
+_DIAL_HELP = (
+    "0: what each file tells. From 1 (removes most) to 100 (least): this, and "
+    "nothing is projected."
+)
+_NO_DIAL_HELP = "These weights can't be told one."
+
+
+class _Shown(NamedTuple):
+    """A restored file, as the page shows it: paths of PNGs, and cells of its row."""
+
+    before: str
+    after: str
+    thumbnail: str
+    download: str
+    row: tuple[str, ...]
 
 
 def page(weights: str | None = None) -> gradio.Blocks:
@@ -33,44 +65,145 @@ def page(weights: str | None = None) -> gradio.Blocks:
     folder = tempfile.TemporaryDirectory(prefix="cqr-restore-")
     os.environ["GRADIO_TEMP_DIR"] = folder.name  # what is dropped goes with it
 
-    def restore(path: str | None, strength: float):
-        """What to show: the two pictures, how good they are, a file to download."""
-        if not path:
-            return None, "", None
-        try:
-            before = pictures.decode(pathlib.Path(path).read_bytes(), _MAX_PIXELS)
-            (after,) = restorer.restore_pictures(run, [before], strength)
-            own = tempfile.mkdtemp(dir=folder.name)  # two may have one name
-            target = pathlib.Path(own, f"{pathlib.Path(path).stem}.png")
-            target.write_bytes(pictures.encode(after, "png"))
-            shown = tuple(map(_shown, (before, after)))
-        except ImageError as error:
-            name = pathlib.Path(path).name
-            gradio.Warning(f"{name}: {error}")
-            return None, "", None  # nothing of the picture before it stays
-        return shown, _qualities(before, after), str(target)
+    def restore(
+        paths: list[str] | None,
+        strength: float,
+        factor: float,
+        progress=gradio.Progress(),  # noqa: B008  # Gradio finds it by its default
+    ):
+        """What to show of all files, for the components that are outputs below."""
+        found: list[_Shown] = []
+        rows: list[tuple[str, ...]] = []
+        own = pathlib.Path(tempfile.mkdtemp(dir=folder.name))
+        names = [pathlib.Path(path).name for path in paths or ()]
+        for i, (path, target) in enumerate(
+            zip(paths or (), distinct(names, ".png"), strict=True)
+        ):
+            progress((i, len(names)), desc=names[i], unit="images")
+            try:
+                done = _restore(run, path, own / target, strength, int(factor) or None)
+            except (ImageError, OSError) as error:
+                rows.append((f"{names[i]}: {error}",))
+            else:
+                found.append(done)
+                rows.append(done.row)
+        pairs = [(done.before, done.after) for done in found]
+        archive = _archive(own, [done.download for done in found]) if found else None
+        single = found[0].download if len(names) == len(found) == 1 else None
+        return (
+            pairs,
+            pairs[0] if pairs else None,
+            gradio.Gallery(
+                [(done.thumbnail, pathlib.Path(done.download).name) for done in found],
+                selected_index=0 if found else None,
+            ),
+            table(rows),
+            gradio.DownloadButton(value=single, visible=bool(single)),
+            gradio.DownloadButton(value=archive, visible=bool(archive)),
+        )
+
+    def select(pairs: list[tuple[str, str]], event: gradio.SelectData):
+        """The pair of the image that is clicked in the gallery."""
+        return pairs[event.index] if event.index < len(pairs) else None
 
     with gradio.Blocks(title="cqr-restore", analytics_enabled=False) as blocks:
         gradio.Markdown(
-            "# Restore a JPEG\nDrop an image that is, or once was, a JPEG. It stays on "
-            f"this machine. At most {_MAX_PIXELS / 1e6:g} megapixels."
+            "# Restore JPEGs\nDrop images that are, or once were, JPEGs. They stay on "
+            f"this machine. At most {_MAX_PIXELS / 1e6:g} megapixels each."
         )
         file = gradio.File(
-            label="Image", file_types=list(formats.SUFFIXES), elem_id="file"
+            label="Images",
+            file_count="multiple",
+            file_types=list(formats.SUFFIXES),
+            elem_id="file",
         )
-        strength = gradio.Slider(0, 1, 1, step=0.05, label="Strength")
-        slider = gradio.ImageSlider(
+        can_be_told = restorer.can_be_told(run)
+        with gradio.Row():
+            strength = gradio.Slider(
+                0, 1, 1, step=0.05, label="Strength", info="0: nothing changes.",
+                elem_id="strength",
+            )  # fmt: skip
+            dial = gradio.Slider(
+                0, 100, 0, step=1, label=_DIAL, interactive=can_be_told,
+                info=_DIAL_HELP if can_be_told else _NO_DIAL_HELP, elem_id="dial",
+            )  # fmt: skip
+        comparison = gradio.ImageSlider(
             label="Before and after", interactive=False, elem_id="comparison"
         )
+        gallery = gradio.Gallery(
+            label="Restored: choose the one to compare",
+            columns=6,
+            height=220,
+            object_fit="contain",
+            fit_columns=False,
+            allow_preview=False,
+            interactive=False,
+            buttons=[],
+            elem_id="gallery",
+        )
         scores = gradio.Markdown(elem_id="quality")
-        download = gradio.DownloadButton("Download the PNG", elem_id="download")
+        with gradio.Row():
+            png = gradio.DownloadButton(
+                "Download the PNG", elem_id="download", visible=False
+            )
+            archive = gradio.DownloadButton(
+                "Download all (ZIP)", elem_id="archive", visible=False
+            )
+        pairs = gradio.State([])
         blocks.folder = folder  # lives as long as the page
-        for changed in (file.change, strength.release):
-            changed(restore, [file, strength], [slider, scores, download])
+        gradio.on(
+            [file.change, strength.release, dial.release],
+            restore,
+            [file, strength, dial],
+            [pairs, comparison, gallery, scores, png, archive],
+            show_progress_on=comparison,
+            trigger_mode="always_last",
+        )
+        gallery.select(select, pairs, comparison)
     return blocks
 
 
-def _shown(picture: pictures.Picture) -> Image.Image:
+def _restore(
+    run: network.Run,
+    path: str,
+    target: pathlib.Path,
+    strength: float,
+    factor: int | None,
+) -> _Shown:
+    """Restores a file, and writes what is shown of it beside `target`.
+
+    Raises:
+      ImageError: it can't be restored.
+    """
+    data = pathlib.Path(path).read_bytes()
+    before = pictures.decode(data, _MAX_PIXELS, stored=factor is None)
+    (done,) = restorer.restorations(run, [before], strength, quality_factor=factor)
+    target.write_bytes(pictures.encode(done.picture, "png"))
+    found = quality.measure(before)
+    again = quality.measure(done.picture._replace(compression=None))
+    height, width = before.pixels.shape[:2]
+    row = (
+        f"{pathlib.Path(path).name}, {width}x{height}",
+        tables_say(before.compression, found),
+        told(done),
+        projection_of(done),
+        f"{found.score:.2f} → {again.score:.2f}",
+    )
+    folder = target.parent / "shown"
+    folder.mkdir(exist_ok=True)
+    seen = [
+        str(folder / target.with_suffix(f".{name}.png").name)
+        for name in ("before", "after", "thumbnail")
+    ]
+    _image(before).save(seen[0], compress_level=1)
+    image = _image(done.picture)
+    image.save(seen[1], compress_level=1)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    image.save(seen[2])
+    return _Shown(seen[0], seen[1], seen[2], str(target), row)
+
+
+def _image(picture: pictures.Picture) -> Image.Image:
     """Upright, in RGB and 8 bits."""
     picture = pictures.upright(picture)
     if picture.pixels.dtype == np.uint16:
@@ -79,17 +212,100 @@ def _shown(picture: pictures.Picture) -> Image.Image:
     return pictures.to_rgb(pictures.to_pillow(picture), picture.metadata)
 
 
-def _qualities(before: pictures.Picture, after: pictures.Picture) -> str:
-    """A table in Markdown of what the ranker says of both."""
-    found = quality.measure(before)
-    restored = quality.measure(after._replace(compression=None))
-    rows = [
-        f"| {name} | {x.score:.2f} | {x.factor} ({x.source}) |"
-        for name, x in (("before", found), ("after", restored))
-    ]
-    if before.compression and found.factor >= quality.TOO_GOOD:
-        rows += ["", f"From QF {quality.TOO_GOOD} on, JPEGs {quality.LOSE}."]
-    return "\n".join(["| | ranker's score | QF |", "|---|---|---|", *rows])
+def distinct(names: Iterable[str], suffix: str) -> list[str]:
+    """Names of files with another suffix, no two alike.
+
+    Args:
+      names: of files, of which two may have one stem.
+      suffix: of all of them, '.png'.
+
+    Returns:
+      The stems with the suffix; of stems that are alike, in small letters too, the
+      later ones have a number behind them.
+    """
+    found: dict[str, str] = {}  # by its small letters, for some systems mind no others
+    for name in names:
+        stem = pathlib.PurePath(name).stem
+        number, own = 1, stem
+        while own.lower() in found:
+            number += 1
+            own = f"{stem}-{number}"
+        found[own.lower()] = own + suffix
+    return list(found.values())
+
+
+def _archive(folder: pathlib.Path, paths: list[str]) -> str:
+    """A ZIP of files, each under its own name; they are compressed already."""
+    target = folder / "restored.zip"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for path in paths:
+            archive.write(path, pathlib.Path(path).name)
+    return str(target)
+
+
+def tables_say(compression: Compression | None, found: Quality) -> str:
+    """What the page says of a file's quantisation tables.
+
+    Args:
+      compression: of a JPEG; None of other files.
+      found: what `quality.measure` says of the picture.
+    """
+    if compression is None:
+        guess = (
+            "unknown"
+            if found.source == "ranker, vague"
+            else f"the ranker estimates {found.factor}"
+        )
+        return f"no tables: {guess}"
+    factor, equal = nearest_quality(compression.luma)
+    # Some encoders, like Pillow of CMYK, take the first table for all.
+    usual = (None, compression.luma, libjpeg(factor).chroma)
+    known = equal and compression.chroma in usual
+    sampling = "gray"
+    if compression.chroma:
+        down, across = compression.sampling
+        sampling = _SAMPLINGS.get((down, across), f"chroma 1/{across} x 1/{down}")
+    kind = "libjpeg's" if known else "others than libjpeg's"
+    return f"QF {factor}{'' if known else ' or so'}, {sampling}, {kind}"
+
+
+def told(done: Restoration) -> str:
+    """What the page says of what the network was told."""
+    if done.quality_factor is None:
+        return "nothing"
+    by = {"tables": "by its tables", "hand": "by hand", "ranker": "by the ranker"}
+    return f"QF {done.quality_factor}, {by[done.told_by]}"
+
+
+def projection_of(done: Restoration) -> str:
+    """What the page says of whether the result was projected, and why not."""
+    if done.projected:
+        return "yes"
+    if done.compressed_before:
+        return "no: compressed before"
+    if done.told_by == "hand":
+        return "no: told by hand"
+    return "no: no stored coefficients"
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """A table in HTML, as Markdown has it; a row of one cell goes across all.
+
+    Args:
+      rows: texts, shown as they are; those of one cell are failures.
+    """
+    if not rows:
+        return ""
+    lines = [_row("th", "", _COLUMNS)]
+    for row in rows:
+        across = f' colspan="{len(_COLUMNS)}"' if len(row) == 1 else ""
+        lines.append(_row("td", across, row))
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _row(tag: str, attributes: str, cells: Iterable[str]) -> str:
+    inner = "".join(f"<{tag}{attributes}>{html.escape(x)}</{tag}>" for x in cells)
+    return f"<tr>{inner}</tr>"
 
 
 def serve(weights: str | None, port: int) -> None:

@@ -16,6 +16,8 @@ def restore(
     strength: float = 1.0,
     weights: str | None = None,
     self_ensemble: bool = False,
+    quality_factor: int | None = None,
+    projection: bool = True,
 ) -> _T:
     """Removes the artifacts of JPEG compression from a decoded image.
 
@@ -26,6 +28,12 @@ def restore(
       weights: a deblocker's file; None for the one that is shipped.
       self_ensemble: take the mean over flips and turns: a little better, and eight
         times as slow.
+      quality_factor: what the network is told of the compression, 1 to 100; a lower
+        one removes more. None for what the image tells: a JPEG of Pillow's its tables,
+        others what the ranker makes of them.
+      projection: keep the result within the quantisation intervals that a JPEG file
+        tells. This needs one of Pillow's that is not loaded yet, as `Image.open` gives
+        it, and no `quality_factor`.
 
     Returns:
       The restored image, of the same kind, size and dtype; its alpha is what it was. Of
@@ -34,25 +42,46 @@ def restore(
       EXIF of a TIFF).
 
     Raises:
-      ValueError: an array of another shape or dtype, or strength outside 0 to 1.
-      UserError: the weights can't be read.
+      ValueError: an array of another shape or dtype, or strength outside 0 to 1 or
+        quality_factor outside 1 to 100.
+      UserError: the weights can't be read, or can't be told a quality factor.
       ImageError: one of Pillow's images that is damaged, or of a mode that can't be
         restored.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength={strength}: is 0 to 1")
+    if quality_factor is not None and not 1 <= quality_factor <= 100:
+        raise ValueError(f"quality_factor={quality_factor}: is 1 to 100")
     run = restorer.load(weights, self_ensemble)
+    restorer.check_quality_factor(run, quality_factor)
     if isinstance(image, Image.Image):
-        picture = pictures.from_pillow(image)
+        projecting = projection and quality_factor is None
+        stored = projecting and _is_as_stored(image)
+        picture = pictures.from_pillow(image, stored)
     else:
         picture = _picture(image)
-    (restored,) = restorer.restore_pictures(run, [picture], strength)
+    (restored,) = restorer.restore_pictures(
+        run,
+        [picture],
+        strength,
+        quality_factor=quality_factor,
+        projecting=projection,
+    )
     if isinstance(image, Image.Image):
         found = pictures.to_pillow(restored)
         kept = picture.metadata._asdict()
         found.info.update({name: value for name, value in kept.items() if value})
         return found
     return restored.stacked().reshape(image.shape)
+
+
+def _is_as_stored(image: Image.Image) -> bool:
+    """Whether an opened JPEG is its file's first picture, in its size.
+
+    `Image.draft` makes it smaller, and an MPO file holds others.
+    """
+    scale, *_ = getattr(image, "decoderconfig", ()) or (1,)
+    return scale == 1 and image.tell() == 0
 
 
 def _picture(image: np.ndarray) -> Picture:

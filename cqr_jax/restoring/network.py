@@ -37,6 +37,7 @@ class Network:
     Attributes:
       channels: 1 of a network of Y, 3 of one of Y, Cb and Cr; that takes gray images
         too, as pictures without colour.
+      conditioned: whether it uses what it is told of the compression.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Network:
             are added.
         """
         self.channels = deblocker.model.channels
+        self.conditioned = deblocker.model.conditioning != "none"
         self._model = deblocker.model
         self._params = {"params": deblocker.variables["params"]}
         self._compiled: dict[tuple, Any] = {}
@@ -70,7 +72,7 @@ class Network:
             images = images.astype(np.float32) / 255
         gray = images.ndim == 3
         inputs = [_with_channels(images, self.channels)]
-        if self._model.conditioning != "none":
+        if self.conditioned:
             shape = (len(images), FEATURES)
             unknown = np.zeros(shape, np.float32)
             inputs.append(unknown if compression is None else compression)
@@ -120,9 +122,15 @@ def self_ensemble(run: Run) -> Run:
         return total[:, :height, :width] / 8
 
     ensembled.channels = channels(run)  # type: ignore[attr-defined]
+    ensembled.conditioned = conditioned(run)  # type: ignore[attr-defined]
     return ensembled
 
 
 def channels(run: Run) -> int:
     """Of the images that a network restores; a mere function restores planes."""
     return getattr(run, "channels", 1)
+
+
+def conditioned(run: Run) -> bool:
+    """Whether a network uses what it is told of the compression."""
+    return getattr(run, "conditioned", False)

@@ -77,6 +77,8 @@ class Restore(beam.PTransform):
         weights: str | None = None,
         side: int = tiles.SIDE,
         quality: int = 95,
+        quality_factor: int | None = None,
+        projection: bool = True,
     ):
         """Prepares the transform.
 
@@ -85,10 +87,11 @@ class Restore(beam.PTransform):
           strength, weights: as of `cqr_jax.restore`.
           side: of a tile in pixels.
           quality: of JPEGs that are written.
+          quality_factor, projection: as of `cqr_jax.restore`.
         """
         super().__init__()
         self._targets = root, output, form
-        self._options = weights, strength, side, quality
+        self._options = weights, strength, side, quality, quality_factor, projection
 
     def expand(self, paths):
         jobs = (
@@ -121,9 +124,19 @@ def _first(group: tuple[str, Iterable[str]]) -> Iterator[Any]:
 class _Restore(beam.DoFn):
     """Batches of (path, target) to the targets written."""
 
-    def __init__(self, weights: str | None, strength: float, side: int, quality: int):
-        self._weights, self._options = weights, (strength, side)
-        self._quality = quality
+    def __init__(
+        self,
+        weights: str | None,
+        strength: float,
+        side: int,
+        quality: int,
+        quality_factor: int | None,
+        projection: bool,
+    ):
+        self._weights, self._quality = weights, quality
+        self._projecting = projection and quality_factor is None
+        # As `restorer.restore_pictures` takes them, with the pixels' own dtype.
+        self._options = strength, side, None, quality_factor, self._projecting
         self._shared = shared.Shared()
 
     def setup(self):
@@ -142,7 +155,7 @@ class _Restore(beam.DoFn):
                     with FileSystems.open(
                         path, compression_type=CompressionTypes.UNCOMPRESSED
                     ) as file:
-                        picture = pictures.decode(file.read())
+                        picture = pictures.decode(file.read(), stored=self._projecting)
                 except (ImageError, OSError) as error:
                     failures.append((path, _reason(error)))
                 else:
@@ -194,8 +207,10 @@ def run(args: argparse.Namespace, flags: Iterable[str]) -> None:
 
     Raises:
       UserError: no file matches the pattern, or Beam has no such runner or no such
-        file system.
+        file system, or the weights can't be told --quality-factor.
     """
+    if args.quality_factor is not None:  # here rather than on every worker
+        restorer.check_quality_factor(restorer.load(args.weights), args.quality_factor)
     root, output = fixed_part(args.input), args.output.rstrip("/") + "/"
     try:
         if not FileSystems.match([args.input], [1])[0].metadata_list:
@@ -224,6 +239,8 @@ def run(args: argparse.Namespace, flags: Iterable[str]) -> None:
             args.weights,
             args.tile,
             args.quality,
+            args.quality_factor,
+            args.projection,
         )
     )
     counter = beam.metrics.Metrics.counter
@@ -257,6 +274,20 @@ def main() -> None:
     parser.add_argument("--quality", type=between(1, 100, int), default=95)
     parser.add_argument("--strength", type=between(0, 1, float), default=1.0)
     parser.add_argument("--tile", type=tile_side, default=tiles.SIDE, metavar="SIDE")
+    parser.add_argument(
+        "--quality-factor",
+        type=between(1, 100, int),
+        metavar="N",
+        help="what the network is told in place of the files' tables; a lower one "
+        "removes more; nothing is projected then",
+    )
+    parser.add_argument(
+        "--no-projection",
+        dest="projection",
+        action="store_false",
+        help="don't keep results within the quantisation intervals that JPEG files "
+        "store",
+    )
     parser.add_argument("--weights", help="another deblocker than the one shipped")
     args, flags = parser.parse_known_args()
     with one_line_errors():

@@ -22,12 +22,11 @@ from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.restoring import colour
 from cqr_jax.restoring.coefficients import Component
 
-LIMITS = weights.SHIPPED / "colour-limits.tsv"
+LIMITS = weights.SHIPPED / "projection-limits.tsv"
 _FAR = 0.75  # steps from a stored coefficient at which a restored one counts as outside
 
 # Orthonormal DCT-II of 8 samples, as a matrix: coefficients = _DCT @ samples.
 _DCT = dct(np.eye(BLOCK), axis=0, norm="ortho").astype(np.float32)
-_MIDDLE = 128  # what JPEG subtracts from samples before the DCT
 _ROWS = 32 * BLOCK  # transformed at a time
 
 
@@ -56,8 +55,10 @@ def share_outside(plane: np.ndarray, component: Component) -> float:
 def project(plane: np.ndarray, component: Component) -> np.ndarray:
     """The plane with each of its DCT coefficients within half a step of the stored one.
 
-    A plane of fewer samples than pixels is projected at their resolution, and what that
-    changes is interpolated linearly.
+    A plane of fewer samples than pixels is projected at their resolution: a sample is
+    the mean of its pixels, as libjpeg's encoder takes it, and what changes in it is
+    added to each of them. This is the orthogonal projection onto the images that the
+    file can be of, so that it brings the plane nearer to each of these.
 
     Args:
       plane: restored, float32 in [0, 1], (height, width).
@@ -77,8 +78,7 @@ def project(plane: np.ndarray, component: Component) -> np.ndarray:
     change /= 255
     height, width = plane.shape
     down, across = component.sampling
-    change = change[: -(-height // down), : -(-width // across)]
-    return colour.add(colour.Plane(plane, component.sampling), change)
+    return plane + change.repeat(down, 0).repeat(across, 1)[:height, :width]
 
 
 def was_compressed_before(
@@ -103,19 +103,19 @@ def limit(quality: int) -> float:
     Args:
       quality: the quality factor of the file, 1 to 100.
     """
-    qualities, limits = _limits()
+    qualities, limits = _read_limits(LIMITS)
     return float(np.interp(quality, qualities, limits))
 
 
 @functools.cache
-def _limits(path: pathlib.Path = LIMITS) -> tuple[list[float], list[float]]:
+def _read_limits(path: pathlib.Path) -> tuple[list[float], list[float]]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return [float(x["quality"]) for x in rows], [float(x["limit"]) for x in rows]
 
 
 def _samples(plane: np.ndarray, component: Component) -> np.ndarray:
-    """The plane at the component's resolution, less 128, to whole blocks."""
+    """The plane's samples as the DCT takes them, filled up to whole blocks."""
     samples = colour.reduce(colour.Plane(plane, component.sampling))
     filling = [
         (0, whole - length)
@@ -124,7 +124,7 @@ def _samples(plane: np.ndarray, component: Component) -> np.ndarray:
         )
     ]
     samples = np.pad(samples, filling, mode="edge")
-    return samples * np.float32(255) - np.float32(_MIDDLE)
+    return (samples - np.float32(component.middle)) * np.float32(255)
 
 
 def _bands(samples: np.ndarray):

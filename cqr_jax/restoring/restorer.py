@@ -4,17 +4,47 @@ import collections
 import functools
 import os
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from cqr_jax import weights
-from cqr_jax.data.compression import Compression, features, libjpeg
-from cqr_jax.restoring import colour, network, projection, quality, tiles
+from cqr_jax.data.compression import Compression, features, libjpeg, nearest_quality
+from cqr_jax.errors import UserError
+from cqr_jax.restoring import (
+    colour,
+    network,
+    projection,
+    quality,
+    tiles,
+    transparency,
+)
 from cqr_jax.restoring.colour import Plane
 from cqr_jax.restoring.pictures import Picture
 
 WEIGHTS = weights.SHIPPED / "compact-blind.safetensors"
 _CONSTANT = 1e-4  # of the range: a plane that varies by less holds nothing to restore
+
+
+class Restoration(NamedTuple):
+    """A restored picture, and how it was restored.
+
+    Attributes:
+      picture: the restored picture.
+      quality_factor: the quality factor of libjpeg, 1 to 100, nearest to what the
+        network was told; None where it was told nothing.
+      told_by: where that is from: 'tables' of the JPEG file, 'hand', 'ranker', or
+        'nothing'.
+      projected: whether the result was projected onto the intervals of its file.
+      compressed_before: whether the file was recognised as made from a JPEG, and
+        not projected for that reason.
+    """
+
+    picture: Picture
+    quality_factor: int | None = None
+    told_by: str = "nothing"
+    projected: bool = False
+    compressed_before: bool = False
 
 
 def restore_pictures(
@@ -47,50 +77,123 @@ def restore_pictures(
     Yields:
       The pictures restored, in their order. Alpha and metadata are what they were.
     """
+    for restoration in restorations(
+        run, pictures, strength, side, dtype, quality_factor, projecting
+    ):
+        yield restoration.picture
+
+
+def restorations(
+    run: network.Run,
+    pictures: Iterable[Picture],
+    strength: float = 1.0,
+    side: int = tiles.SIDE,
+    dtype: np.typing.DTypeLike | None = None,
+    quality_factor: int | None = None,
+    projecting: bool = True,
+) -> Iterator[Restoration]:
+    """Restores pictures as `restore_pictures` does, and tells how.
+
+    Args:
+      run, pictures, strength, side, dtype, quality_factor, projecting: as of
+        `restore_pictures`.
+
+    Yields:
+      A restoration of each picture, in their order.
+    """
     joint = network.channels(run) == 3
-    # With its planes, and the samples that were restored where they are fewer.
+    # With its planes, the samples that were restored where they are fewer, and what the
+    # network is told, and by what.
     waiting: collections.deque[tuple] = collections.deque()
 
     def inputs():
         for picture in pictures:
-            planes = colour.planes(picture)
+            seen = transparency.filled(picture)
+            planes = colour.planes(seen)
+            told, by = _told(run, seen, quality_factor)
             if joint:
-                waiting.append((picture, planes, [plane.values for plane in planes]))
-                yield from _images(planes, _told(picture, quality_factor))
+                samples = [plane.values for plane in planes]
+                waiting.append((picture, planes, samples, told, by))
+                yield from _images(planes, told)
             else:
                 samples = [colour.reduce(plane) for plane in planes]
-                waiting.append((picture, planes, samples))
+                waiting.append((picture, planes, samples, told, by))
                 yield from samples
 
     restored = tiles.restore(run, inputs(), side, tiles.OVERLAP, network.tile_batch())
     for first in restored:
-        picture, planes, before = waiting.popleft()
+        picture, planes, before, told, by = waiting.popleft()
         after = [first]
         while sum(x.shape[2] if x.ndim == 3 else 1 for x in after) < len(planes):
             after.append(next(restored))
         if joint:
             planes = [plane._replace(sampling=(1, 1)) for plane in planes]
             after = [x for image in after for x in np.moveaxis(image, -1, 0)]
-        values = [
-            plane.values
-            if np.ptp(old) < _CONSTANT
-            else colour.change(plane, old, np.array(new))
-            for plane, old, new in zip(planes, before, after, strict=False)
-        ]
-        if projecting and quality_factor is None:
-            values = _projected(picture, values)
+        values = list(map(_changed, planes, before, after))
+        projected = compressed_before = False
+        if projecting and quality_factor is None and _has_intervals(picture):
+            compressed_before = projection.was_compressed_before(
+                values[0], picture.stored[0], picture.compression
+            )
+            projected = not compressed_before
+        if projected:
+            values = list(map(projection.project, values, picture.stored))
         values = [
             plane.values + np.float32(strength) * (new - plane.values)
             for plane, new in zip(planes, values, strict=True)
         ]
-        yield colour.with_planes(picture, values, dtype or picture.pixels.dtype)
+        found = colour.with_planes(picture, values, dtype or picture.pixels.dtype)
+        yield Restoration(
+            transparency.with_hidden(found, picture),
+            nearest_quality(told.luma)[0] if told else None,
+            by,
+            projected,
+            compressed_before,
+        )
 
 
-def _told(picture: Picture, quality_factor: int | None) -> Compression | None:
-    """What the network is told of a picture's compression; None for unknown."""
+def _changed(plane: Plane, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The plane's values with what a network changed in its samples, as of `change`.
+
+    A plane that is constant stays as it is. The mean stays over the pixels too: at the
+    borders of small pictures samples stand for pixels that aren't there.
+    """
+    if np.ptp(before) < _CONSTANT:
+        return plane.values
+    values = colour.change(plane, before, np.array(after))
+    values -= np.mean(values - plane.values, dtype=np.float64)
+    return values
+
+
+def _told(
+    run: network.Run, picture: Picture, quality_factor: int | None
+) -> tuple[Compression | None, str]:
+    """What a network is told of a picture's compression, None for unknown, and by what.
+
+    The second is `Restoration.told_by`.
+    """
+    if not can_be_told(run):
+        return None, "nothing"
     if quality_factor is not None:
-        return libjpeg(quality_factor, gray=picture.pixels.shape[-1] == 1)
-    return picture.compression or quality.estimate(picture)
+        return libjpeg(quality_factor, gray=picture.pixels.shape[-1] == 1), "hand"
+    if picture.compression:
+        return picture.compression, "tables"
+    estimated = quality.estimate(picture)
+    return estimated, "ranker" if estimated else "nothing"
+
+
+def can_be_told(run: network.Run) -> bool:
+    """Whether a network is told the compression: one of colour that makes use of it."""
+    return network.channels(run) == 3 and network.conditioned(run)
+
+
+def check_quality_factor(run: network.Run, quality_factor: int | None) -> None:
+    """Raises a UserError if a network can't be told the quality factor it is to be."""
+    if quality_factor is not None and not can_be_told(run):
+        raise UserError(
+            f"quality factor {quality_factor}: these weights can't be told one; leave "
+            "it out, or take the weights that come with the package"
+        )
 
 
 def _images(planes: list[Plane], told: Compression | None) -> Iterator[tiles.Told]:
@@ -106,14 +209,10 @@ def _images(planes: list[Plane], told: Compression | None) -> Iterator[tiles.Tol
         yield tiles.Told(colour.without_colour(plane.values), features(alone))
 
 
-def _projected(picture: Picture, values: list[np.ndarray]) -> list[np.ndarray]:
-    """The planes within the intervals that the picture's file tells, if it does."""
-    stored, compression = picture.stored, picture.compression
-    if stored is None or compression is None or len(stored) != len(values):
-        return values
-    if projection.was_compressed_before(values[0], stored[0], compression):
-        return values
-    return list(map(projection.project, values, stored))
+def _has_intervals(picture: Picture) -> bool:
+    """Whether a picture comes with what its file stores of each plane."""
+    stored, channels = picture.stored, picture.pixels.shape[-1]
+    return bool(stored and picture.compression and len(stored) == channels)
 
 
 def load(

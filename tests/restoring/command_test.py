@@ -14,10 +14,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cqr_jax import metrics
+from cqr_jax import metrics, weights
 from cqr_jax.data import jpeg
-from cqr_jax.restoring import batch
+from cqr_jax.errors import UserError
+from cqr_jax.restoring import (
+    batch,
+    colour,
+    command,
+    pictures,
+    projection,
+    quality,
+)
 from data_prep import sources
+from tests.conftest import save_fresh
+
+LUMA_ONLY = weights.SHIPPED / "compact-blind.safetensors"
 
 
 def _run(*args, **kwargs):
@@ -106,8 +117,6 @@ def test_one_file(folder, tmp_path):
     )
     assert code == 0, err
     wide = pathlib.Path(tmp_path / "b.tif").read_bytes()
-    from cqr_jax.restoring import pictures
-
     pixels = pictures.decode(wide).pixels
     assert pixels.dtype == np.uint16
     first = np.asarray(Image.open(folder / "a.restored.png"))
@@ -169,6 +178,10 @@ def test_quality_only(folder, tmp_path, photograph):
         (["in/*p"], "error: in/*p: matches no file"),
         (["a" * 300], f"error: {'a' * 300}: no such file or folder"),
         (["in/a.jpg", f"--weights={'b' * 300}"], f"error: {'b' * 300}: no such"),
+        (
+            ["in/a.jpg", "--quality-factor=20", f"--weights={LUMA_ONLY}"],
+            "error: quality factor 20: these weights can't be told one; leave it out",
+        ),
         (["in/a.jpg", "-o", "in/notes.txt/"], "error: -o in/notes.txt/: can't be writ"),
     ],
 )
@@ -186,7 +199,15 @@ def test_flags_that_contradict_each_other(folder):
 
 
 @pytest.mark.parametrize(
-    "flag", ["--strength=2", "--tile=70", "--quality=0", "--max-megapixels=inf"]
+    "flag",
+    [
+        "--strength=2",
+        "--tile=70",
+        "--quality=0",
+        "--max-megapixels=inf",
+        "--quality-factor=0",
+        "--quality-factor=10.5",
+    ],
 )
 def test_flags_out_of_range(flag):
     code, _, err = _run("a.jpg", flag)
@@ -232,7 +253,8 @@ def test_what_can_not_be_written_is_not_restored_first(folder):
 
 def test_a_jpeg_that_is_too_good_is_told_of(folder, photograph):
     photograph.save(folder / "good.jpg", quality=96)
-    code, _, err = _run("a.jpg", "good.jpg", "-o", "out", cwd=folder)
+    flags = ("-o", "out", "--no-projection", f"--weights={LUMA_ONLY}")
+    code, _, err = _run("a.jpg", "good.jpg", *flags, cwd=folder)
     assert code == 0, err
     told = "1 with a quality factor of 95 or more: such JPEGs lose by being restored"
     assert err.splitlines()[-1].startswith(told)
@@ -327,6 +349,118 @@ def test_strength_overwriting_and_self_ensemble(folder):
     eightfold = restore("--overwrite", "--self-ensemble")
     assert 1 < np.abs(once - before.astype(float)).mean() < 20
     assert 0.05 < np.abs(once - eightfold.astype(float)).mean() < 2
+
+
+@pytest.fixture(scope="module")
+def colour_weights(tmp_path_factory):
+    """Of a network that changes each pixel, by what it is told."""
+    return save_fresh(tmp_path_factory.mktemp("weights"), "colour")
+
+
+@pytest.fixture
+def restore(tmp_path, monkeypatch):
+    """The command in this process; no file counts as compressed before.
+
+    Returns a function of inputs and flags to the report's rows, by the inputs' names.
+    """
+    limits, report = tmp_path / "limits.tsv", tmp_path / "report.json"
+    limits.write_text("quality\tlimit\n1\t1\n100\t1\n")
+    monkeypatch.setattr(projection, "LIMITS", limits)
+
+    def restore(*args):
+        given = (*args, "-o", tmp_path / "out", "--overwrite", "--report", report)
+        parsed = command.parser().parse_args([str(x) for x in given])
+        batch.restore(parsed)
+        rows = json.loads(report.read_text())
+        return {pathlib.Path(row["input"]).name: row for row in rows}
+
+    return restore
+
+
+def _told(row):
+    return row["quality_factor"], row["told_by"], row["projected"]
+
+
+def test_the_report_tells_what_the_network_was_told(
+    folder, restore, colour_weights, photograph, monkeypatch
+):
+    flag = f"--weights={colour_weights}"
+    photograph.convert("CMYK").save(folder / "cmyk.jpg", quality=40)
+    photograph.save(folder / "vague.png")
+    guesses = iter([7, 50])
+    monkeypatch.setattr(
+        quality, "factors_of_scores", lambda *_: np.array(next(guesses))
+    )
+    rows = restore(folder, flag)
+    assert {name: _told(row) for name, row in rows.items()} == {
+        "a.jpg": (10, "tables", True),
+        "gray.jpeg": (15, "tables", True),
+        "cmyk.jpg": (40, "tables", False),
+        "c.webp": (7, "ranker", False),
+        "vague.png": (None, "nothing", False),
+        "bad.jpg": (None, "", False),
+        "empty.png": (None, "", False),
+    }
+    for flags, expected in (
+        ([flag, "--no-projection"], (10, "tables", False)),
+        ([flag, "--quality-factor=33"], (33, "hand", False)),
+        ([f"--weights={LUMA_ONLY}"], (None, "nothing", True)),
+    ):
+        rows = restore(folder / "a.jpg", *flags)
+        assert _told(rows["a.jpg"]) == expected
+
+
+def test_files_compressed_before_are_reported(
+    folder, restore, colour_weights, monkeypatch
+):
+    monkeypatch.setattr(projection, "limit", lambda quality: -1.0)
+    rows = restore(folder / "a.jpg", f"--weights={colour_weights}")
+    assert _told(rows["a.jpg"]) == (10, "tables", False)
+
+
+def test_what_the_network_is_told_changes_the_outcome(
+    folder, restore, colour_weights, tmp_path
+):
+    def restored(*flags):
+        restore(folder / "a.jpg", f"--weights={colour_weights}", *flags)
+        with Image.open(tmp_path / "out" / "a.png") as image:
+            return np.asarray(image).astype(int)
+
+    alone = restored("--no-projection")
+    assert (restored("--quality-factor=10") == alone).all()  # the file's own
+    weak, strong = (restored(f"--quality-factor={n}") for n in (90, 2))
+    assert (weak != alone).any()
+    assert (weak != strong).any()
+
+
+@pytest.mark.parametrize("name", ["fine", "fine-gray"])
+def test_projected_results_lie_within_the_intervals(
+    folder, restore, colour_weights, photograph, tmp_path, name
+):
+    """Of luma, for interpolating blurs what projecting changes in chroma."""
+    mode = "L" if name.endswith("gray") else "RGB"
+    middle = photograph.convert(mode).point(lambda x: 70 + x // 3)  # nothing is clipped
+    path = folder / f"{name}.jpg"
+    middle.save(path, quality=97, subsampling=0)
+    (luma, *_) = pictures.decode(path.read_bytes(), stored=True).stored
+
+    def off(*flags):
+        """Steps between restored and stored coefficients, at most."""
+        restore(path, f"--weights={colour_weights}", "--bits=16", *flags)
+        data = (tmp_path / "out" / f"{name}.png").read_bytes()
+        plane = colour.planes(pictures.decode(data))[0].values
+        whole = np.pad(plane, [(0, -n % 8) for n in plane.shape], mode="edge")
+        found = projection._transform(whole * 255 - 128)
+        steps = np.tile(luma.steps, [n // 8 for n in found.shape])
+        return np.abs(found / steps - luma.coefficients).max()
+
+    assert off("--no-projection") > 1
+    assert off() < 0.51  # rounding to 16 bits moves some by a little
+
+
+def test_weights_that_can_t_be_told_are_named_before_anything_is_read(folder, restore):
+    with pytest.raises(UserError, match="these weights can't be told one"):
+        restore(folder / "a.jpg", "--quality-factor=5", f"--weights={LUMA_ONLY}")
 
 
 def test_what_is_found(folder):

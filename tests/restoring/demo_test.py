@@ -5,31 +5,53 @@ environment of its own).
 """
 
 import io
+import os
+import pathlib
 import shutil
 import signal
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import start
+from cqr_jax.data.compression import Compression, libjpeg
+from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.quality import Quality
+from cqr_jax.restoring.restorer import Restoration
+from tests.conftest import save_fresh, start
 
-CHROMIUM = shutil.which("chromium")
 pytest.importorskip("gradio", reason="needs the extra 'demo'")
+
+from cqr_jax.restoring import demo
+
 playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
 if not CHROMIUM:
     pytest.skip("needs Chromium", allow_module_level=True)
+SHOTS = os.environ.get("CQR_JAX_SHOTS")  # a folder that gets pictures of the page
 
 
-@pytest.fixture(scope="module")
-def url():
-    process = start("cqr_jax.restore", "--demo")
+def _serve(*flags):
+    process = start("cqr_jax.restore", "--demo", *flags)
     line = process.stdout.readline()
     assert line.startswith("http://127.0.0.1:"), line + process.stderr.read()
     yield line.split()[0]
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert "Traceback" not in err
+
+
+@pytest.fixture(scope="module")
+def url():
+    yield from _serve()
+
+
+@pytest.fixture(scope="module")
+def colour_url(tmp_path_factory):
+    """With a network that changes each pixel, by what it is told."""
+    path = save_fresh(tmp_path_factory.mktemp("weights"), "colour")
+    yield from _serve(f"--weights={path}")
 
 
 @pytest.fixture(scope="module")
@@ -42,66 +64,216 @@ def browser():
         chromium.close()
 
 
-def test_dropping_an_image(url, browser, tmp_path):
-    path = tmp_path / "photo.jpg"
+@pytest.fixture(scope="module")
+def photograph():
     data = pytest.importorskip("skimage.data")
-    Image.fromarray(data.coffee()[96:216, 200:360]).save(path, quality=10)
-    page = browser.new_page(viewport={"width": 1000, "height": 1200})
+    return Image.fromarray(data.coffee()[96:216, 200:360])
+
+
+def _open(browser, url, *paths):
+    """The page with files dropped on it."""
+    page = browser.new_page(viewport={"width": 1100, "height": 1400})
+    page.goto(url)
+    page.locator("#file input[type=file]").set_input_files(paths)
+    return page
+
+
+def _rows(page, count):
+    """The cells of the table's rows once there are so many, without the head."""
+    rows = page.locator("#quality table tr:has(td)")
+    playwright.expect(rows).to_have_count(count, timeout=120_000)
+    return [row.locator("td").all_inner_texts() for row in rows.all()]
+
+
+def _downloaded(page, button):
+    with page.expect_download() as caught:
+        page.locator(button).click()
+    return caught.value
+
+
+def _shoot(page, name):
+    shot = page.screenshot(full_page=True)
+    if SHOTS:
+        pathlib.Path(SHOTS, f"{name}.png").write_bytes(shot)
+    return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
+
+
+def _set(page, dial, value):
+    number = page.locator(f"#{dial} input[type=number]")
+    number.fill(str(value))
+    number.press("Enter")
+    page.locator(f"#{dial} input[type=range]").dispatch_event("pointerup")
+
+
+def _wait_for(page, text):
+    page.locator("#quality").get_by_text(text).first.wait_for(timeout=60_000)
+
+
+def test_dropping_an_image(url, browser, photograph, tmp_path):
+    path = tmp_path / "photo.jpg"
+    photograph.save(path, quality=10)
+    page = browser.new_page(viewport={"width": 1100, "height": 1400})
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(url)
     page.locator("#file input[type=file]").set_input_files(path)
-    table = page.locator("#quality table")
-    table.wait_for(timeout=120_000)
-    rows = [
-        row.split("\t") for row in table.inner_text().splitlines() if "QF" not in row
-    ]
-    (_, before, factor), (_, after, _) = [row for row in rows if len(row) == 3][-2:]
-    assert factor == "10 (tables)"
-    assert float(after) > float(before) + 1
+    ((name, tables, _, _, scores),) = _rows(page, 1)
+    assert (name, tables) == ("photo.jpg, 160x120", "QF 10, 4:2:0, libjpeg's")
+    before, after = map(float, scores.split(" → "))
+    assert after > before + 1
 
     playwright.expect(page.locator("#comparison img")).to_have_count(2)
-    with page.expect_download() as caught:
-        page.locator("#download").click()
-    found = np.asarray(Image.open(caught.value.path()))
+    playwright.expect(page.locator("#gallery img")).to_have_count(1)
+    download = _downloaded(page, "#download")
+    assert download.suggested_filename == "photo.png"
+    found = np.asarray(Image.open(download.path()))
     assert found.shape == (120, 160, 3)
+    with zipfile.ZipFile(_downloaded(page, "#archive").path()) as archive:
+        assert archive.namelist() == ["photo.png"]
+        packed = np.asarray(Image.open(io.BytesIO(archive.read("photo.png"))))
+        np.testing.assert_array_equal(packed, found)
     local = (url, "data:", f"blob:{url}")
     assert [x for x in asked if not x.startswith(local)] == []
-    shot = page.screenshot(full_page=True)
-    assert len(Image.open(io.BytesIO(shot)).convert("RGB").getcolors(2**24)) > 5000
+    shot = Image.fromarray(_shoot(page, "one"))
+    assert len(shot.getcolors(2**24)) > 5000
 
     # Without strength the picture is what it was.
-    number = page.locator("input[type=number]")
-    number.fill("0")
-    number.press("Enter")
-    page.locator("input[type=range]").dispatch_event("pointerup")
+    _set(page, "strength", 0)
+    _wait_for(page, f"{before:.2f} → {before:.2f}")
+    again = np.asarray(Image.open(_downloaded(page, "#download").path()))
+    np.testing.assert_array_equal(again, np.asarray(Image.open(path)))
+
+
+def test_several_files(colour_url, browser, photograph, tmp_path):
+    """One that fails is named, two of one name stay apart, the gallery chooses."""
+    photograph.save(tmp_path / "a.jpg", quality=10, subsampling=0)
+    photograph.rotate(180).save(tmp_path / "a.png")
+    photograph.convert("L").save(tmp_path / "gray.jpg", quality=30)
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    names = ("a.jpg", "bad.jpg", "a.png", "gray.jpg")
+    page = _open(browser, colour_url, *(tmp_path / name for name in names))
+    first, failed, second, third = _rows(page, 4)
+    assert len(failed) == 1
+    assert failed[0].startswith("bad.jpg: not an image")
+    assert first[:3] == [
+        "a.jpg, 160x120",
+        "QF 10, 4:4:4, libjpeg's",
+        "QF 10, by its tables",
+    ]
+    assert first[3] in ("yes", "no: compressed before")
+    assert second[1].startswith("no tables: ")
+    assert second[3] == "no: no stored coefficients"
+    assert third[1] == "QF 30, gray, libjpeg's"
+    playwright.expect(page.locator("#gallery img")).to_have_count(3)
+    playwright.expect(page.locator("#download")).to_have_count(0)
+    with zipfile.ZipFile(_downloaded(page, "#archive").path()) as archive:
+        assert archive.namelist() == ["a.png", "a-2.png", "gray.png"]
+        assert archive.testzip() is None
+        modes = [
+            Image.open(io.BytesIO(archive.read(name))).mode
+            for name in archive.namelist()
+        ]
+        assert modes == ["RGB", "RGB", "L"]
+    _shoot(page, "several")
+
+    images = page.locator("#comparison img")
+    playwright.expect(images).to_have_count(2)
+    before = images.first.get_attribute("src")
+    assert "a.before.png" in before
+    page.locator("#gallery button:has(img)").nth(2).click()
     page.wait_for_function(
-        "before => document.querySelector('#quality').innerText"
-        ".split('after')[1].includes(before)",
-        arg=before,
+        "document.querySelector('#comparison img').src.includes('gray.before.png')",
         timeout=60_000,
     )
+    _shoot(page, "chosen")
+
+
+def test_the_dial_tells_the_network(colour_url, browser, photograph, tmp_path):
+    path = tmp_path / "photo.jpg"
+    photograph.save(path, quality=50)
+    page = _open(browser, colour_url, path)
+    ((_, tables, told, _, _),) = _rows(page, 1)
+    assert (tables, told) == ("QF 50, 4:2:0, libjpeg's", "QF 50, by its tables")
+    found = []
+    for factor in (90, 5):
+        _set(page, "dial", factor)
+        _wait_for(page, f"QF {factor}, by hand")
+        assert _rows(page, 1)[0][3] == "no: told by hand"
+        found.append(np.asarray(Image.open(_downloaded(page, "#download").path())))
+    assert (found[0] != found[1]).any()
+    _set(page, "dial", 0)
+    _wait_for(page, "QF 50, by its tables")
 
 
 def test_what_is_no_image(url, browser, tmp_path):
     path = tmp_path / "broken.jpg"
     path.write_bytes(b"no image")
-    page = browser.new_page()
-    page.goto(url)
-    page.locator("#file input[type=file]").set_input_files(path)
+    page = _open(browser, url, path)
     page.get_by_text("broken.jpg: not an image").wait_for(timeout=60_000)
+    playwright.expect(page.locator("#comparison img")).to_have_count(0)
+    playwright.expect(page.locator("#archive")).to_have_count(0)
 
 
 def test_what_fails_leaves_nothing_of_the_picture_before(url, browser, tmp_path):
     good, bad = tmp_path / "good.jpg", tmp_path / "bad.jpg"
     Image.new("RGB", (64, 48), "teal").save(good, quality=97)
     bad.write_bytes(b"no image")
-    page = browser.new_page()
-    page.goto(url)
-    page.locator("#file input[type=file]").set_input_files(good)
-    page.get_by_text("From QF 95 on, JPEGs lose").wait_for(timeout=60_000)
+    page = _open(browser, url, good)
+    assert _rows(page, 1)[0][0] == "good.jpg, 64x48"
     page.locator("#file button[aria-label='Clear']").first.click()
     page.locator("#file input[type=file]").set_input_files(bad)
     page.get_by_text("bad.jpg: not an image").wait_for(timeout=60_000)
     playwright.expect(page.locator("#comparison img")).to_have_count(0)
-    playwright.expect(page.locator("#quality table")).to_have_count(0)
+    playwright.expect(page.locator("#gallery img")).to_have_count(0)
+    playwright.expect(page.locator("#archive")).to_have_count(0)
+
+
+def test_names_are_distinct():
+    names = ["a-2.jpg", "a.jpg", "a.png", "A.webp", "b.tar.jpg", "a"]
+    assert demo.distinct(names, ".png") == [
+        "a-2.png",
+        "a.png",
+        "a-3.png",
+        "A-4.png",
+        "b.tar.png",
+        "a-5.png",
+    ]
+    assert demo.distinct([], ".png") == []
+
+
+def test_what_tables_say():
+    sure, vague = Quality(1.0, 12, "ranker"), Quality(5.0, 40, "ranker, vague")
+    luma = (2,) * 64
+    for compression, found, expected in (
+        (None, sure, "no tables: the ranker estimates 12"),
+        (None, vague, "no tables: unknown"),
+        (libjpeg(30), vague, "QF 30, 4:2:0, libjpeg's"),
+        (libjpeg(30, (1, 2)), vague, "QF 30, 4:2:2, libjpeg's"),
+        (libjpeg(30, (4, 2)), vague, "QF 30, chroma 1/2 x 1/4, libjpeg's"),
+        (libjpeg(30, gray=True), vague, "QF 30, gray, libjpeg's"),
+        (
+            libjpeg(30)._replace(chroma=luma),
+            vague,
+            "QF 30 or so, 4:2:0, others than libjpeg's",
+        ),
+        (Compression(luma), vague, "QF 99 or so, gray, others than libjpeg's"),
+    ):
+        assert demo.tables_say(compression, found) == expected
+
+
+def test_what_is_told_of_a_restoration():
+    done = Restoration(Picture(np.zeros((8, 8, 1), np.uint8)))
+    assert demo.told(done) == "nothing"
+    assert demo.told(done._replace(quality_factor=9, told_by="ranker")) == (
+        "QF 9, by the ranker"
+    )
+    assert demo.projection_of(done._replace(projected=True)) == "yes"
+    assert demo.projection_of(done._replace(compressed_before=True)) == (
+        "no: compressed before"
+    )
+
+
+def test_names_are_shown_as_they_are():
+    found = demo.table([("<b>*x*|.jpg: not an image",)])
+    assert '<td colspan="5">&lt;b&gt;*x*|.jpg: not an image</td>' in found
+    assert demo.table([]) == ""

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from cqr_jax.restoring import pictures, restorer
-from tests.conftest import run
+from cqr_jax.weights import SHIPPED
+from tests.conftest import run, save_fresh
 
 pytest.importorskip("apache_beam", reason="needs the extra 'beam'")
 
@@ -57,7 +58,8 @@ def test_what_is_missing_is_done(folder, tmp_path):
     assert "damaged or truncated" in failures[f"{folder}/3/3.jpg"]
     assert "0/7.jpeg goes to" in failures[f"{folder}/0/7.jpg"]
     assert not list(out.rglob("*.partial"))
-    picture = pictures.decode((folder / "5" / "5.jpg").read_bytes())
+    data = (folder / "5" / "5.jpg").read_bytes()
+    picture = pictures.decode(data, stored=True)
     (expected,) = restorer.restore_pictures(restorer.load(), [picture], side=64)
     found = np.asarray(Image.open(out / "5" / "5.png"), int)
     assert np.abs(found - expected.pixels).max() <= 1
@@ -75,6 +77,41 @@ def test_what_is_missing_is_done(folder, tmp_path):
     code, _, err = run(*arguments[:1], f"--input={tmp_path}/no/*", f"--output={out}")
     assert code == 1
     assert err.splitlines()[-1].endswith("no/*: matches no file")
+
+
+def test_what_the_network_is_told_and_projection(tmp_path):
+    rng = np.random.default_rng(0)
+    path, out = tmp_path / "in" / "a.jpg", tmp_path / "out"
+    path.parent.mkdir()
+    small = Image.fromarray(rng.integers(80, 170, (9, 12, 3), np.uint8))
+    small.resize((80, 64)).save(path, quality=90)
+    weights = save_fresh(tmp_path, "colour")
+    arguments = (
+        "cqr_jax.restoring.on_beam",
+        f"--input={path.parent}/*",
+        f"--output={out}",
+        "--runner=DirectRunner",
+    )
+    picture = pictures.decode(path.read_bytes(), stored=True)
+    written = []
+    for flags, options in (
+        (["--no-projection"], {"projecting": False}),
+        (["--quality-factor=3"], {"quality_factor": 3}),
+    ):
+        code, _, err = run(*arguments, f"--weights={weights}", *flags)
+        assert code == 0, err
+        loaded = restorer.load(weights)
+        (expected,) = restorer.restore_pictures(loaded, [picture], **options)
+        written.append(np.asarray(Image.open(out / "a.png"), int))
+        assert np.abs(written[-1] - expected.pixels).max() <= 1
+        (out / "a.png").unlink()
+    assert np.abs(written[0] - written[1]).max() > 2
+
+    luma_only = f"--weights={SHIPPED / 'compact-blind.safetensors'}"
+    code, _, err = run(*arguments, luma_only, "--quality-factor=3")
+    assert code == 1
+    told = "error: quality factor 3: these weights can't be told one"
+    assert err.splitlines()[-1].startswith(told)
 
 
 def test_targets():

@@ -1,5 +1,6 @@
 """Pictures through a network: strength, what is carried through, tiles, the whole."""
 
+import io
 import os
 
 import jax
@@ -11,9 +12,10 @@ import cqr_jax
 from cqr_jax import state
 from cqr_jax.data.compression import libjpeg
 from cqr_jax.data.jpeg import ImageError
+from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
-from cqr_jax.restoring import network, restorer, tiles
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring import network, pictures, projection, quality, restorer, tiles
+from cqr_jax.restoring.pictures import Metadata, Picture
 from cqr_jax.weights import Weights
 from tests.conftest import save_fresh
 
@@ -53,6 +55,49 @@ def test_the_mean_colour_stays(channels):
         assert np.abs(moved).max() < 0.05
     lighter = restorer.restore_pictures(lambda x: x + np.float32(0.04), [picture])
     np.testing.assert_array_equal(next(lighter).pixels, pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("sampling", [None, (1, 1), (2, 2), (1, 2)])
+def test_tiny_pictures_keep_their_mean_colour(channels, sampling):
+    """Of odd sides too, where samples of chroma stand for pixels that aren't there."""
+
+    def ramp(images):  # which differs from pixel to pixel
+        return images + np.arange(images.shape[2], dtype=np.float32) / 999
+
+    for height in (1, 2, 3, 5, 8):
+        for width in (1, 2, 3, 5, 8):
+            pixels = RNG.integers(90, 150, (height, width, channels), np.uint8)
+            told = sampling and libjpeg(30, sampling)
+            (found,) = restorer.restore_pictures(
+                ramp, [Picture(pixels, compression=told)], dtype=np.uint16
+            )
+            moved = found.pixels.mean((0, 1)) / 257 - pixels.mean((0, 1))
+            assert np.abs(moved).max() < 0.01
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (8, 8), (33, 70)])
+def test_flat_pictures_stay_as_they_are(channels, shape):
+    """By the weights that come with the package: white stays white."""
+    flat = [
+        Picture(np.full((*shape, channels), value, np.uint8))
+        for value in (0, 37, 128, 255)
+    ]
+    found = restorer.restore_pictures(restorer.load(), iter(flat))
+    for before, after in zip(flat, found, strict=True):
+        np.testing.assert_array_equal(after.pixels, before.pixels)
+
+
+@pytest.mark.parametrize("sampling", [None, (1, 1), (2, 2)])
+def test_gray_stored_as_colour_stays_gray(sampling):
+    gray = RNG.integers(0, 256, (50, 70, 1), np.uint8)
+    picture = Picture(
+        gray.repeat(3, -1), compression=sampling and libjpeg(20, sampling)
+    )
+    (found,) = restorer.restore_pictures(restorer.load(), [picture])
+    assert (found.pixels != picture.pixels).any()
+    assert not np.ptp(found.pixels, axis=-1).any()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -193,6 +238,151 @@ def test_pillows_images_keep_what_they_carry(tmp_path):
     palette = image.quantize(16)
     palette.info["transparency"] = 3
     assert cqr_jax.restore(palette).info == {}
+
+
+@pytest.fixture(scope="module")
+def colour_weights(tmp_path_factory):
+    """Of a network that changes each pixel, by what it is told."""
+    return save_fresh(tmp_path_factory.mktemp("weights"), "colour")
+
+
+def _smooth(height, width, channels, dtype):
+    """Noise between a third and two thirds of the range."""
+    most = np.iinfo(dtype).max
+    return RNG.integers(most // 3, 2 * most // 3, (height, width, channels), dtype)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_colour_network_keeps_what_is_not_its_own(
+    colour_weights, channels, dtype, alpha
+):
+    """Shape, dtype, alpha, metadata and the mean colour."""
+    pixels = _smooth(50, 70, channels, dtype)
+    given = Picture(
+        pixels,
+        RNG.integers(0, 255, (50, 70), dtype) if alpha else None,
+        libjpeg(30, gray=channels == 1),
+        metadata=Metadata(b"exif", b"profile", b"<x/>", (300.0, 300.0)),
+    )
+    (found,) = restorer.restore_pictures(restorer.load(colour_weights), [given])
+    assert (found.pixels.shape, found.pixels.dtype) == (pixels.shape, dtype)
+    assert (found.pixels != pixels).mean() > 0.3
+    moved = found.pixels.mean((0, 1)) - pixels.mean((0, 1))
+    assert np.abs(moved).max() / np.iinfo(dtype).max < 0.2 / 255
+    assert found.metadata == given.metadata
+    if alpha:
+        np.testing.assert_array_equal(found.alpha, given.alpha)
+    else:
+        assert found.alpha is None
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_gray_as_rgb_stays_gray_in_a_colour_network(colour_weights, dtype):
+    gray = np.repeat(_smooth(50, 70, 1, dtype), 3, axis=-1)
+    (found,) = restorer.restore_pictures(
+        restorer.load(colour_weights), [Picture(gray, compression=libjpeg(20))]
+    )
+    assert (found.pixels != gray).any()
+    assert (found.pixels == found.pixels[..., :1]).all()
+
+
+class _Noting:
+    """A network that changes nothing."""
+
+    def __init__(self, channels, conditioned):
+        self.channels, self.conditioned = channels, conditioned
+
+    def __call__(self, images, compression=None):
+        return images
+
+
+def _jpeg(quality, gray=False, **options):
+    """A picture of a JPEG's, with what its file stores."""
+    image = Image.fromarray(_smooth(48, 64, 3, np.uint8)).convert(
+        "L" if gray else "RGB"
+    )
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, **options)
+    return pictures.decode(buffer.getvalue(), stored=True)
+
+
+def test_how_pictures_were_restored(monkeypatch):
+    monkeypatch.setattr(projection, "limit", lambda quality: 1.0)
+    guesses = iter([12, 20])
+    monkeypatch.setattr(
+        quality, "factors_of_scores", lambda *_: np.array(next(guesses))
+    )
+    plain = Picture(_smooth(48, 64, 3, np.uint8))
+    given = [_jpeg(30), _jpeg(85, gray=True), _jpeg(40)._replace(stored=None)]
+
+    def how(run, pictures_, **options):
+        found = restorer.restorations(run, pictures_, **options)
+        return [restoration[1:] for restoration in found]
+
+    told = _Noting(3, True)
+    assert how(told, [*given, plain, plain]) == [
+        (30, "tables", True, False),
+        (85, "tables", True, False),
+        (40, "tables", False, False),
+        (12, "ranker", False, False),
+        (None, "nothing", False, False),
+    ]
+    assert how(told, given[:1], quality_factor=7) == [(7, "hand", False, False)]
+    assert how(told, given[:1], projecting=False) == [(30, "tables", False, False)]
+    for run in (_Noting(3, False), _Noting(1, True), lambda images: images):
+        assert how(run, [given[1]]) == [(None, "nothing", True, False)]
+        with pytest.raises(UserError, match="these weights can't be told one"):
+            restorer.check_quality_factor(run, 50)
+    monkeypatch.setattr(projection, "limit", lambda quality: -1.0)
+    assert how(told, given[:1]) == [(30, "tables", False, True)]
+
+
+@pytest.mark.parametrize("factor", range(1, 101))
+def test_a_quality_factor_by_hand_is_reported_as_it_is(factor):
+    (found,) = restorer.restorations(
+        _Noting(3, True), [Picture(np.zeros((8, 8, 1), np.uint8))], 1, 64, None, factor
+    )
+    assert found.quality_factor == factor
+
+
+def test_what_has_become_another_picture_than_its_file_is_not_projected(
+    colour_weights, monkeypatch
+):
+    monkeypatch.setattr(projection, "limit", lambda quality: 1.0)
+    buffer = io.BytesIO()
+    first, second = (Image.fromarray(_smooth(64, 80, 3, np.uint8)) for _ in range(2))
+    options = {"save_all": True, "append_images": [second]}
+    first.save(buffer, "MPO", quality=90, **options)
+
+    def restored(projecting=True, change=lambda image: None):
+        with Image.open(io.BytesIO(buffer.getvalue())) as image:
+            change(image)
+            return np.asarray(
+                cqr_jax.restore(
+                    image, weights=str(colour_weights), projection=projecting
+                )
+            )
+
+    def edit(image):
+        image.putpixel((3, 4), (0, 0, 0))
+
+    def reduce(image):
+        image.draft("RGB", (40, 32))
+
+    assert (restored() != restored(projecting=False)).any()
+    for change in (lambda x: x.load(), lambda x: x.seek(1), edit, reduce):
+        np.testing.assert_array_equal(
+            restored(change=change), restored(False, change=change)
+        )
+    assert restored(change=reduce).shape == (32, 40, 3)
+
+    with Image.open(buffer) as image:  # as Pillow would have loaded it
+        cqr_jax.restore(image, weights=str(colour_weights))
+        pixels = np.asarray(image)
+    with Image.open(io.BytesIO(buffer.getvalue())) as image:
+        np.testing.assert_array_equal(pixels, np.asarray(image))
 
 
 def test_what_cannot_be_restored():
