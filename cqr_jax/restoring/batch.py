@@ -55,6 +55,7 @@ class Outcome(NamedTuple):
       status: 'restored', 'skipped' or 'failed'.
       reason: why it was not restored.
       megapixels: of the image, if restored.
+      notes: sentences on what the file lacks and what was not kept of it.
       quality_factor, told_by, projected: as of `restorer.Restoration`, if restored.
     """
 
@@ -63,6 +64,7 @@ class Outcome(NamedTuple):
     status: str = "restored"
     reason: str = ""
     megapixels: float = 0.0
+    notes: tuple[str, ...] = ()
     quality_factor: int | None = None
     told_by: str = ""
     projected: bool = False
@@ -95,13 +97,13 @@ def restore(args: argparse.Namespace) -> int:
 
     def read(job):
         source, target = job
-        picture = _read(source, args.max_megapixels, stored=projecting)
+        picture = _read(source, args.max_megapixels, projecting, args.salvage)
         if isinstance(picture, Picture):
             try:
-                pictures.check(picture, _encoding(target, args), depth)
+                target, picture = _checked(picture, target, args, depth)
             except ImageError as error:
                 picture = _Failure(str(error))
-        return job, picture
+        return (source, target), picture
 
     def decoded() -> Iterator[Picture]:
         for job, picture in ahead(pool, read, jobs, _AHEAD):
@@ -128,12 +130,14 @@ def restore(args: argparse.Namespace) -> int:
     def write(job):
         source, target, restoration = job
         picture = restoration.picture
-        reason = _write(picture, target, args)
-        if reason:
-            return Outcome(source.name, target, "failed", reason)
+        try:
+            notes = _write(picture, target, args)
+        except UserError as error:
+            return Outcome(source.name, target, "failed", str(error))
         return Outcome(
             source.name,
             target,
+            notes=notes,
             megapixels=picture.pixels.shape[0] * picture.pixels.shape[1] / 1e6,
             quality_factor=restoration.quality_factor,
             told_by=restoration.told_by,
@@ -164,7 +168,7 @@ def measure(args: argparse.Namespace) -> int:
     rows: list[dict] = []
 
     def read(source):
-        return source, _read(source, args.max_megapixels)
+        return source, _read(source, args.max_megapixels, salvage=args.salvage)
 
     def measured(case) -> dict:
         source, picture = case
@@ -233,6 +237,8 @@ class _Teller:
     def __call__(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
         self._bar.update()
+        for note in outcome.notes:
+            self._bar.write(f"{outcome.input}: {note}", sys.stderr)
         if outcome.status != "restored":
             line = f"{outcome.input}: {outcome.status}: {outcome.reason}"
         elif self._bar.disable:
@@ -468,33 +474,63 @@ def _encoding(target: str, args: argparse.Namespace) -> str:
     return formats.format_of(target) or args.format or "png"
 
 
+def _checked(
+    picture: Picture, target: str, args: argparse.Namespace, depth: np.dtype | None
+) -> tuple[str, Picture]:
+    """Where a picture goes, and the picture, once it is sure that it can be written.
+
+    A format that nobody asked for gives way to PNG where it can't hold the picture.
+
+    Raises:
+      ImageError: the format can't hold it.
+    """
+    name = _encoding(target, args)
+    asked = args.format or _named(args.output) or target == _STANDARD
+    fallback = name if asked else pictures.fallback(picture, name, depth)
+    pictures.check(picture, fallback, depth)
+    if fallback == name:
+        return target, picture
+    other = str(pathlib.Path(target).with_suffix(formats.FORMATS[fallback][0]))
+    if os.path.lexists(other) and not args.overwrite:
+        raise ImageError(
+            f"{name} can't hold it, and {other} exists; --overwrite replaces it"
+        )
+    note = f"{name.upper()} can't hold it: it is written as {fallback.upper()}."
+    return other, picture._replace(notes=(*picture.notes, note))
+
+
 def _read(
-    source: Source, max_megapixels: float, stored: bool = False
+    source: Source, max_megapixels: float, stored: bool = False, salvage: bool = False
 ) -> Picture | _Failure:
-    """A file's picture, with its stored coefficients if asked for, or why not."""
+    """A file's picture, or why it can't be had; `stored`, `salvage` as of `decode`."""
     try:
         if source.name == _STANDARD:
             data = sys.stdin.buffer.read()
         else:
             data = pathlib.Path(source.name).read_bytes()
-        return pictures.decode(data, round(max_megapixels * 1e6), stored)
+        return pictures.decode(data, round(max_megapixels * 1e6), stored, salvage)
     except ImageError as error:
         return _Failure(str(error))
     except OSError as error:
         return _Failure(f"can't be read: {error.strerror or error}")
 
 
-def _write(picture: Picture, target: str, args: argparse.Namespace) -> str:
-    """Writes a picture; returns why it could not, or nothing."""
+def _write(picture: Picture, target: str, args: argparse.Namespace) -> tuple[str, ...]:
+    """Writes a picture; returns notes on what was not kept.
+
+    Raises:
+      UserError: it can't be written.
+    """
+    name = _encoding(target, args)
+    fitted = pictures.fitted(picture, name)
+    data = pictures.encode(fitted, name, args.quality)
+    if target != _STANDARD:
+        files.write(pathlib.Path(target), data)
+        return fitted.notes
     try:
-        data = pictures.encode(picture, _encoding(target, args), args.quality)
-        if target == _STANDARD:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-        else:
-            files.write(pathlib.Path(target), data)
-    except UserError as error:
-        return str(error)
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
     except OSError as error:
-        return f"can't be written to standard output: {error.strerror or error}"
-    return ""
+        reason = error.strerror or error
+        raise UserError(f"can't be written to standard output: {reason}") from None
+    return fitted.notes

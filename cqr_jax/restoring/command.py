@@ -86,6 +86,11 @@ def parser() -> argparse.ArgumentParser:
         help="take the mean over flips and turns: a little better, 8 times as slow",
     )
     parser.add_argument(
+        "--salvage",
+        action="store_true",
+        help="restore what is there of JPEGs and PNGs that are cut",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace files that are there"
     )
     parser.add_argument(
@@ -195,6 +200,9 @@ def _run(args: argparse.Namespace) -> int:
 
 def _use_all_cores() -> None:
     """A device for each core, if JAX has but the CPU; and compiled code kept."""
+    # XLA 0.10.1 logs an error for each program that it takes from the cache, although
+    # the machine is the one that compiled it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()

@@ -7,7 +7,7 @@ be written elsewhere than they were read.
 
 import struct
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, Union
+from typing import Any, Literal, NamedTuple
 
 from PIL import ExifTags
 
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
     value: bytes
 
 
-Directory = dict[int, Union[Entry, "Directory"]]
+Directory = dict[int, Any]  # tag -> an `Entry`, or the directory that it points to
 
 
 class Tags(NamedTuple):

@@ -248,7 +248,58 @@ def test_what_can_not_be_written_is_not_restored_first(folder):
     assert "1 restored, 1 failed; 0.0 megapixels" in err
     code, _, err = _run("a.jpg", "-o", "a.webp", "--bits=16", cwd=folder)
     assert code == 1
-    assert "16 bits are more than webp can hold; take png or tiff, or 8 bits" in err
+    assert "16 bits are more than webp can hold; take --format=png or" in err
+
+
+def test_a_jpeg_without_its_end_and_one_that_is_cut(folder):
+    whole = (folder / "a.jpg").read_bytes()
+    (folder / "endless.jpg").write_bytes(whole[:-2])
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    code, _, err = _run("endless.jpg", "cut.jpg", "-o", "out/", cwd=folder)
+    assert code == 1
+    assert "endless.jpg: The JPEG lacks its end marker." in err
+    assert "--salvage restores what is there" in err
+    assert not (folder / "out" / "cut.png").exists()
+    report = folder / "report.json"
+    flags = ("--salvage", "-o", "out/", "--report", report)
+    code, _, err = _run("cut.jpg", *flags, cwd=folder)
+    assert code == 0, err
+    assert "cut.jpg: The file is cut: " in err
+    (row,) = json.loads(report.read_text())
+    assert row["notes"][0].startswith("The file is cut")
+    assert not row["projected"]
+    with Image.open(folder / "out" / "cut.png") as image:
+        assert image.size == (160, 120)
+
+
+def test_a_format_that_nobody_asked_for_gives_way(folder):
+    with Image.open(folder / "a.jpg") as image:
+        half = image.convert("RGBA")
+    half.putalpha(128)
+    half.save(folder / "alpha.bmp")
+    with Image.open(folder / "alpha.bmp") as image:
+        assert image.mode == "RGBA"
+    code, _, err = _run("alpha.bmp", "-o", "out/", cwd=folder)
+    assert code == 0, err
+    assert "alpha.bmp: BMP can't hold it: it is written as PNG." in err
+    with Image.open(folder / "out" / "alpha.png") as image:
+        assert image.getchannel("A").getextrema() == (128, 128)
+    code, _, err = _run("alpha.bmp", "-o", "out/", "--format=bmp", cwd=folder)
+    assert code == 1
+    assert "has transparency, which bmp can't hold; take --format=png" in err
+    code, _, err = _run("alpha.bmp", "-o", "out/", cwd=folder)
+    assert code == 1
+    assert "out/alpha.png exists; --overwrite replaces it" in err
+
+
+def test_compiled_code_is_kept_without_a_word(folder, tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    for target in ("1.png", "2.png"):
+        code, _, err = _run("a.jpg", "-o", target, cwd=folder, env=environment)
+        assert code == 0
+        assert len(err.splitlines()) == 2, err
+    assert any((tmp_path / "cache").rglob("*"))
 
 
 def test_a_jpeg_that_is_too_good_is_told_of(folder, photograph):
