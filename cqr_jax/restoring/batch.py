@@ -72,6 +72,7 @@ class Outcome(NamedTuple):
 
 class _Failure(NamedTuple):
     reason: str
+    status: str = "failed"
 
 
 def restore(args: argparse.Namespace) -> int:
@@ -103,12 +104,14 @@ def restore(args: argparse.Namespace) -> int:
                 target, picture = _checked(picture, target, args, depth)
             except ImageError as error:
                 picture = _Failure(str(error))
+            except FileExistsError as error:
+                picture = _Failure(str(error), "skipped")
         return (source, target), picture
 
     def decoded() -> Iterator[Picture]:
         for job, picture in ahead(pool, read, jobs, _AHEAD):
             if isinstance(picture, _Failure):
-                tell(Outcome(job[0].name, job[1], "failed", picture.reason))
+                tell(Outcome(job[0].name, job[1], picture.status, picture.reason))
             else:
                 if good_lose:
                     tell.see(picture)
@@ -483,6 +486,7 @@ def _checked(
 
     Raises:
       ImageError: the format can't hold it.
+      FileExistsError: the PNG is there already.
     """
     name = _encoding(target, args)
     asked = args.format or _named(args.output) or target == _STANDARD
@@ -492,9 +496,7 @@ def _checked(
         return target, picture
     other = str(pathlib.Path(target).with_suffix(formats.FORMATS[fallback][0]))
     if os.path.lexists(other) and not args.overwrite:
-        raise ImageError(
-            f"{name} can't hold it, and {other} exists; --overwrite replaces it"
-        )
+        raise FileExistsError(f"{other} exists; --overwrite replaces it")
     note = f"{name.upper()} can't hold it: it is written as {fallback.upper()}."
     return other, picture._replace(notes=(*picture.notes, note))
 
