@@ -1,37 +1,98 @@
-"""Writing files so that nothing half-written looks whole."""
+"""Writes files so that no half-written file ever looks complete."""
 
 import contextlib
 import os
 import pathlib
+import secrets
+import shutil
+import stat
 
 from cqr_jax.errors import UserError
 
 
-def write(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes `content` under a temporary name in the same folder, then renames it.
+def write(
+    path: pathlib.Path,
+    content: str | bytes,
+    replace: bool = True,
+    attributes_of: pathlib.Path | None = None,
+) -> None:
+    """Writes `content` to a new file, then moves the file to its place in one step.
 
-    Makes the folder if need be; replaces what is there. Where that fails, or Ctrl-C
-    comes, nothing is left.
+    The new file has a short random name in the target's folder, so that two writers
+    never share it and a long name of the target still fits. If writing fails or is
+    interrupted, the new file is removed and the target stays as it was.
+
+    A file that is replaced hands on its permissions. If `path` is a symbolic link, the
+    file that it points to is replaced, and the link stays.
+
+    Args:
+      path: the target. Its folder is made if it does not exist.
+      content: text, which is encoded as UTF-8, or bytes.
+      replace: whether a file that already exists may be replaced.
+      attributes_of: a file whose permissions, times and, where the system allows it,
+        owner the target gets.
 
     Raises:
-      UserError: it can't be written there.
+      FileExistsError: the target exists, and `replace` is false.
+      UserError: the target can't be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    data = content.encode() if isinstance(content, str) else content
     with writing_to(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target = pathlib.Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{secrets.token_hex(6)}.partial")
         try:
-            data = content.encode() if isinstance(content, str) else content
-            partial.write_bytes(data)
-            partial.replace(path)
+            with open(partial, "xb") as file:
+                file.write(data)
+            if attributes_of is not None:
+                _copy_attributes(attributes_of, partial)
+            elif replace and target.exists():
+                os.chmod(partial, stat.S_IMODE(target.stat().st_mode))
+            if replace:
+                partial.replace(target)
+            else:
+                _move_to_new(partial, target)
         finally:
             partial.unlink(missing_ok=True)
 
 
+def _copy_attributes(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies owner, permissions and times; the owner only where the system allows."""
+    found = source.stat()
+    if hasattr(os, "chown"):
+        with contextlib.suppress(PermissionError):
+            os.chown(target, found.st_uid, found.st_gid)
+    shutil.copystat(source, target)
+
+
+def _move_to_new(partial: pathlib.Path, target: pathlib.Path) -> None:
+    """Moves a file to a name that does not exist.
+
+    Raises:
+      FileExistsError: the name exists.
+    """
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise
+    except (OSError, AttributeError, NotImplementedError):  # no hard links here
+        with open(target, "xb"):  # claims the name
+            pass
+        partial.replace(target)
+
+
 @contextlib.contextmanager
 def writing_to(path: str | os.PathLike):
-    """Around writing to a file or a folder: a failure becomes a `UserError`."""
+    """Turns an `OSError` of writing to a file or folder into a `UserError`.
+
+    A `FileExistsError` of a file that exists on purpose is passed on.
+    """
     try:
         yield
+    except FileExistsError as error:
+        if os.path.isfile(path):
+            raise
+        raise UserError(f"can't be written to {path}: {error.strerror}") from None
     except OSError as error:
         raise UserError(
             f"can't be written to {path}: {error.strerror or error}"

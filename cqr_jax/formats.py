@@ -18,3 +18,14 @@ _FORMAT_OF = {suffix: name for name, all_ in FORMATS.items() for suffix in all_}
 def format_of(path: str | os.PathLike) -> str | None:
     """The format that a path's suffix names, None if it names none of `FORMATS`."""
     return _FORMAT_OF.get(pathlib.Path(path).suffix.lower())
+
+
+def extension(name: str, path: str | os.PathLike = "") -> str:
+    """The suffix for a file of a format.
+
+    Args:
+      name: of a format of `FORMATS`.
+      path: a file whose own suffix is kept if it names the same format.
+    """
+    own = pathlib.Path(path).suffix
+    return own if format_of(path) == name else FORMATS[name][0]

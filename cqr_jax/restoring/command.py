@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 
 from cqr_jax.errors import UserError, one_line_errors
-from cqr_jax.formats import FORMATS
+from cqr_jax.formats import FORMATS, format_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,9 +44,22 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-f",
         "--format",
-        choices=list(FORMATS),
-        help="of the output (default: the input's, but PNG for JPEGs and standard "
-        "input)",
+        type=image_format,
+        metavar="{" + ",".join(FORMATS) + "}",
+        help="of the output; also by suffix, as jpg and tif (default: the input's, but "
+        "PNG for JPEGs and standard input)",
+    )
+    parser.add_argument(
+        "--suffix",
+        type=name_part,
+        metavar="TEXT",
+        help="added to the name of each output, before its extension (default: "
+        ".restored in the input's own folder, nothing elsewhere)",
+    )
+    parser.add_argument(
+        "--keep-extension",
+        action="store_true",
+        help="keep the input's extension before the output's: photo.jpg.png",
     )
     parser.add_argument(
         "--quality",
@@ -91,7 +104,28 @@ def parser() -> argparse.ArgumentParser:
         help="restore what is there of JPEGs and PNGs that are cut",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace files that are there"
+        "--skip-above",
+        type=between(0, 100, int),
+        metavar="QF",
+        help="leave JPEGs alone whose tables have a quality factor above QF",
+    )
+    parser.add_argument(
+        "--copy-skipped",
+        action="store_true",
+        help="copy to the output folder what --skip-above leaves alone",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files that exist"
+    )
+    parser.add_argument(
+        "--preserve",
+        action="store_true",
+        help="give outputs the permissions, times and owner of their inputs",
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="go on with images that come into the input folders, until Ctrl-C",
     )
     parser.add_argument(
         "--quality-only",
@@ -149,6 +183,23 @@ def between(low: float, high: float, kind: type) -> Callable[[str], float]:
     return convert
 
 
+def image_format(text: str) -> str:
+    """For argparse: a format of `FORMATS`, by its name or by one of its suffixes."""
+    name = text.lower()
+    found = name if name in FORMATS else format_of(f"x.{name}")
+    if found is None:
+        known = ", ".join(FORMATS)
+        raise argparse.ArgumentTypeError(f"'{text}' is none of {known}")
+    return found
+
+
+def name_part(text: str) -> str:
+    """For argparse: text that may stand in the name of a file."""
+    if not text or any(x in text for x in ("/", "\\", "\0")):
+        raise argparse.ArgumentTypeError(f"'{text}' can't stand in a file's name")
+    return text
+
+
 def tile_side(text: str) -> int:
     """For argparse: the side of a tile in pixels."""
     if not text.isdecimal() or int(text) % 8 or int(text) < 64:
@@ -165,6 +216,10 @@ def main() -> None:
         parser().error("--demo takes no files: they are dropped on its page")
     if args.quality_only and args.output:
         parser().error("--quality-only writes no image: -o has no meaning")
+    if args.watch and not all(os.path.isdir(x) for x in args.inputs):
+        parser().error("--watch takes folders only")
+    if args.copy_skipped and (args.skip_above is None or not args.output):
+        parser().error("--copy-skipped needs --skip-above and -o FOLDER")
     for stream in filter(
         None, (sys.stdout, sys.stderr)
     ):  # names of files may be in any encoding
@@ -192,10 +247,10 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     from PIL import Image
 
-    from cqr_jax.restoring import batch  # JAX, after the flags
+    from cqr_jax.restoring import file_loop  # JAX, after the flags
 
     Image.MAX_IMAGE_PIXELS = None  # --max-megapixels is the limit
-    return batch.measure(args) if args.quality_only else batch.restore(args)
+    return file_loop.measure(args) if args.quality_only else file_loop.restore(args)
 
 
 def _use_all_cores() -> None:

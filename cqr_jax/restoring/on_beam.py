@@ -24,8 +24,15 @@ from PIL import Image
 from cqr_jax import formats
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError, extra, one_line_errors
-from cqr_jax.restoring import network, pictures, restorer, tiles
-from cqr_jax.restoring.command import between, tile_side
+from cqr_jax.restoring import (
+    network,
+    pictures,
+    restorer,
+    sources,
+    targets,
+    tiles,
+)
+from cqr_jax.restoring.command import between, image_format, tile_side
 
 with extra("beam"):
     import apache_beam as beam
@@ -50,16 +57,9 @@ def target(path: str, root: str, output: str, form: str | None) -> str:
         no image's suffix.
     """
     within = path.removeprefix(root).lstrip("/")
-    found = formats.format_of(within)
-    form = form or (found if found and found != "jpeg" else "png")
+    form = targets.output_format(within, form)
     stem = within.removesuffix(re.search(r"(\.\w+)?$", within)[0])  # type: ignore
     return f"{output.rstrip('/')}/{stem}{formats.FORMATS[form][0]}"
-
-
-def fixed_part(pattern: str) -> str:
-    """What is before a pattern's first wildcard, up to its last '/'."""
-    before = re.split(r"[*?\[{]", pattern)[0]
-    return before[: before.rfind("/") + 1]
 
 
 class Restore(beam.PTransform):
@@ -211,7 +211,7 @@ def run(args: argparse.Namespace, flags: Iterable[str]) -> None:
     """
     if args.quality_factor is not None:  # here rather than on every worker
         restorer.check_quality_factor(restorer.load(args.weights), args.quality_factor)
-    root, output = fixed_part(args.input), args.output.rstrip("/") + "/"
+    root, output = sources.fixed_part(args.input), args.output.rstrip("/") + "/"
     try:
         if not FileSystems.match([args.input], [1])[0].metadata_list:
             raise UserError(f"--input={args.input}: matches no file")
@@ -270,7 +270,7 @@ def main() -> None:
     )
     parser.add_argument("--input", required=True, help="a pattern of paths")
     parser.add_argument("--output", required=True, help="a folder")
-    parser.add_argument("--format", choices=list(formats.FORMATS))
+    parser.add_argument("--format", type=image_format, help="png, jpeg, webp, ...")
     parser.add_argument("--quality", type=between(1, 100, int), default=95)
     parser.add_argument("--strength", type=between(0, 1, float), default=1.0)
     parser.add_argument("--tile", type=tile_side, default=tiles.SIDE, metavar="SIDE")

@@ -1,7 +1,5 @@
 """`python -m cqr_jax.restore` as a process."""
 
-import argparse
-import errno
 import io
 import json
 import os
@@ -10,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -19,9 +18,9 @@ from cqr_jax import metrics, weights
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
 from cqr_jax.restoring import (
-    batch,
     colour,
     command,
+    file_loop,
     pictures,
     projection,
     quality,
@@ -163,12 +162,9 @@ def test_quality_only(folder, tmp_path, photograph):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["nothing.jpg"], "error: nothing.jpg: no such file or folder"),
         (["in", "-o", "one.png"], "error: -o one.png: is a file's name, but there are"),
         (["in/a.jpg", "--weights=x"], "error: x: no such weights file"),
         (["-"], "error: standard input needs -o"),
-        (["in/notes"], "error: in/notes: no such file"),
-        (["in/deep/nothing"], "error: in/deep/nothing: no such file"),
         (["in", "-o", "-"], "error: -o -: writes one image to standard output, not"),
         (["in/a.jpg", "-o", "b.gif"], "error: -o b.gif: no format has this suffix"),
         (["in/a.jpg", "--report=in"], "error: --report=in: is a folder"),
@@ -176,8 +172,6 @@ def test_quality_only(folder, tmp_path, photograph):
             ["--report", "in/a.jpg", "in"],
             "error: --report=in/a.jpg: is an image's name",
         ),
-        (["in/*p"], "error: in/*p: matches no file"),
-        (["a" * 300], f"error: {'a' * 300}: no such file or folder"),
         (["in/a.jpg", f"--weights={'b' * 300}"], f"error: {'b' * 300}: no such"),
         (
             ["in/a.jpg", "--quality-factor=20", f"--weights={LUMA_ONLY}"],
@@ -216,27 +210,183 @@ def test_flags_out_of_range(flag):
     assert flag.split("=")[1] in err
 
 
+def test_a_bad_argument_does_not_end_the_run(folder):
+    """Each missing input is reported with its reason, and the others go on."""
+    (folder / "empty").mkdir()
+    (folder / "link.jpg").symlink_to("nowhere.jpg")
+    long = "a" * 300
+    inputs = ("a.jpg", "missing.jpg", "empty", "*.gif", "link.jpg", long)
+    code, out, err = _run(*inputs, "deep/gray.jpeg", "-o", "out", cwd=folder)
+    assert (code, out) == (1, b"")
+    assert "Traceback" not in err
+    for line in (
+        "missing.jpg: failed: no such file or folder",
+        "empty: failed: no image in this folder",
+        "*.gif: failed: matches no file",
+        "link.jpg: failed: a broken link",
+        f"{long}: failed: no such file or folder",
+    ):
+        assert line in err
+    assert "2 restored, 5 failed" in err
+    code, out, err = _run("--quality-only", "missing.jpg", "a.jpg", cwd=folder)
+    assert code == 1
+    assert "missing.jpg: no such file or folder" in err
+    assert b"a.jpg" in out
+
+
 def test_two_files_of_one_name(folder):
-    (folder / "a.png").write_bytes((folder / "deep" / "gray.jpeg").read_bytes())
-    code, _, err = _run("a.jpg", "a.png", "-o", "out", cwd=folder)
-    assert code == 1
-    assert "a.png: failed: a.jpg goes to out/a.png too" in err
-    assert "1 restored, 1 failed" in err
-    code, _, err = _run("a.jpg", "a.png", "-o", "out", cwd=folder)
-    assert code == 1
-    assert "a.png: failed: a.jpg goes to out/a.png too" in err
-    assert "0 restored, 1 skipped, 1 failed" in err
-    # Neither of them is written over by the other.
-    for inputs in (("a.jpg", "a.png"), ("a.png", "a.jpg", folder / "a.png")):
-        code, _, err = _run(*inputs, "-o", ".", "--overwrite", cwd=folder)
-        assert code == 1
-        assert "a.jpg: failed: a.png " in err
-        assert "1 restored, 1 failed" in err
-        with Image.open(folder / "a.png") as image:
-            assert (image.format, image.mode) == ("PNG", "L")
-    code, _, err = _run("a.jpg", "a.png", "-o", ".", cwd=folder)
-    assert code == 0
-    assert "0 restored, 2 skipped" in err
+    """Each has an output of its own, which a second run finds."""
+    gray = (folder / "deep" / "gray.jpeg").read_bytes()
+    (folder / "a.jpeg").write_bytes(gray)
+    _, _, err = _run(folder, "-o", "out", cwd=folder)
+    assert "4 restored, 2 failed" in err
+    modes = {}
+    for path in (folder / "out").glob("a.*"):
+        with Image.open(path) as image:
+            modes[path.name] = image.mode
+    assert modes == {"a.jpg.png": "RGB", "a.jpeg.png": "L"}
+    _, _, err = _run(folder, "-o", "out", cwd=folder)
+    assert "0 restored, 4 skipped, 2 failed" in err
+
+
+def test_the_folder_of_the_inputs_as_the_output_folder(folder):
+    """No result is taken for an input of the next run."""
+    for _ in range(2):
+        _, _, err = _run(".", "-o", ".", "--overwrite", cwd=folder)
+        assert "3 restored, 2 failed" in err
+        found = {x.name for x in folder.iterdir() if x.is_file()}
+        assert found == {"a.jpg", "a.restored.png", "bad.jpg", "empty.png", "notes.txt"}
+
+
+def test_an_input_that_is_replaced_keeps_its_permissions_and_its_link(folder):
+    with Image.open(folder / "a.jpg") as image:
+        image.save(folder / "a.png")
+    (folder / "a.png").chmod(0o600)
+    os.utime(folder / "a.png", (1e9, 1e9))
+    (folder / "link.png").symlink_to("a.png")
+    before = (folder / "a.png").read_bytes()
+    code, _, err = _run("link.png", "-o", ".", "--overwrite", cwd=folder)
+    assert code == 0, err
+    assert (folder / "link.png").is_symlink()
+    assert (folder / "a.png").read_bytes() != before
+    assert (folder / "a.png").stat().st_mode & 0o777 == 0o600
+    assert (folder / "a.png").stat().st_mtime > 1.5e9
+
+
+def test_preserve(folder):
+    os.utime(folder / "a.jpg", (1e9, 1e9))
+    (folder / "a.jpg").chmod(0o640)
+    code, _, err = _run("a.jpg", "-o", "out/", "--preserve", cwd=folder)
+    assert code == 0, err
+    found = (folder / "out" / "a.png").stat()
+    assert (found.st_mode & 0o777, found.st_mtime) == (0o640, 1e9)
+
+
+def test_a_file_that_appears_meanwhile_stays(folder, monkeypatch):
+    """Neither reading nor writing a picture overwrites it."""
+    args = command.parser().parse_args([str(folder / "a.jpg"), "-o", f"{folder}/out/"])
+    target = folder / "out" / "a.png"
+    written = file_loop._write
+
+    def late(job, picture, args):
+        target.parent.mkdir()
+        target.write_text("of another program")
+        return written(job, picture, args)
+
+    monkeypatch.setattr(file_loop, "_write", late)
+    args.report = str(folder / "report.json")
+    assert file_loop.restore(args) == 0
+    (row,) = json.loads((folder / "report.json").read_text())
+    assert row["status"] == "skipped"
+    assert target.read_text() == "of another program"
+    assert [x.name for x in target.parent.iterdir()] == ["a.png"]
+
+
+def test_good_jpegs_are_left_alone(folder, photograph):
+    photograph.save(folder / "good.jpg", quality=90)
+    report = folder / "report.json"
+    flags = ("-o", "out/", "--skip-above=80", "--report", report)
+    code, _, err = _run("good.jpg", "a.jpg", *flags, cwd=folder)
+    assert code == 0, err
+    reason = "skipped: its quality factor is 90, above --skip-above=80"
+    assert f"good.jpg: {reason}" in err
+    assert "1 restored, 1 skipped" in err
+    code, _, err = _run("good.jpg", "a.jpg", *flags, "--copy-skipped", cwd=folder)
+    assert code == 0, err
+    assert "1 copied, 1 skipped" in err
+    copy = folder / "out" / "good.jpg"
+    assert copy.read_bytes() == (folder / "good.jpg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "form"),
+    [
+        (["-f", "jpg"], "a.restored.jpg", "JPEG"),
+        (["-f", "TIF", "--suffix=_clean"], "a_clean.tif", "TIFF"),
+        (["--keep-extension", "-o", "out/"], "out/a.jpg.png", "PNG"),
+    ],
+)
+def test_names_of_outputs(folder, flags, name, form):
+    code, _, err = _run("a.jpg", *flags, cwd=folder)
+    assert code == 0, err
+    with Image.open(folder / name) as image:
+        assert image.format == form
+
+
+def test_a_watched_folder(folder):
+    """Files that come are restored, each once, until Ctrl-C."""
+    command = [sys.executable, "-m", "cqr_jax.restore", "deep", "-o", "out", "--watch"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder)
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "gray.jpeg ->" in line:
+            (folder / "deep" / "new.jpg").write_bytes((folder / "a.jpg").read_bytes())
+        if "new.jpg ->" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 130, err
+    assert "3 restored" in err
+    assert (folder / "out" / "new.png").exists()
+    code, _, err = _run("a.jpg", "--watch", cwd=folder)
+    assert code == 2
+    assert "--watch takes folders only" in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["-", "pipe"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_waiting_for_a_stream_can_be_interrupted(folder, name, number):
+    os.mkfifo(folder / "pipe")
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-X",
+            "importtime",
+            "-m",
+            "cqr_jax.restore",
+            name,
+            "-o",
+            "x.png",
+        ],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+    )
+    for line in process.stderr:
+        if "file_loop" in line:  # the last import of its own
+            break
+    time.sleep(4)  # it loads the weights and waits for the stream
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
+    assert "Fatal" not in err
+    assert not (folder / "x.png").exists()
 
 
 def test_what_can_not_be_written_is_not_restored_first(folder):
@@ -388,7 +538,7 @@ def test_an_interrupt_that_python_loses_is_not_lost():
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
 
-    with batch._interrupts() as check:
+    with file_loop._interrupts() as check:
         check()
         Last()  # no exception leaves a destructor
         with pytest.raises(KeyboardInterrupt):
@@ -431,7 +581,7 @@ def restore(tmp_path, monkeypatch):
     def restore(*args):
         given = (*args, "-o", tmp_path / "out", "--overwrite", "--report", report)
         parsed = command.parser().parse_args([str(x) for x in given])
-        batch.restore(parsed)
+        file_loop.restore(parsed)
         rows = json.loads(report.read_text())
         return {pathlib.Path(row["input"]).name: row for row in rows}
 
@@ -522,50 +672,6 @@ def test_projected_results_lie_within_the_intervals(
 def test_weights_that_can_t_be_told_are_named_before_anything_is_read(folder, restore):
     with pytest.raises(UserError, match="these weights can't be told one"):
         restore(folder / "a.jpg", "--quality-factor=5", f"--weights={LUMA_ONLY}")
-
-
-def test_what_is_found(folder):
-    """Images in folders and by patterns, and not what was restored before."""
-    out = folder / "out"
-    out.mkdir()
-    for path in (out / "a.png", folder / "a.restored.png"):
-        path.touch()
-    found = [str(x.under) for x in batch._find([str(folder)], str(out))]
-    assert found == [
-        "a.jpg",
-        "bad.jpg",
-        "deep/er/c.webp",
-        "deep/gray.jpeg",
-        "empty.png",
-    ]
-    (folder / "._a.jpg").touch()
-    two = batch._find([str(folder / "deep"), str(folder / "deep" / "er")], None)
-    assert [str(x.under) for x in two] == ["deep/er/c.webp", "deep/gray.jpeg"]
-    (one,) = batch._find([f"{folder}/*/*.jpeg"], None)
-    assert str(one.under) == "deep/gray.jpeg"
-    args = argparse.Namespace(output="b.gif/", format=None)
-    assert batch._targets([one], args)(one) == "b.gif/deep/gray.png"
-    for output in (folder, folder.parent):  # not all that lies in them came from there
-        assert len(batch._find([str(folder)], str(output))) == 6
-
-
-def test_a_folder_that_cannot_be_listed(folder, monkeypatch):
-    """It fails, and the others go on."""
-    scandir, locked = os.scandir, str(folder / "deep" / "er")
-
-    def refusing(path):
-        if os.fspath(path) == locked:
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
-    found = batch._find([str(folder / "deep")], None)
-    assert [str(x.under) for x in found] == ["er", "gray.jpeg"]
-    assert found[0].name == locked
-    args = argparse.Namespace(output=None, format=None, overwrite=False)
-    failed, planned = batch._plan(found, args)
-    assert failed.reason == "a folder that can't be listed"
-    assert planned[0] == found[1]
 
 
 def test_bombs(folder):

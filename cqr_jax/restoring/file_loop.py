@@ -1,0 +1,554 @@
+"""Restores many files: decoding and encoding run on threads beside the network.
+
+A file that fails is reported, and the others go on.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from cqr_jax import files, formats, progress, tables
+from cqr_jax.ahead import ahead
+from cqr_jax.data.compression import nearest_quality
+from cqr_jax.data.jpeg import ImageError
+from cqr_jax.errors import UserError
+from cqr_jax.restoring import (
+    network,
+    pictures,
+    quality,
+    restorer,
+    sources,
+    targets,
+    tiles,
+)
+from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.restorer import Restoration
+from cqr_jax.restoring.sources import STANDARD, Source
+from cqr_jax.restoring.targets import Naming
+
+_AHEAD = 2  # pictures that are decoded, and encoded, beside those in the network
+_POLL = 1.0  # seconds between two looks at a watched folder
+
+
+class Job(NamedTuple):
+    """A file to restore.
+
+    Attributes:
+      source: the file.
+      target: path of the output, or '-' for standard output.
+      data: the file's bytes, if they have been read already.
+    """
+
+    source: Source
+    target: str
+    data: bytes | None = None
+
+
+class Outcome(NamedTuple):
+    """What became of a file.
+
+    Attributes:
+      input: path of the file, or '-'.
+      output: path of the output that was written or was planned.
+      status: 'restored', 'copied', 'skipped', 'failed' or 'left out'.
+      reason: why the file was not restored.
+      megapixels: size of the image, if it was restored.
+      notes: sentences on what the file lacks and on what was not kept of it.
+      quality_factor, told_by, projected: as in `restorer.Restoration`, if it was
+        restored.
+    """
+
+    input: str
+    output: str = ""
+    status: str = "restored"
+    reason: str = ""
+    megapixels: float = 0.0
+    notes: tuple[str, ...] = ()
+    quality_factor: int | None = None
+    told_by: str = ""
+    projected: bool = False
+
+
+class _NotRestoredError(Exception):
+    """A file is not restored: the status and the reason."""
+
+    def __init__(self, reason: str, status: str = "failed"):
+        super().__init__(reason)
+        self.reason, self.status = reason, status
+
+
+def restore(args: argparse.Namespace) -> int:
+    """Restores what the command line names.
+
+    Returns:
+      How many files failed.
+
+    Raises:
+      UserError: the outputs can't be named or written, the weights can't be read, or
+        they can't be told --quality-factor.
+    """
+    _check_report(args.report)
+    naming = Naming(args.output, args.format, args.suffix, args.keep_extension)
+    if naming.output is None and STANDARD in args.inputs:
+        raise UserError("standard input needs -o: a file's name, or -")
+    found = _find(args)
+    targets.check(naming, len(found))
+    run = None
+    tell = _Teller(args)
+    try:
+        with (
+            _interrupts() as check,
+            concurrent.futures.ThreadPoolExecutor(2 * _AHEAD) as pool,
+        ):
+            for batch in _rounds(found, args):
+                tell.expect(len(batch))
+                jobs = list(_plan(batch, naming, args, tell))
+                if not jobs:
+                    continue
+                if run is None:
+                    run = restorer.load(args.weights, args.self_ensemble)
+                    restorer.check_quality_factor(run, args.quality_factor)
+                for outcome in _restored(run, jobs, args, pool, tell):
+                    tell(outcome)
+                    check()
+    finally:
+        failed = tell.end()
+    return failed
+
+
+def _find(args: argparse.Namespace) -> list[Source]:
+    return sources.find(args.inputs, args.output, args.suffix or sources.MARK)
+
+
+def _rounds(found: list[Source], args: argparse.Namespace) -> Iterator[list[Source]]:
+    """Yields the files to restore: all at once, and with --watch those that come.
+
+    A file that comes is taken once its size and its time have stayed the same from one
+    look to the next, for until then it may be written.
+    """
+    yield found
+    if not args.watch:
+        return
+    done = {source: _state(source) for source in found}
+    before = dict(done)
+    while True:
+        time.sleep(_POLL)
+        now = {x: _state(x) for x in _find(args) if not x.problem}
+        new = [x for x in now if now[x] == before.get(x) and now[x] != done.get(x)]
+        done |= {x: now[x] for x in new}
+        before = now
+        if new:
+            yield new
+
+
+def _state(source: Source) -> tuple[int, int] | None:
+    """Returns what changes when a file is written."""
+    try:
+        found = os.stat(source.name)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _plan(
+    found: list[Source],
+    naming: Naming,
+    args: argparse.Namespace,
+    tell: Callable[[Outcome], None],
+) -> Iterator[Job]:
+    """Yields the files to restore, with their targets; reports the others."""
+    readable = []
+    for source in found:
+        if source.problem:
+            status = "left out" if source.left_out else "failed"
+            tell(Outcome(source.name, "", status, source.problem))
+        else:
+            readable.append(source)
+    names = targets.name(readable, naming)
+    taken: dict[str, str] = {}
+    for source, target in zip(readable, names, strict=True):
+        first = taken.setdefault(os.path.realpath(target), source.name)
+        if target != STANDARD and first != source.name:
+            reason = f"{first} goes to {target} too; restore it apart"
+            tell(Outcome(source.name, target, "failed", reason))
+            continue
+        try:
+            _check_target(target, args.overwrite)
+        except _NotRestoredError as stop:
+            tell(Outcome(source.name, target, stop.status, stop.reason))
+            continue
+        yield Job(source, target)
+
+
+def _check_target(target: str, overwrite: bool) -> None:
+    """Checks that a file can be written, before anything is computed for it.
+
+    Raises:
+      _NotRestoredError: it exists and may not be replaced, or its folder can't be
+        written to.
+    """
+    if target == STANDARD:
+        return
+    if os.path.lexists(target) and not overwrite:
+        raise _NotRestoredError(f"{target} exists; --overwrite replaces it", "skipped")
+    path = pathlib.Path(os.path.realpath(target))
+    folder = next(x for x in path.parents if os.path.exists(x))
+    if not os.access(folder, os.W_OK):
+        raise _NotRestoredError(
+            f"{target} can't be written: no permission for {folder}"
+        )
+
+
+def _restored(
+    run: network.Run,
+    jobs: Iterable[Job],
+    args: argparse.Namespace,
+    pool: concurrent.futures.Executor,
+    tell: "_Teller",
+) -> Iterator[Outcome]:
+    """Restores files; yields what became of those that reached the network."""
+    waiting: collections.deque[Job] = collections.deque()
+    depth = np.dtype(f"uint{args.bits}") if args.bits else None
+    projecting = args.projection and args.quality_factor is None
+    good_lose = network.channels(run) == 1 and not projecting
+
+    def read(job: Job) -> tuple[Job, Picture | Outcome]:
+        try:
+            target, picture = _picture(job, args, projecting, depth)
+        except _NotRestoredError as stop:
+            outcome = Outcome(job.source.name, job.target, stop.status, stop.reason)
+            return job, outcome
+        return job._replace(target=target, data=None), picture
+
+    def decoded() -> Iterator[Picture]:
+        for job, picture in ahead(pool, read, map(_with_stream, jobs), _AHEAD):
+            if isinstance(picture, Outcome):
+                tell(picture)
+                continue
+            if good_lose:
+                tell.see(picture)
+            waiting.append(job)
+            yield picture
+
+    def restored() -> Iterator[tuple[Job, Restoration]]:
+        for restoration in restorer.restorations(
+            run,
+            decoded(),
+            args.strength,
+            args.tile or tiles.SIDE,
+            depth,
+            args.quality_factor,
+            projecting,
+        ):
+            yield waiting.popleft(), restoration
+
+    def write(done: tuple[Job, Restoration]) -> Outcome:
+        job, restoration = done
+        height, width = restoration.picture.pixels.shape[:2]
+        try:
+            notes = _write(job, restoration.picture, args)
+        except _NotRestoredError as stop:
+            return Outcome(job.source.name, job.target, stop.status, stop.reason)
+        return Outcome(
+            job.source.name,
+            job.target,
+            notes=notes,
+            megapixels=height * width / 1e6,
+            quality_factor=restoration.quality_factor,
+            told_by=restoration.told_by,
+            projected=restoration.projected,
+        )
+
+    return ahead(pool, write, restored(), _AHEAD)
+
+
+def _with_stream(job: Job) -> Job:
+    """Reads a stream here, in the main thread, where a signal interrupts reading."""
+    name = job.source.name
+    if name == STANDARD or not stat.S_ISREG(os.stat(name).st_mode):
+        return job._replace(data=_bytes(name))
+    return job
+
+
+def _picture(
+    job: Job,
+    args: argparse.Namespace,
+    projecting: bool,
+    depth: np.dtype | None,
+) -> tuple[str, Picture]:
+    """Decodes a file; returns where its result goes, and its picture.
+
+    Raises:
+      _NotRestoredError: the file can't be read, its result can't be written or exists
+        already, or --skip-above leaves it alone.
+    """
+    try:
+        _check_target(job.target, args.overwrite)  # it may have appeared meanwhile
+        data = _bytes(job.source.name) if job.data is None else job.data
+        most = round(args.max_megapixels * 1e6)
+        picture = pictures.decode(data, most, projecting, args.salvage)
+        _leave_good(job, picture, data, args)
+        return _checked(picture, job.target, args, depth)
+    except ImageError as error:
+        raise _NotRestoredError(str(error)) from None
+    except OSError as error:
+        raise _NotRestoredError(f"can't be read: {error.strerror or error}") from None
+
+
+def _bytes(name: str) -> bytes:
+    """Reads a file or standard input."""
+    if name == STANDARD:
+        return sys.stdin.buffer.read()
+    return pathlib.Path(name).read_bytes()
+
+
+def _leave_good(
+    job: Job, picture: Picture, data: bytes, args: argparse.Namespace
+) -> None:
+    """Leaves a JPEG of high quality alone; copies it with --copy-skipped.
+
+    Raises:
+      _NotRestoredError: the quality factor of the JPEG's tables is above --skip-above.
+    """
+    if args.skip_above is None or picture.compression is None:
+        return
+    factor, _ = nearest_quality(picture.compression.luma)
+    if factor <= args.skip_above:
+        return
+    reason = f"its quality factor is {factor}, above --skip-above={args.skip_above}"
+    if not args.copy_skipped:
+        raise _NotRestoredError(reason, "skipped")
+    path = pathlib.Path(job.target).with_suffix(pathlib.Path(job.source.name).suffix)
+    try:
+        source = pathlib.Path(job.source.name)
+        files.write(path, data, args.overwrite, source if args.preserve else None)
+    except FileExistsError:
+        raise _NotRestoredError(f"{reason}; {path} exists", "skipped") from None
+    except UserError as error:
+        raise _NotRestoredError(str(error)) from None
+    raise _NotRestoredError(f"{reason}; copied to {path}", "copied")
+
+
+def measure(args: argparse.Namespace) -> int:
+    """Prints the quality of what the command line names.
+
+    Returns:
+      How many files failed.
+    """
+    _check_report(args.report)
+    found = [x for x in _find(args) if not x.left_out]
+    rows: list[dict] = []
+
+    def read(job: Job) -> tuple[str, Picture | str]:
+        name = job.source.name
+        if job.source.problem:
+            return name, job.source.problem
+        most = round(args.max_megapixels * 1e6)
+        try:
+            data = _bytes(name) if job.data is None else job.data
+            return name, pictures.decode(data, most, salvage=args.salvage)
+        except ImageError as error:
+            return name, str(error)
+        except OSError as error:
+            return name, f"can't be read: {error.strerror or error}"
+
+    def measured(case: tuple[str, Picture | str]) -> dict:
+        name, picture = case
+        if isinstance(picture, str):
+            return {"input": name, "reason": picture}
+        return {"input": name, **quality.measure(picture)._asdict()}
+
+    with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
+        jobs = (Job(x, "") if x.problem else _with_stream(Job(x, "")) for x in found)
+        each = map(measured, ahead(pool, read, jobs, _AHEAD))
+        rows += progress.over(each, len(found), "measuring", "image")
+    failures = [row for row in rows if "reason" in row]
+    for row in failures:
+        print(f"{row['input']}: {row['reason']}", file=sys.stderr)
+    if args.report:
+        files.write(pathlib.Path(args.report), json.dumps(rows, indent=2) + "\n")
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    elif len(rows) > len(failures):
+        lines = [
+            [x["input"], f"{x['score']:.2f}", str(x["factor"]), x["source"]]
+            for x in rows
+            if "score" in x
+        ]
+        print(tables.text([["file", "score", "QF", "QF from"], *lines]))
+    return len(failures)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Callable[[], None]]:
+    """Yields a check that raises a KeyboardInterrupt again if one was lost.
+
+    Python ignores an exception that a signal raises while a destructor or a callback of
+    the garbage collector runs.
+    """
+    caught = []
+
+    def note(number, frame):
+        del frame
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    def check():
+        if caught:
+            raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, note) for number in numbers]
+    try:
+        yield check
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+class _Teller:
+    """Reports each file when it is done: by a bar at a terminal, else by lines."""
+
+    def __init__(self, args: argparse.Namespace):
+        self._args = args
+        self._outcomes: list[Outcome] = []
+        self._good = 0
+        self._start = time.perf_counter()
+        self._bar = tqdm(
+            total=0, unit="image", disable=not sys.stderr.isatty(), leave=False
+        )
+
+    def expect(self, count: int) -> None:
+        """Raises the number of files to expect."""
+        self._bar.total += count
+        self._bar.refresh()
+
+    def __call__(self, outcome: Outcome) -> None:
+        self._outcomes.append(outcome)
+        self._bar.update()
+        for note in outcome.notes:
+            self._bar.write(f"{outcome.input}: {note}", sys.stderr)
+        if outcome.status != "restored":
+            line = f"{outcome.input}: {outcome.status}: {outcome.reason}"
+        elif self._bar.disable:
+            line = f"{outcome.input} -> {outcome.output}"
+        else:
+            return
+        self._bar.write(line, sys.stderr)
+
+    def see(self, picture: Picture) -> None:
+        """Counts a picture whose quality is too high to gain."""
+        if picture.compression:
+            factor, _ = nearest_quality(picture.compression.luma)
+            self._good += factor >= quality.TOO_GOOD
+
+    def end(self) -> int:
+        """Prints the last line, writes the report, returns how many files failed."""
+        args = self._args
+        self._bar.close()
+        seconds = time.perf_counter() - self._start
+        count = collections.Counter(x.status for x in self._outcomes)
+        megapixels = sum(x.megapixels for x in self._outcomes)
+        parts = [
+            f"{count[status]} {status}"
+            for status in ("restored", "copied", "skipped", "left out", "failed")
+            if count[status] or status == "restored"
+        ]
+        print(
+            f"{', '.join(parts)}; {megapixels:.1f} megapixels in {seconds:.1f} s "
+            f"({megapixels / seconds:.2f} a second)",
+            file=sys.stderr,
+        )
+        if self._good:
+            print(
+                f"{self._good} with a quality factor of {quality.TOO_GOOD} or more: "
+                f"such JPEGs {quality.LOSE}",
+                file=sys.stderr,
+            )
+        text = json.dumps([x._asdict() for x in self._outcomes], indent=2)
+        if args.json:
+            print(text)
+        if args.report:
+            files.write(pathlib.Path(args.report), text + "\n")
+        return count["failed"]
+
+
+def _check_report(report: str | None) -> None:
+    """Raises a UserError for a report that couldn't be written when all is done."""
+    if report and os.path.isdir(report):
+        raise UserError(f"--report={report}: is a folder; name a file in it")
+    if report and formats.format_of(report):
+        raise UserError(f"--report={report}: is an image's name; name a .json file")
+    folder = os.path.dirname(report or "") or "."
+    if os.path.isdir(folder) and not os.access(folder, os.W_OK):
+        raise UserError(f"--report={report}: the folder can't be written to")
+
+
+def _encoding(target: str, args: argparse.Namespace) -> str:
+    """Returns the format in which a picture is written."""
+    return formats.format_of(target) or args.format or "png"
+
+
+def _checked(
+    picture: Picture, target: str, args: argparse.Namespace, depth: np.dtype | None
+) -> tuple[str, Picture]:
+    """Checks that a picture can be written; returns its target and the picture.
+
+    A format that the user did not ask for is replaced by PNG if it can't hold the
+    picture.
+
+    Raises:
+      ImageError: the format can't hold the picture.
+      _NotRestoredError: the PNG can't be written, or exists already.
+    """
+    name = _encoding(target, args)
+    asked = args.format or targets.named_format(args.output) or target == STANDARD
+    fallback = name if asked else pictures.fallback(picture, name, depth)
+    pictures.check(picture, fallback, depth)
+    if fallback == name:
+        return target, picture
+    other = str(pathlib.Path(target).with_suffix(formats.extension(fallback)))
+    _check_target(other, args.overwrite)
+    note = f"{name.upper()} can't hold it: it is written as {fallback.upper()}."
+    return other, picture._replace(notes=(*picture.notes, note))
+
+
+def _write(job: Job, picture: Picture, args: argparse.Namespace) -> tuple[str, ...]:
+    """Writes a restored picture; returns notes on what was not kept.
+
+    Raises:
+      _NotRestoredError: it can't be written, or its target exists by now.
+    """
+    try:
+        name = _encoding(job.target, args)
+        fitted = pictures.fitted(picture, name)
+        data = pictures.encode(fitted, name, args.quality)
+        if job.target == STANDARD:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return fitted.notes
+        like = args.preserve and job.source.name != STANDARD
+        source = pathlib.Path(job.source.name) if like else None
+        files.write(pathlib.Path(job.target), data, args.overwrite, source)
+    except FileExistsError:
+        reason = f"{job.target} exists; --overwrite replaces it"
+        raise _NotRestoredError(reason, "skipped") from None
+    except UserError as error:
+        raise _NotRestoredError(str(error)) from None
+    except OSError as error:
+        reason = f"can't be written to standard output: {error.strerror or error}"
+        raise _NotRestoredError(reason) from None
+    return fitted.notes

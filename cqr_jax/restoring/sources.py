@@ -1,0 +1,142 @@
+"""Finds the image files that a command line names."""
+
+import glob
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from cqr_jax import formats
+
+STANDARD = "-"  # standard input, and standard output
+MARK = ".restored"  # in the names of results that are written beside their input
+
+
+class Source(NamedTuple):
+    """A file that a command line names, or a name for which there is no file to read.
+
+    Attributes:
+      name: path of the file, or '-' for standard input.
+      under: path relative to the folder that was named, or the file's own name.
+      problem: why there is no file to read; empty if there is one.
+      left_out: whether the file is only reported, since it is no image that is read.
+    """
+
+    name: str
+    under: pathlib.PurePath
+    problem: str = ""
+    left_out: bool = False
+
+
+def find(inputs: list[str], output: str | None, mark: str = MARK) -> list[Source]:
+    """Finds all files that the command line names, each once.
+
+    Files in folders are sorted. Results of earlier runs are left out: files whose names
+    end with the mark, and the output folder if it lies within an input folder.
+
+    Args:
+      inputs: names of files, folders and patterns, or '-'.
+      output: the output file or folder, or None.
+      mark: the end of the names of earlier results, without their suffixes.
+    """
+    found: dict[str, Source] = {}
+    folders = sum(os.path.isdir(name) for name in inputs)
+    for name in inputs:
+        for source in _named(name, output, mark, folders > 1):
+            key = source.name
+            if key != STANDARD:
+                key = os.path.abspath(key)
+            found.setdefault(key, source)
+    return list(found.values())
+
+
+def fixed_part(pattern: str) -> str:
+    """Returns a pattern's folder before its first wildcard, with '/' at its end."""
+    before = re.split(r"[*?[]", pattern)[0]
+    return before[: before.rfind("/") + 1]
+
+
+def _named(
+    name: str, output: str | None, mark: str, with_folder: bool
+) -> Iterator[Source]:
+    """Yields what one argument names."""
+    path = pathlib.Path(name)
+    if name == STANDARD:
+        yield Source(name, pathlib.PurePath("stdin"))
+    elif os.path.isdir(name):
+        own = os.path.basename(os.path.abspath(name))
+        above = pathlib.PurePath(own if with_folder else "")
+        readable = 0
+        for source in _within(path, output, mark):
+            readable += not source.left_out
+            under = above / os.path.relpath(source.name, path)
+            yield source._replace(under=under)
+        if not readable:
+            yield Source(name, path, "no image in this folder")
+    elif os.path.exists(name):
+        yield Source(name, pathlib.PurePath(path.name))
+    elif glob.has_magic(name):
+        fixed = fixed_part(name)
+        files = [x for x in glob.glob(name, recursive=True) if os.path.isfile(x)]
+        for x in sorted(files):
+            yield Source(x, pathlib.PurePath(os.path.relpath(x, fixed or ".")))
+        if not files:
+            yield Source(name, path, "matches no file")
+    elif os.path.islink(name):
+        yield Source(name, path, "a broken link")
+    else:
+        yield Source(name, path, "no such file or folder")
+
+
+def _within(folder: pathlib.Path, output: str | None, mark: str) -> list[Source]:
+    """Finds the files in a folder and below it, sorted by path.
+
+    Links to folders are followed, but each folder is visited once.
+    """
+    out = os.path.realpath(output) if output and os.path.isdir(output) else None
+    if out == os.path.realpath(folder) or (
+        out and not pathlib.Path(out).is_relative_to(os.path.realpath(folder))
+    ):
+        out = None  # other files of the folder lie there too
+    found: list[Source] = []
+    seen = {_identity(folder)}
+
+    def unlisted(error: OSError) -> None:
+        problem = "a folder that can't be listed"
+        found.append(Source(error.filename, pathlib.PurePath(), problem))
+
+    for place, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
+        paths = [pathlib.Path(place, x) for x in folders]
+        new = [
+            x for x in paths if os.path.realpath(x) != out and _identity(x) not in seen
+        ]
+        seen.update(map(_identity, new))
+        folders[:] = [x.name for x in new]
+        for path in (pathlib.Path(place, x) for x in names):
+            if (source := _source(path, mark)) is not None:
+                found.append(source)
+    return sorted(found, key=lambda x: pathlib.PurePath(x.name))
+
+
+def _identity(folder: pathlib.Path) -> tuple[int, int] | str:
+    """Returns what tells a folder from all others."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return str(folder)
+    return found.st_dev, found.st_ino
+
+
+def _source(path: pathlib.Path, mark: str) -> Source | None:
+    """Returns a file of a folder as a source; None if it is none."""
+    if path.name.startswith("._") or path.stem.endswith(mark):
+        return None  # metadata of macOS, results of earlier runs
+    source = Source(str(path), pathlib.PurePath())
+    if formats.format_of(path):
+        if os.path.isfile(path):
+            return source
+        if os.path.islink(path):
+            return source._replace(problem="a broken link")
+        return None
+    return None

@@ -1,0 +1,188 @@
+"""Chooses the name and the format of each output file."""
+
+import collections
+import os
+import pathlib
+from typing import NamedTuple
+
+from cqr_jax import formats
+from cqr_jax.errors import UserError
+from cqr_jax.restoring.sources import MARK, STANDARD, Source
+
+
+class Naming(NamedTuple):
+    """How the command line names the outputs.
+
+    Attributes:
+      output: a folder, a file, '-' for standard output, or None: beside each input.
+      format: of `formats.FORMATS`, or None for a format after the input's.
+      suffix: what is added to each name, before the extension. None adds '.restored'
+        to outputs that are written into the folder of their input.
+      keep_extension: whether outputs keep the input's extension before their own.
+    """
+
+    output: str | None = None
+    format: str | None = None
+    suffix: str | None = None
+    keep_extension: bool = False
+
+
+def is_folder(output: str) -> bool:
+    """Returns whether --output names a folder, which may not exist yet."""
+    return output.endswith("/") or os.path.isdir(output)
+
+
+def named_format(output: str | None) -> str | None:
+    """Returns the format of the file that --output names; None if it names no file."""
+    if not output or output == STANDARD or is_folder(output):
+        return None
+    return formats.format_of(output)
+
+
+def output_format(path: str | os.PathLike, asked: str | None) -> str:
+    """Returns the format of the output for an input file.
+
+    Args:
+      path: of the input.
+      asked: the format that the user asked for, if any.
+
+    Returns:
+      The format asked for, or else the input's. PNG takes the place of JPEG, which
+      would lose what was restored, and of formats that are not written.
+    """
+    own = formats.format_of(path)
+    return asked or (own if own and own != "jpeg" else "png")
+
+
+def check(naming: Naming, count: int) -> None:
+    """Checks that the outputs of a number of inputs can be named.
+
+    Raises:
+      UserError: there are more inputs than outputs, the suffix of --output is of no
+        format or not of --format, or --output can't be made.
+    """
+    output = naming.output
+    if not output:
+        return
+    if output == STANDARD:
+        if count > 1:
+            raise UserError(
+                f"-o -: writes one image to standard output, not {count} images"
+            )
+        return
+    named = named_format(output)
+    unknown = not named and not is_folder(output)
+    if unknown and pathlib.Path(output).suffix[1:].isalpha():
+        known = " ".join(formats.SUFFIXES)
+        raise UserError(
+            f"-o {output}: no format has this suffix; name a file with one of "
+            f"{known}, or a folder, with / at its end"
+        )
+    if named and count > 1:
+        raise UserError(
+            f"-o {output}: is a file's name, but there are {count} images; "
+            "name a folder"
+        )
+    if named and naming.format and naming.format != named:
+        raise UserError(f"-o {output}: is not a name for --format {naming.format}")
+    _check_place(output, bool(named))
+
+
+def _check_place(output: str, is_file: bool) -> None:
+    """Raises a UserError if --output can't be made where it is named."""
+    path = pathlib.Path(output).resolve()
+    there = next(x for x in (path, *path.parents) if os.path.exists(x))
+    if os.path.isfile(there):
+        if not (there == path and is_file):
+            raise UserError(f"-o {output}: can't be written to: {there} is a file")
+        there = there.parent  # a new file takes the place of the old one
+    if not os.access(there, os.W_OK):
+        raise UserError(f"-o {output}: can't be written to: no permission for {there}")
+
+
+def name(sources: list[Source], naming: Naming) -> list[str]:
+    """Names the output file of each source; no two sources share one.
+
+    In a folder, an output has its input's name with the extension of its format. Where
+    several inputs would share an output, all but one that has this very name keep their
+    extension before the new one: `a.jpg` and `a.jpeg` become `a.jpg.png` and
+    `a.jpeg.png`. Inputs of the same name from several folders are written into folders
+    of those names. The names depend on the inputs alone, so that a second run of the
+    same command finds its earlier results.
+
+    Args:
+      sources: the inputs, each once.
+      naming: how the command line names the outputs. `check` has accepted it.
+    """
+    if naming.output == STANDARD:
+        return [STANDARD] * len(sources)
+    if naming.output and named_format(naming.output):
+        return [naming.output] * len(sources)
+    targets = [_target(source, naming, 0) for source in sources]
+    deepest = max(
+        (len(pathlib.Path(x.name).absolute().parts) for x in sources), default=0
+    )
+    for level in range(1, deepest + 1):
+        for i in _clashing(sources, targets):
+            targets[i] = _target(sources[i], naming, level)
+    return targets
+
+
+def _clashing(sources: list[Source], targets: list[str]) -> list[int]:
+    """Returns which sources must give their target up to another."""
+    sharing = collections.defaultdict(list)
+    for i, target in enumerate(targets):
+        sharing[os.path.realpath(target)].append(i)
+    inputs = {os.path.realpath(x.name): i for i, x in enumerate(sources)}
+    found = []
+    for target, group in sharing.items():
+        same_name = [
+            i for i in group if sources[i].under.name == os.path.basename(target)
+        ]
+        keeper = same_name[0] if len(same_name) == 1 else None
+        if target in inputs:  # a file is replaced by its own result alone
+            keeper = inputs[target]
+        elif len(group) == 1:
+            keeper = group[0]
+        found += [i for i in group if i != keeper]
+    return found
+
+
+def _target(source: Source, naming: Naming, level: int) -> str:
+    """Names the output of one source.
+
+    Args:
+      source: the input.
+      naming: how the command line names the outputs.
+      level: 0 for the plain name. 1 keeps the extension of the input. From 2 on one
+        more of the folders above the input is repeated with each level.
+    """
+    form = output_format(source.under, naming.format)
+    extension = formats.extension(form, source.under)
+    path = pathlib.Path(source.name).absolute()
+    under = source.under
+    if level > 1:
+        under = pathlib.PurePath(*path.parts[1:][-level:])
+    keep = naming.keep_extension or level > 0
+    stem = under.name if keep and under.suffix != extension else under.stem
+
+    def beside(suffix: str) -> pathlib.Path:
+        folder = pathlib.Path(naming.output) if naming.output else path.parent
+        within = under.parent if naming.output else pathlib.PurePath()
+        return folder / within / (stem + suffix + extension)
+
+    if naming.suffix is not None:
+        return _readable(beside(naming.suffix), source, naming)
+    plain = beside("")
+    own_folder = os.path.realpath(plain.parent) == os.path.realpath(path.parent)
+    replaces = naming.output and os.path.realpath(plain) == os.path.realpath(path)
+    if own_folder and source.name != STANDARD and not replaces:
+        plain = beside(MARK)
+    return _readable(plain, source, naming)
+
+
+def _readable(target: pathlib.Path, source: Source, naming: Naming) -> str:
+    """Returns the target as the user would write it: relative if the input is."""
+    if naming.output or os.path.isabs(source.name):
+        return str(target)
+    return str(pathlib.Path(source.name).parent / target.name)

@@ -1,0 +1,74 @@
+"""Writing files: whole or not at all."""
+
+import os
+import pathlib
+import threading
+
+import pytest
+
+from cqr_jax import files
+from cqr_jax.errors import UserError
+
+
+def test_a_new_file_does_not_replace_one_that_exists(tmp_path, monkeypatch):
+    path = tmp_path / "sub" / "a.txt"
+    files.write(path, "one", replace=False)
+    for _ in range(2):
+        with pytest.raises(FileExistsError):
+            files.write(path, "two", replace=False)
+        # The same where the file system has no hard links.
+        monkeypatch.delattr(os, "link", raising=False)
+    assert path.read_text() == "one"
+    files.write(tmp_path / "b.txt", "three", replace=False)
+    assert (tmp_path / "b.txt").read_text() == "three"
+    assert sorted(x.name for x in tmp_path.rglob("*")) == ["a.txt", "b.txt", "sub"]
+
+
+def test_two_writers_never_mix(tmp_path):
+    path, contents = tmp_path / "a", [b"a" * 1_000_000, b"b" * 1_000_000]
+    threads = [
+        threading.Thread(target=files.write, args=(path, contents[i % 2]))
+        for i in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_longest_name(tmp_path):
+    path = tmp_path / ("n" * 255)
+    files.write(path, b"x")
+    assert path.read_bytes() == b"x"
+
+
+def test_a_replaced_file_hands_on_its_permissions_and_a_link_stays(tmp_path):
+    path, link = tmp_path / "a", tmp_path / "link"
+    path.write_text("one")
+    path.chmod(0o600)
+    link.symlink_to("a")
+    files.write(link, "two")
+    assert link.is_symlink()
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("two", 0o600)
+
+
+def test_attributes_of_another_file(tmp_path):
+    like = tmp_path / "like"
+    like.touch(mode=0o640)
+    like.chmod(0o640)
+    os.utime(like, (1e9, 1e9))
+    files.write(tmp_path / "a", "x", attributes_of=like)
+    found = (tmp_path / "a").stat()
+    assert (found.st_mode & 0o777, found.st_mtime) == (0o640, 1e9)
+
+
+def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch):
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "replace", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        files.write(tmp_path / "a", "x")
+    assert list(tmp_path.iterdir()) == []

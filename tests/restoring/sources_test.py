@@ -1,0 +1,84 @@
+"""Finding the files that a command line names."""
+
+import errno
+import os
+
+import pytest
+
+from cqr_jax.restoring import sources
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "in"
+    (root / "deep" / "er").mkdir(parents=True)
+    for name in ("a.jpg", "deep/gray.jpeg", "deep/er/c.webp", "notes.txt"):
+        (root / name).touch()
+    return root
+
+
+def _under(found):
+    return [str(x.under) for x in found]
+
+
+def test_images_of_folders_without_results_of_earlier_runs(folder):
+    out = folder / "out"
+    out.mkdir()
+    for path in (out / "a.png", folder / "a.restored.png", folder / "._a.jpg"):
+        path.touch()
+    expected = ["a.jpg", "deep/er/c.webp", "deep/gray.jpeg"]
+    assert _under(sources.find([str(folder)], str(out))) == expected
+    for output in (folder, folder.parent):  # other files lie there too
+        assert len(sources.find([str(folder)], str(output))) == 4
+    (folder / "a_clean.png").touch()
+    assert "a_clean.png" not in _under(sources.find([str(folder)], None, "_clean"))
+
+
+def test_each_file_is_found_once(folder):
+    deep, deeper = folder / "deep", folder / "deep" / "er"
+    two = sources.find([str(deep), str(deeper), str(deep / "gray.jpeg")], None)
+    assert _under(two) == ["deep/er/c.webp", "deep/gray.jpeg"]
+
+
+def test_patterns(folder):
+    (one,) = sources.find([f"{folder}/*/*.jpeg"], None)
+    assert str(one.under) == "deep/gray.jpeg"
+    assert sources.fixed_part("gs://a/b/c*/**.jpg") == "gs://a/b/"
+    assert sources.fixed_part("x?.png") == ""
+
+
+def test_what_is_not_there_has_a_problem(folder):
+    (folder / "none").mkdir()
+    names = ["a.png", "none", "*.bmp"]
+    found = sources.find([str(folder / x) for x in names], None)
+    assert [x.problem for x in found] == [
+        "no such file or folder",
+        "no image in this folder",
+        "matches no file",
+    ]
+
+
+def test_links_are_followed_and_loops_are_not(folder):
+    (folder / "loop").symlink_to(folder)
+    (folder / "more").symlink_to(folder.parent / "elsewhere")
+    (folder.parent / "elsewhere").mkdir()
+    (folder.parent / "elsewhere" / "d.png").touch()
+    (folder / "broken.jpg").symlink_to("nowhere")
+    found = sources.find([str(folder)], None)
+    expected = ["a.jpg", "broken.jpg", "deep/er/c.webp", "deep/gray.jpeg", "more/d.png"]
+    assert _under(found) == expected
+    assert [x.problem for x in found if x.problem] == ["a broken link"]
+
+
+def test_a_folder_that_can_not_be_listed_is_reported(folder, monkeypatch):
+    scandir, locked = os.scandir, str(folder / "deep" / "er")
+
+    def refusing(path):
+        if os.fspath(path) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found = sources.find([str(folder / "deep")], None)
+    assert _under(found) == ["er", "gray.jpeg"]
+    assert [x.problem for x in found] == ["a folder that can't be listed", ""]
