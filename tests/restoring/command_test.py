@@ -356,8 +356,9 @@ def test_a_watched_folder(folder):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-@pytest.mark.parametrize("name", ["-", "pipe"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("name", "number"), [("-", signal.SIGINT), ("pipe", signal.SIGTERM)]
+)
 def test_waiting_for_a_stream_can_be_interrupted(folder, name, number):
     os.mkfifo(folder / "pipe")
     process = subprocess.Popen(
