@@ -1,4 +1,4 @@
-"""The DCT coefficients that a JPEG file stores, read without decoding them."""
+"""Reads the DCT coefficients that a JPEG file stores."""
 
 import os
 import pathlib
@@ -11,19 +11,19 @@ import numpy as np
 from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.data.ycbcr import ZERO
 
-_MIDDLE = 128  # what JPEG subtracts from samples before the DCT
+_MIDDLE = 128  # is subtracted from samples before the DCT
 
 
 class Component(NamedTuple):
-    """What a JPEG file stores of one of its planes.
+    """The stored coefficients of one plane.
 
     Attributes:
-      coefficients: int16, in units of their steps, (height, width), multiples of 8;
-        those of a block lie where its samples do.
+      coefficients: int16, in units of their steps, (height, width), multiples of 8. The
+        coefficients of a block lie where its samples do.
       steps: quantisation steps, float32, (8, 8).
-      sampling: pixels, down and across, that one sample stands for.
-      middle: what a sample of 128, JPEG's zero, is in a plane of values in [0, 1]:
-        128/255 of Y, but 0.5 of Cb and Cr, whose zero is no colour.
+      sampling: pixels, down and across, per sample.
+      middle: value in [0, 1] of a sample of 128, which JPEG maps to zero: 128/255 for
+        Y, and 0.5 for Cb and Cr, where it means no colour.
     """
 
     coefficients: np.ndarray
@@ -33,17 +33,17 @@ class Component(NamedTuple):
 
 
 def read(data: bytes, height: int, width: int) -> tuple[Component, ...] | None:
-    """What a gray or YCbCr JPEG file stores.
+    """Reads the coefficients of a gray or YCbCr JPEG file.
 
     Args:
-      data: of the file, which Pillow decodes.
-      height, width: of its image in pixels.
+      data: bytes of a file that Pillow can decode.
+      height, width: size of the image in pixels.
 
     Returns:
-      One component, or those of Y, Cb and Cr; None if they can't be read, or if their
-      resolutions aren't whole fractions of the image's.
+      One component, or those of Y, Cb and Cr; None if they can't be read, or if the
+      image's sides are not multiples of theirs.
     """
-    with tempfile.TemporaryDirectory() as folder:  # the library reads files alone
+    with tempfile.TemporaryDirectory() as folder:  # the library reads only files
         path = os.path.join(folder, "image.jpg")
         pathlib.Path(path).write_bytes(data)
         try:

@@ -1,8 +1,8 @@
-"""Pixels to the planes that the network restores, and back: Y, Cb and Cr, or gray.
+"""Converts pixels to the planes that the network restores, and back.
 
-The paper works on Y. Cb and Cr go through the same network where a file has them, at
-the resolution at which a JPEG stored them: there its blocks are 8x8, as those of Y.
-`benchmarks.colour` measures what colour gains by it (`benchmarks/results/colour.md`).
+The planes are Y, Cb and Cr, or gray. A network of one channel restores Cb and Cr at the
+resolution at which a JPEG stores them, because its blocks are 8x8 there, as those of Y.
+`benchmarks.colour` measures the gain in colour (`benchmarks/results/colour.md`).
 """
 
 from collections.abc import Iterator
@@ -14,15 +14,15 @@ from PIL import Image
 from cqr_jax.data.ycbcr import FROM_RGB, TO_RGB, ZERO
 from cqr_jax.restoring.pictures import Picture
 
-_UNKNOWN = (2, 2)  # sampling of chroma, where a file doesn't tell: the most common one
+_UNKNOWN = (2, 2)  # the most common sampling of chroma, for files that tell none
 
 
 class Plane(NamedTuple):
-    """What goes through the network as one image.
+    """One plane of a picture.
 
     Attributes:
       values: float32 in [0, 1], (height, width).
-      sampling: pixels, down and across, that one of a JPEG's samples stands for.
+      sampling: pixels, down and across, per sample of a JPEG.
     """
 
     values: np.ndarray
@@ -30,7 +30,7 @@ class Plane(NamedTuple):
 
 
 def planes(picture: Picture) -> list[Plane]:
-    """Of gray one, of RGB Y, Cb and Cr, of CMYK those of its inverted CMY, and K."""
+    """Returns one plane of gray, or Y, Cb and Cr of RGB or of inverted CMY, and K."""
     height, width, channels = picture.pixels.shape
     values = [np.empty((height, width), np.float32) for _ in range(channels)]
     for rows in _bands(height):
@@ -51,9 +51,9 @@ def planes(picture: Picture) -> list[Plane]:
 def with_planes(
     picture: Picture, values: list[np.ndarray], dtype: np.typing.DTypeLike
 ) -> Picture:
-    """The picture with the planes' new values, float32, as pixels of uint8 or uint16.
+    """Returns the picture with new values of its planes, float32.
 
-    The alpha is what it was, scaled where the dtype changes.
+    The pixels become uint8 or uint16. Alpha is kept, and scaled if the dtype changes.
     """
     pixels = np.empty((*values[0].shape, len(values)), dtype)
     for rows in _bands(len(pixels)):
@@ -70,12 +70,12 @@ def with_planes(
 
 
 def _bands(height: int) -> Iterator[slice]:
-    """Rows, some at a time: what is computed between takes the memory of a few."""
+    """Yields slices of rows, which limit the memory of intermediate results."""
     return (slice(top, top + 256) for top in range(0, height, 256))
 
 
 def reduce(plane: Plane) -> np.ndarray:
-    """The plane at the resolution of its samples: their means, edges repeated."""
+    """Returns the means of the pixels of each sample; edges are repeated."""
     down, across = plane.sampling
     if plane.sampling == (1, 1):
         return plane.values
@@ -86,7 +86,7 @@ def reduce(plane: Plane) -> np.ndarray:
 
 
 def without_colour(values: np.ndarray) -> np.ndarray:
-    """Y of (height, width) as Y, Cb and Cr: (height, width, 3), float32."""
+    """Returns Y of (height, width) with neutral Cb and Cr: (height, width, 3)."""
     image = np.empty((*values.shape, 3), np.float32)
     image[..., 0] = values
     image[..., 1:] = ZERO[1]
@@ -94,16 +94,15 @@ def without_colour(values: np.ndarray) -> np.ndarray:
 
 
 def change(plane: Plane, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The plane's values with what a network changed in its samples.
+    """Returns the plane's values with the network's change of its samples.
 
-    The mean of the change is taken off, so that the mean colour of a picture stays what
-    it was. (A network moves it by up to 0.8 of 255, and not nearer to the original's
-    than the JPEG was.)
+    The mean of the change is subtracted, so that the mean colour of a picture is kept.
+    (A network moves it by up to 0.8 of 255, and not nearer to that of the original.)
 
     Args:
-      plane: as it came in.
-      before: its samples, as of `reduce`.
-      after: what the network made of them; overwritten, for its memory.
+      plane: the input plane.
+      before: the samples of the input plane, from `reduce`.
+      after: the restored samples. The array is overwritten to save memory.
     """
     after -= before
     after -= after.mean(dtype=np.float64)
@@ -111,7 +110,7 @@ def change(plane: Plane, before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def add(plane: Plane, change: np.ndarray) -> np.ndarray:
-    """The plane's values with what was added to its samples, interpolated linearly."""
+    """Adds a change of the samples to the plane's values, interpolated linearly."""
     down, across = plane.sampling
     if plane.sampling != (1, 1):
         height, width = change.shape
@@ -129,7 +128,7 @@ def _to_dtype(values: np.ndarray, dtype) -> np.ndarray:
 
 
 def _converted(alpha: np.ndarray, dtype) -> np.ndarray:
-    """Between 8 and 16 bits; 255 is 65535."""
+    """Converts between 8 and 16 bits; 255 corresponds to 65535."""
     if alpha.dtype == dtype:
         return alpha
     return _to_dtype(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max, dtype)

@@ -1,4 +1,4 @@
-"""The deblocker on batches of images, compiled once for each shape, on all devices."""
+"""Runs the deblocker on batches of images, compiled once per shape, on all devices."""
 
 import collections
 import time
@@ -13,31 +13,31 @@ from cqr_jax.data.compression import FEATURES, transposed
 from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.data.ycbcr import ZERO
 
-# Images (count, height, width), uint8 or float32 in [0, 1], to restored ones: float32,
-# of the same shape, near [0, 1] but not clipped. Colour networks also take float32
-# (count, height, width, 3), Y, Cb and Cr, and what is known of each image's
-# compression, (count, FEATURES).
+# Maps images to restored images. The input is (count, height, width), uint8 or float32
+# in [0, 1]. The output is float32 of the same shape, near [0, 1] but not clipped. Colour
+# networks also take float32 (count, height, width, 3), Y, Cb and Cr, with the features
+# of each image's compression, (count, FEATURES).
 Run = Callable[..., np.ndarray]
 
 
-_CPU_TILES, _TILES = 2, 16  # at a time on each device of a CPU, of an accelerator
+_CPU_TILES, _TILES = 2, 16  # in a batch, per device of a CPU and per accelerator
 
 
 def tile_batch() -> int:
-    """Tiles to restore at a time on all of this process's devices."""
+    """Returns how many tiles a batch has on all devices of this process."""
     on_cpu = jax.local_devices()[0].platform == "cpu"
     return (_CPU_TILES if on_cpu else _TILES) * jax.local_device_count()
 
 
 class Network:
-    """The function that restores images of one shape, a `Run`.
+    """A `Run` that compiles the network for each shape of its input.
 
-    The images are divided over as many of this process's devices as divide them evenly.
+    A batch is divided over the largest number of devices that divides it evenly.
 
     Attributes:
-      channels: 1 of a network of Y, 3 of one of Y, Cb and Cr; that takes gray images
-        too, as pictures without colour.
-      conditioned: whether it uses what it is told of the compression.
+      channels: 1 for a network of Y, 3 for one of Y, Cb and Cr. The latter takes gray
+        images too, as pictures without colour.
+      conditioned: whether the network takes the compression as an input.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class Network:
         """Prepares to compile a deblocker.
 
         Args:
-          deblocker: its model and variables.
-          seconds: a defaultdict, to which the times spent 'compiling' and 'restoring'
+          deblocker: the model and its variables.
+          seconds: a defaultdict to which the seconds of 'compiling' and 'restoring'
             are added.
         """
         self.channels = deblocker.model.channels
@@ -63,9 +63,9 @@ class Network:
         """Restores a batch.
 
         Args:
-          images: as of `Run`.
-          compression: float32, (count, FEATURES), of `cqr_jax.data.compression`; None
-            for unknown. A network that can't be told it does without.
+          images: as in `Run`.
+          compression: float32, (count, FEATURES), see `cqr_jax.data.compression`; None
+            for unknown. A network that is not conditioned ignores it.
         """
         start = time.perf_counter()
         if images.dtype == np.uint8:
@@ -90,7 +90,7 @@ class Network:
 
 
 def _with_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """(count, height, width, channels): of gray images with Cb and Cr of no colour."""
+    """Returns (count, height, width, channels); gray images get neutral Cb and Cr."""
     if images.ndim == 4:
         return images
     images = images[..., None]
@@ -101,11 +101,11 @@ def _with_channels(images: np.ndarray, channels: int) -> np.ndarray:
 
 
 def self_ensemble(run: Run) -> Run:
-    """The mean over the eight flips and quarter turns of what `run` makes of an image.
+    """Returns a `Run` that averages over the eight flips and quarter turns.
 
-    A little better, and eight times as slow (Timofte et al. 2016, section 3.7). Sides
-    that are no multiple of 8 are filled up by their last pixels, as JPEG does, so that
-    blocks begin at the corner of every turned image as well.
+    The result is slightly better and takes eight times as long (Timofte et al. 2016,
+    section 3.7). Sides that are not a multiple of 8 are padded with their last pixels,
+    as JPEG does, so that blocks begin at the corner of every turned image.
     """
 
     def ensembled(images, *compression):
@@ -127,10 +127,10 @@ def self_ensemble(run: Run) -> Run:
 
 
 def channels(run: Run) -> int:
-    """Of the images that a network restores; a mere function restores planes."""
+    """Returns the number of channels that a network restores; 1 for a function."""
     return getattr(run, "channels", 1)
 
 
 def conditioned(run: Run) -> bool:
-    """Whether a network uses what it is told of the compression."""
+    """Returns whether a network takes the compression as an input."""
     return getattr(run, "conditioned", False)

@@ -1,12 +1,12 @@
-"""Keeps what was restored within what a JPEG file tells of its original.
+"""Projects restored images onto the quantisation intervals of their JPEG files.
 
-A JPEG stores each DCT coefficient as the nearest multiple of its quantisation step. So
-the coefficient of the encoder's input lay within half a step of the stored one, and
-projecting a restored image onto these intervals can only bring it nearer to that input.
+A JPEG stores each DCT coefficient as the nearest multiple of its quantisation step. The
+coefficient of the encoder's input lay within half a step of the stored one. Projecting
+a restored image onto these intervals can only bring it nearer to that input.
 
-If the file was made from a JPEG, however, that input holds the artifacts of the first
-compression, and projecting would bring them back. Such files are told by how often the
-network leaves the intervals (`share_outside`, `limit`).
+If the file was made from another JPEG, the input has the artifacts of the first
+compression, and projection would bring them back. Such files are recognised by how often
+the network leaves the intervals (`share_outside`, `limit`).
 """
 
 import csv
@@ -23,22 +23,22 @@ from cqr_jax.restoring import colour
 from cqr_jax.restoring.coefficients import Component
 
 LIMITS = weights.SHIPPED / "projection-limits.tsv"
-_FAR = 0.75  # steps from a stored coefficient at which a restored one counts as outside
+_FAR = 0.75  # in steps; a coefficient further than this from the stored one is outside
 
 # Orthonormal DCT-II of 8 samples, as a matrix: coefficients = _DCT @ samples.
 _DCT = dct(np.eye(BLOCK), axis=0, norm="ortho").astype(np.float32)
-_ROWS = 32 * BLOCK  # transformed at a time
+_ROWS = 32 * BLOCK  # rows that are transformed together
 
 
 def share_outside(plane: np.ndarray, component: Component) -> float:
-    """How many of a plane's coefficients lie outside: over 0.75 steps from the stored.
+    """Returns the share of coefficients that are over 0.75 steps from the stored ones.
 
     Args:
-      plane: restored, float32 in [0, 1], (height, width).
-      component: what the file stores of it.
+      plane: restored plane, float32 in [0, 1], (height, width).
+      component: the stored coefficients of the plane.
 
     Returns:
-      A share of all coefficients, 0 to 1.
+      The share of all coefficients, 0 to 1.
     """
     outside = 0
     samples = _samples(plane, component)
@@ -53,19 +53,19 @@ def share_outside(plane: np.ndarray, component: Component) -> float:
 
 
 def project(plane: np.ndarray, component: Component) -> np.ndarray:
-    """The plane with each of its DCT coefficients within half a step of the stored one.
+    """Moves each DCT coefficient of a plane to within half a step of the stored one.
 
-    A plane of fewer samples than pixels is projected at their resolution: a sample is
-    the mean of its pixels, as libjpeg's encoder takes it, and what changes in it is
-    added to each of them. This is the orthogonal projection onto the images that the
-    file can be of, so that it brings the plane nearer to each of these.
+    Subsampled chroma is projected at its own resolution. A sample is the mean of its
+    pixels, as in libjpeg's encoder. The change of a sample is added to each of its
+    pixels. This is the orthogonal projection onto the set of images that can have led
+    to the file, so that it brings the plane nearer to each of them.
 
     Args:
-      plane: restored, float32 in [0, 1], (height, width).
-      component: what the file stores of it.
+      plane: restored plane, float32 in [0, 1], (height, width).
+      component: the stored coefficients of the plane.
 
     Returns:
-      float32, of the same shape.
+      The projected plane, float32, of the same shape.
     """
     samples = _samples(plane, component)
     change = np.empty_like(samples)
@@ -84,24 +84,24 @@ def project(plane: np.ndarray, component: Component) -> np.ndarray:
 def was_compressed_before(
     plane: np.ndarray, component: Component, compression: Compression
 ) -> bool:
-    """Whether a file was made from a JPEG, by its restored luma.
+    """Returns whether a file was made from another JPEG, judged by its restored luma.
 
     Args:
-      plane: luma, restored, float32 in [0, 1], (height, width).
-      component: what the file stores of it.
-      compression: of the file.
+      plane: restored luma, float32 in [0, 1], (height, width).
+      component: the stored coefficients of luma.
+      compression: compression of the file.
     """
     quality, _ = nearest_quality(compression.luma)
     return share_outside(plane, component) > limit(quality)
 
 
 def limit(quality: int) -> float:
-    """The share of coefficients outside from which a file counts as compressed before.
+    """Returns the share of outside coefficients above which a file is double JPEG.
 
-    Chosen on photographs held out from training, by `python -m benchmarks.projection`.
+    `python -m benchmarks.projection` chose it on photographs held out from training.
 
     Args:
-      quality: the quality factor of the file, 1 to 100.
+      quality: quality factor of the file, 1 to 100.
     """
     qualities, limits = _read_limits(LIMITS)
     return float(np.interp(quality, qualities, limits))
@@ -115,7 +115,7 @@ def _read_limits(path: pathlib.Path) -> tuple[list[float], list[float]]:
 
 
 def _samples(plane: np.ndarray, component: Component) -> np.ndarray:
-    """The plane's samples as the DCT takes them, filled up to whole blocks."""
+    """Returns the plane's samples as the DCT takes them, padded to whole blocks."""
     samples = colour.reduce(colour.Plane(plane, component.sampling))
     filling = [
         (0, whole - length)
@@ -128,34 +128,34 @@ def _samples(plane: np.ndarray, component: Component) -> np.ndarray:
 
 
 def _bands(samples: np.ndarray):
-    """Rows of whole blocks, some at a time."""
+    """Yields slices of rows of whole blocks."""
     return (slice(top, top + _ROWS) for top in range(0, len(samples), _ROWS))
 
 
 def _tiled(steps: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """The steps of all coefficients, in the places of `samples`."""
+    """Returns the step of each coefficient in `samples`."""
     height, width = samples.shape
     return np.tile(steps, (height // BLOCK, width // BLOCK))
 
 
 def _blocks(x: np.ndarray) -> np.ndarray:
-    """(8 m, 8 n) -> (m, n, 8, 8)."""
+    """Reshapes (8 m, 8 n) to (m, n, 8, 8)."""
     height, width = x.shape
     x = x.reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
     return x.swapaxes(1, 2)
 
 
 def _whole(blocks: np.ndarray) -> np.ndarray:
-    """Undoes `_blocks`."""
+    """Inverts `_blocks`."""
     rows, columns = blocks.shape[:2]
     return blocks.swapaxes(1, 2).reshape(rows * BLOCK, columns * BLOCK)
 
 
 def _transform(samples: np.ndarray) -> np.ndarray:
-    """The DCT of each block, in its place."""
+    """Returns the DCT of each block in the block's place."""
     return _whole(_DCT @ _blocks(samples) @ _DCT.T)
 
 
 def _invert(coefficients: np.ndarray) -> np.ndarray:
-    """Undoes `_transform`."""
+    """Inverts `_transform`."""
     return _whole(_DCT.T @ _blocks(coefficients) @ _DCT)

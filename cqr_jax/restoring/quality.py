@@ -1,4 +1,4 @@
-"""How good a picture's JPEG quality is: the ranker's score, and the quality factor."""
+"""Measures the JPEG quality of a picture: the ranker's score and the quality factor."""
 
 import csv
 import functools
@@ -15,21 +15,21 @@ from cqr_jax.restoring.pictures import Picture
 
 RANKER = weights.SHIPPED / "compact-ranker.safetensors"
 SCORES = weights.SHIPPED / "compact-ranker-scores.tsv"
-_VAGUE = 20  # quality factor from which the score tells little
-TOO_GOOD = 95  # quality factor from which JPEGs lose: benchmarks/results/blind.md
+_VAGUE = 20  # quality factor from which an estimate from the score is unreliable
+TOO_GOOD = 95  # quality factor from which restoring loses: benchmarks/results/blind.md
 LOSE = "lose by being restored, unless they were compressed before"
-_SIDE = 256  # of what is scored, from the middle of the picture
+_SIDE = 256  # of the central square that is scored, in pixels
 
 
 class Quality(NamedTuple):
-    """Of one picture.
+    """The quality of one picture.
 
     Attributes:
-      score: the ranker's, higher is better.
-      factor: the quality factor, 1 to 100, nearest to what was found.
-      source: 'tables' if it is from a JPEG's quantisation table, 'tables, nearest' if
-        that is not one of libjpeg's; 'ranker' if it is estimated from the score, and
-        'ranker, vague' where that tells little.
+      score: the ranker's score; higher is better.
+      factor: the nearest quality factor of libjpeg, 1 to 100.
+      source: 'tables' if the factor is from a JPEG's quantisation table, 'tables,
+        nearest' if that table is not one of libjpeg's, 'ranker' if it is estimated from
+        the score, and 'ranker, vague' if that estimate is unreliable.
     """
 
     score: float
@@ -38,24 +38,25 @@ class Quality(NamedTuple):
 
 
 def factors_of_scores(scores: np.ndarray, typical: np.ndarray) -> np.ndarray:
-    """The quality factors at which photographs have these scores.
+    """Estimates quality factors from scores.
 
-    Of single pictures that is a guess, the vaguer the better they are: the preset
-    ranker of `configs/eval.py` measures by how much it is off.
+    The estimate for a single picture becomes less reliable with rising quality. The
+    preset `ranker` of `configs/eval.py` measures its error.
 
     Args:
       scores: of any shape.
-      typical: (100,), of photographs at QF 1 to 100.
+      typical: (100,), scores of photographs at QF 1 to 100.
 
     Returns:
-      int, of the shape of the scores.
+      The quality factors at which photographs have these scores, int, of the shape of
+      the scores.
     """
     rising = np.maximum.accumulate(typical)
     return np.rint(np.interp(scores, rising, np.arange(1, 101))).astype(int)
 
 
 def measure(picture: Picture) -> Quality:
-    """The quality of a picture as it is."""
+    """Measures the quality of a picture."""
     score = _score(_middle(picture))
     if picture.compression:
         factor, equal = nearest_quality(picture.compression.luma)
@@ -65,11 +66,11 @@ def measure(picture: Picture) -> Quality:
 
 
 def estimate(picture: Picture) -> Compression | None:
-    """The compression of a picture without tables, where the ranker is sure of it.
+    """Estimates the compression of a picture that has no tables.
 
     Returns:
-      That of libjpeg at the estimated quality factor; None from a factor of 20 on,
-      where the score tells little.
+      The compression of libjpeg at the estimated quality factor, or None if the
+      estimate is 20 or more, where it is unreliable.
     """
     factor = int(
         factors_of_scores(np.array(_score(_middle(picture))), _typical_scores())
@@ -80,7 +81,7 @@ def estimate(picture: Picture) -> Compression | None:
 
 
 def _middle(picture: Picture) -> np.ndarray:
-    """Luma of the middle, float32, a square of `_SIDE`; edges repeated where short."""
+    """Returns luma of the central square, float32, padded with its edges if short."""
     height, width = picture.pixels.shape[:2]
     top, left = (max(0, (n - _SIDE) // 2 // 8 * 8) for n in (height, width))
     part = picture.pixels[top : top + _SIDE, left : left + _SIDE]
@@ -101,7 +102,7 @@ def _ranker():
 
 @functools.cache
 def _typical_scores(path: pathlib.Path = SCORES) -> np.ndarray:
-    """At QF 1 to 100."""
+    """Returns the typical scores at QF 1 to 100."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return np.array([float(row["score"]) for row in rows])

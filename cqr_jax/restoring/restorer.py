@@ -1,4 +1,4 @@
-"""Pictures through the network: planes, tiles, projection, strength."""
+"""Restores pictures: planes, tiles, projection, strength."""
 
 import collections
 import functools
@@ -23,7 +23,7 @@ from cqr_jax.restoring.colour import Plane
 from cqr_jax.restoring.pictures import Picture
 
 WEIGHTS = weights.SHIPPED / "compact-blind.safetensors"
-_CONSTANT = 1e-4  # of the range: a plane that varies by less holds nothing to restore
+_CONSTANT = 1e-4  # of the range; a plane that varies less has nothing to restore
 
 
 class Restoration(NamedTuple):
@@ -33,8 +33,8 @@ class Restoration(NamedTuple):
       picture: the restored picture.
       quality_factor: the quality factor of libjpeg, 1 to 100, nearest to what the
         network was told; None where it was told nothing.
-      told_by: where that is from: 'tables' of the JPEG file, 'hand', 'ranker', or
-        'nothing'.
+      told_by: the source of that quality factor: 'tables' of the JPEG file, 'hand',
+        'ranker', or 'nothing'.
       projected: whether the result was projected onto the intervals of its file.
       compressed_before: whether the file was recognised as made from a JPEG, and
         not projected for that reason.
@@ -58,24 +58,23 @@ def restore_pictures(
 ) -> Iterator[Picture]:
     """Restores pictures of any sizes, one batch of tiles after the other.
 
-    A network of colour is told each picture's compression: by a JPEG's tables, or else
-    by the ranker where its estimate is sure. Where the picture has the coefficients
-    that its file stores, the result is projected onto their intervals, unless the file
-    was compressed before.
+    A colour network is told the compression of each picture. It is read from a JPEG's
+    tables. For other pictures the ranker estimates it, if the estimate is reliable. If
+    the picture has the coefficients that its file stores, the result is projected onto
+    their quantisation intervals, unless the file was compressed before.
 
     Args:
-      run: the network, as `load` gives it.
-      pictures: taken one at a time, as there is room for their tiles.
-      strength: of what the network changes, 0 (nothing) to 1 (all of it).
-      side: of a tile in pixels, a multiple of 8.
-      dtype: of the pixels that come out, uint8 or uint16; None for that of those that
-        came in.
-      quality_factor: 1 to 100, to tell the network in place of what the picture tells;
-        a lower one removes more. Nothing is projected then.
-      projecting: whether to project.
+      run: the network, from `load`.
+      pictures: are taken one at a time, when there is room for their tiles.
+      strength: share of the network's change that is applied, 0 (none) to 1 (all).
+      side: side of a tile in pixels, a multiple of 8.
+      dtype: dtype of the output pixels, uint8 or uint16; None for that of the input.
+      quality_factor: 1 to 100; the network is told this one instead of the picture's
+        own. A lower one removes more. Results are not projected then.
+      projecting: whether results are projected.
 
     Yields:
-      The pictures restored, in their order. Alpha and metadata are what they were.
+      The restored pictures in the order of the input. Alpha and metadata are unchanged.
     """
     for restoration in restorations(
         run, pictures, strength, side, dtype, quality_factor, projecting
@@ -92,18 +91,18 @@ def restorations(
     quality_factor: int | None = None,
     projecting: bool = True,
 ) -> Iterator[Restoration]:
-    """Restores pictures as `restore_pictures` does, and tells how.
+    """Restores pictures as `restore_pictures` does, and reports how.
 
     Args:
-      run, pictures, strength, side, dtype, quality_factor, projecting: as of
+      run, pictures, strength, side, dtype, quality_factor, projecting: as in
         `restore_pictures`.
 
     Yields:
-      A restoration of each picture, in their order.
+      The restoration of each picture, in the order of the input.
     """
     joint = network.channels(run) == 3
-    # With its planes, the samples that were restored where they are fewer, and what the
-    # network is told, and by what.
+    # Of each picture: its planes, the samples that go through the network, the
+    # compression that the network is told, and the source of that.
     waiting: collections.deque[tuple] = collections.deque()
 
     def inputs():
@@ -153,10 +152,11 @@ def restorations(
 
 
 def _changed(plane: Plane, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The plane's values with what a network changed in its samples, as of `change`.
+    """Returns the plane's values with the network's change, see `colour.change`.
 
-    A plane that is constant stays as it is. The mean stays over the pixels too: at the
-    borders of small pictures samples stand for pixels that aren't there.
+    A constant plane stays as it is. The mean over the pixels is kept too. It differs
+    from the mean over the samples where samples at the border stand for pixels outside
+    the picture.
     """
     if np.ptp(before) < _CONSTANT:
         return plane.values
@@ -168,9 +168,9 @@ def _changed(plane: Plane, before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def _told(
     run: network.Run, picture: Picture, quality_factor: int | None
 ) -> tuple[Compression | None, str]:
-    """What a network is told of a picture's compression, None for unknown, and by what.
+    """Returns the compression that a network is told, and the source of it.
 
-    The second is `Restoration.told_by`.
+    The compression is None if it is unknown. The source is `Restoration.told_by`.
     """
     if not can_be_told(run):
         return None, "nothing"
@@ -183,12 +183,12 @@ def _told(
 
 
 def can_be_told(run: network.Run) -> bool:
-    """Whether a network is told the compression: one of colour that makes use of it."""
+    """Returns whether a network takes the compression as an input."""
     return network.channels(run) == 3 and network.conditioned(run)
 
 
 def check_quality_factor(run: network.Run, quality_factor: int | None) -> None:
-    """Raises a UserError if a network can't be told the quality factor it is to be."""
+    """Raises a UserError for a quality factor that a network doesn't take."""
     if quality_factor is not None and not can_be_told(run):
         raise UserError(
             f"quality factor {quality_factor}: these weights can't be told one; leave "
@@ -197,9 +197,9 @@ def check_quality_factor(run: network.Run, quality_factor: int | None) -> None:
 
 
 def _images(planes: list[Plane], told: Compression | None) -> Iterator[tiles.Told]:
-    """Planes as images of three channels: Y, Cb and Cr, and gray ones without colour.
+    """Yields planes as images of three channels: Y, Cb and Cr, or gray without colour.
 
-    Black, of CMYK, is told the compression of luma.
+    The network is told the compression of luma for the black plane of CMYK.
     """
     if len(planes) >= 3:
         image = np.stack([plane.values for plane in planes[:3]], axis=-1)
@@ -210,7 +210,7 @@ def _images(planes: list[Plane], told: Compression | None) -> Iterator[tiles.Tol
 
 
 def _has_intervals(picture: Picture) -> bool:
-    """Whether a picture comes with what its file stores of each plane."""
+    """Returns whether a picture has the stored coefficients of each of its planes."""
     stored, channels = picture.stored, picture.pixels.shape[-1]
     return bool(stored and picture.compression and len(stored) == channels)
 
@@ -218,14 +218,14 @@ def _has_intervals(picture: Picture) -> bool:
 def load(
     path: str | os.PathLike | None = None, self_ensemble: bool = False
 ) -> network.Run:
-    """The network of a deblocker's weights, kept until the file changes.
+    """Loads a deblocker. The network is cached until the file changes.
 
     Args:
-      path: of the weights; None for `WEIGHTS`.
-      self_ensemble: take the mean over flips and turns, `network.self_ensemble`.
+      path: file of the weights; None for `WEIGHTS`.
+      self_ensemble: whether to average over flips and turns, `network.self_ensemble`.
 
     Raises:
-      UserError: no such file, or not a deblocker's weights.
+      UserError: there is no such file, or it does not hold a deblocker's weights.
     """
     path = os.fspath(path or WEIGHTS)
     changed = os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
@@ -234,6 +234,6 @@ def load(
 
 @functools.lru_cache(maxsize=4)
 def _load(path: str, where: str, changed: int, self_ensemble: bool) -> network.Run:
-    del where, changed  # of another folder, or a newer one, is another file
+    del where, changed  # only part of the cache's key
     run = network.Network(weights.load(path, "deblocker"))
     return network.self_ensemble(run) if self_ensemble else run

@@ -1,6 +1,6 @@
-"""Images of any size through a network, in overlapping tiles of one size.
+"""Restores images of any size in overlapping tiles of one size.
 
-What a tile costs in time and memory does not depend on the image, and a network is
+The cost of a tile in time and memory does not depend on the image, and the network is
 compiled once.
 """
 
@@ -18,19 +18,19 @@ OVERLAP = 16
 
 
 class _Span(NamedTuple):
-    """Along one axis: what of a tile counts, and how much of it in each pixel."""
+    """One axis of a tile: the part of the image that it contributes to, with weights."""
 
-    start: int  # of the tile
-    part: slice  # of the image
-    weight: np.ndarray
+    start: int  # where the tile begins in the image
+    part: slice  # the pixels of the image
+    weight: np.ndarray  # of the tile in each of these pixels
 
 
 class Told(NamedTuple):
-    """An image with what the network is told of it.
+    """An image with the features of its compression.
 
     Attributes:
       image: (height, width) or (height, width, channels).
-      compression: (FEATURES,), of `cqr_jax.data.compression`.
+      compression: (FEATURES,), see `cqr_jax.data.compression`.
     """
 
     image: np.ndarray
@@ -38,7 +38,7 @@ class Told(NamedTuple):
 
 
 class _Work:
-    """An image on its way: padded, the sum of its tiles so far, and how many lack."""
+    """An image in work: padded, the sum of its tiles so far, the number missing."""
 
     def __init__(self, image: np.ndarray | Told, side: int, overlap: int):
         self.told = None
@@ -61,24 +61,24 @@ def restore(
     overlap: int = OVERLAP,
     batch: int = 1,
 ) -> Iterator[np.ndarray]:
-    """Restores images tile by tile; the tiles of several share a batch.
+    """Restores images tile by tile. Tiles of several images share a batch.
 
-    Neighbouring tiles lap over each other by twice `overlap`. The outer half of that,
-    where a tile sees less of the image than the whole network would, is dropped; over
-    the inner half one tile fades into the other. At the borders of the image nothing
-    is dropped.
+    Neighbouring tiles overlap by twice `overlap`. The outer half of that is dropped,
+    because a tile sees less of the image there than the network would. Over the inner
+    half, one tile fades into the other. At the borders of the image nothing is dropped.
 
     Args:
-      run: restores (batch, side, side), or with channels behind, of the images' dtype,
-        to float32; it is also given what it is told, (batch, FEATURES), if anything.
-      images: (height, width), or with channels behind, of any sizes and one dtype; all
-        of them or none told of. Each is taken when the batch has room for it.
-      side: of a tile in pixels, a multiple of 8.
+      run: maps (batch, side, side) or (batch, side, side, channels) of the images'
+        dtype to float32 of the same shape. It also takes the features of the
+        compression, (batch, FEATURES), if the images have them.
+      images: (height, width) or (height, width, channels), of any sizes and one dtype.
+        Either all or none are `Told`. Each is taken when the batch has room for it.
+      side: side of a tile in pixels, a multiple of 8.
       overlap: in pixels, a multiple of 8, less than half of the side.
-      batch: tiles at a time.
+      batch: tiles per batch.
 
     Yields:
-      The restored images in their order, float32, of their shapes.
+      The restored images in the order of the input, float32, of their shapes.
 
     Raises:
       ValueError: side or overlap is not as above.
@@ -123,13 +123,13 @@ def restore(
 
 
 def _spans(length: int, side: int, overlap: int) -> list[_Span]:
-    """Tiles along one axis; their weights add up to 1 in each pixel."""
+    """Returns the tiles along one axis. Their weights sum to 1 in each pixel."""
     last = length - side
     step = side - 2 * overlap
     starts = [*range(0, last, step), last]
-    fading = min(overlap, step // 2)  # pixels; no three tiles share one
+    fading = min(overlap, step // 2)  # in pixels; at most two tiles share one
     rise = ((np.arange(fading) + 0.5) / fading).astype(np.float32)
-    # The middle of what each tile shares with the next.
+    # The middle of the overlap of each tile with the next.
     middles = [(left + side + right) // 2 for left, right in itertools.pairwise(starts)]
     begins = [0, *(x - fading // 2 for x in middles)]
     ends = [*(x + fading // 2 for x in middles), length]

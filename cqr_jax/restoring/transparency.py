@@ -1,7 +1,7 @@
-"""Pixels that nobody sees, where alpha is 0: out of the network, and back.
+"""Keeps hidden pixels, where alpha is 0, out of the network.
 
-They often are black or white, whatever is beside them. A network sees an edge there
-and changes the pixels that are seen.
+Hidden pixels are often black or white, whatever is beside them. A network would see an
+edge there and change visible pixels.
 """
 
 import numpy as np
@@ -11,9 +11,9 @@ from cqr_jax.restoring.pictures import Picture
 
 
 def filled(picture: Picture) -> Picture:
-    """The picture with each hidden pixel replaced by the nearest one that is seen.
+    """Replaces each hidden pixel by the nearest visible one.
 
-    Without hidden pixels, or where all are hidden, it is the picture as it was.
+    A picture without hidden pixels, or with hidden pixels only, is returned unchanged.
     """
     if picture.alpha is None:
         return picture
@@ -29,9 +29,9 @@ def filled(picture: Picture) -> Picture:
 
 
 def with_hidden(picture: Picture, original: Picture) -> Picture:
-    """A picture that was restored, with the hidden pixels of the original.
+    """Gives a restored picture the hidden pixels of the original.
 
-    They are scaled where the picture has another dtype, as 255 is 65535.
+    They are scaled if the dtypes differ; 255 corresponds to 65535.
     """
     if original.alpha is None:
         return picture
