@@ -2,13 +2,13 @@
 
     cqr-restore photo.jpg                      writes photo.restored.png beside it
     cqr-restore photo.jpg -o better.png
-    cqr-restore holidays/ more/*.jpg -o out/   with the folders within holidays/
-    cqr-restore --quality-only holidays/       how good are they?
+    cqr-restore holidays/ more/*.jpg -o out/   keeps the subfolders of holidays/
+    cqr-restore --quality-only holidays/       prints scores and quality factors
     cat photo.jpg | cqr-restore - -o - > better.png
 
-JPEGs, and what was a JPEG once: PNG, WebP, TIFF, BMP. Gray, RGB, CMYK, palettes;
-alpha, EXIF, colour profile, XMP and resolution are kept. Files that can't be restored
-are named with the reason, the others go on, and the exit code is 1.
+Reads JPEGs, and other files that were JPEGs before. Keeps alpha, EXIF, colour profile,
+XMP and resolution. Reports each file that can't be restored with the reason, goes on
+with the others, and exits with code 1.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from cqr_jax.formats import FORMATS, format_of
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Builds the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="cqr-restore",
         description=__doc__,
@@ -32,22 +32,22 @@ def parser() -> argparse.ArgumentParser:
         "inputs",
         nargs="*",
         metavar="INPUT",
-        help="files, folders (with all within), globs, or - for standard input",
+        help="files, folders (with their subfolders), globs, or - for standard input",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="PATH",
-        help="a folder; for one file also a file's name, or - for standard output "
-        "(default: NAME.restored.png beside each file)",
+        help="output folder; for one input also a file, or - for standard output "
+        "(default: NAME.restored.png beside each input)",
     )
     parser.add_argument(
         "-f",
         "--format",
         type=image_format,
         metavar="{" + ",".join(FORMATS) + "}",
-        help="of the output; also by suffix, as jpg and tif (default: the input's, but "
-        "PNG for JPEGs and standard input)",
+        help="output format, also jpg or tif (default: the input's, but PNG for JPEGs "
+        "and standard input)",
     )
     parser.add_argument(
         "--suffix",
@@ -65,54 +65,54 @@ def parser() -> argparse.ArgumentParser:
         "--quality",
         type=between(1, 100, int),
         default=95,
-        help="of JPEGs that are written, 1 to 100 (%(default)s)",
+        help="quality of JPEG outputs, 1 to 100 (default: %(default)s)",
     )
     parser.add_argument(
         "--bits",
         type=int,
         choices=(8, 16),
-        help="a channel of the output, 16 in PNG and TIFF (default: the input's)",
+        help="bits per channel of the output, 16 in PNG and TIFF only (default: the "
+        "input's)",
     )
     parser.add_argument(
         "--strength",
         type=between(0, 1, float),
         default=1.0,
-        help="how much of the change to make, 0 to 1 (%(default)s)",
+        help="share of the change to make, 0 to 1 (default: %(default)s)",
     )
     parser.add_argument(
         "--quality-factor",
         type=between(1, 100, int),
         metavar="N",
-        help="what the network is told in place of the file's tables, 1 to 100; a "
-        "lower one removes more; nothing is projected then",
+        help="quality factor to tell the network instead of the file's, 1 to 100; a "
+        "lower one removes more; implies --no-projection",
     )
     parser.add_argument(
         "--no-projection",
         dest="projection",
         action="store_false",
-        help="don't keep the result within the quantisation intervals that a JPEG "
-        "file stores",
+        help="do not keep the result within the quantisation intervals of a JPEG file",
     )
     parser.add_argument(
         "--self-ensemble",
         action="store_true",
-        help="take the mean over flips and turns: a little better, 8 times as slow",
+        help="average over flips and turns: slightly better, 8 times as slow",
     )
     parser.add_argument(
         "--salvage",
         action="store_true",
-        help="restore what is there of JPEGs and PNGs that are cut",
+        help="restore the part that is there of truncated JPEGs and PNGs",
     )
     parser.add_argument(
         "--skip-above",
         type=between(0, 100, int),
         metavar="QF",
-        help="leave JPEGs alone whose tables have a quality factor above QF",
+        help="leave JPEGs alone whose quality factor is above QF",
     )
     parser.add_argument(
         "--copy-skipped",
         action="store_true",
-        help="copy to the output folder what --skip-above leaves alone",
+        help="copy files that --skip-above leaves alone to the output folder",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace files that exist"
@@ -125,33 +125,35 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--watch",
         action="store_true",
-        help="go on with images that come into the input folders, until Ctrl-C",
+        help="continue with new images in the input folders until Ctrl-C",
     )
     parser.add_argument(
         "--quality-only",
         action="store_true",
-        help="restore nothing; print the ranker's score and the quality factor, from "
-        "a JPEG's tables or else estimated",
+        help="restore nothing; print the ranker's score and the quality factor, which is "
+        "read from a JPEG's tables or else estimated",
     )
     parser.add_argument(
         "--demo",
         action="store_true",
-        help="show a page on this machine to try it on (needs the extra demo)",
+        help="open a page in the browser to try it (needs the extra demo)",
     )
     parser.add_argument(
         "--port",
         type=between(0, 65535, int),
         default=0,
-        help="of the page (default: one that is free)",
+        help="port of the page (default: a free one)",
     )
     parser.add_argument(
-        "--json", action="store_true", help="print JSON in place of a table or summary"
+        "--json", action="store_true", help="print JSON instead of a table or summary"
     )
     parser.add_argument(
-        "--report", metavar="FILE", help="write what became of each file, JSON"
+        "--report", metavar="FILE", help="write the outcome of each file as JSON"
     )
     parser.add_argument(
-        "--weights", metavar="FILE", help="another deblocker than the one shipped"
+        "--weights",
+        metavar="FILE",
+        help="use this deblocker instead of the shipped one",
     )
     parser.add_argument(
         "--tile",
@@ -163,13 +165,14 @@ def parser() -> argparse.ArgumentParser:
         "--max-megapixels",
         type=between(0, 1_000_000, float),
         default=200.0,
-        help="larger images are refused (%(default)g); one takes 50 MB a megapixel",
+        help="refuse larger images (default: %(default)g); restoring takes 50 MB per "
+        "megapixel",
     )
     return parser
 
 
 def between(low: float, high: float, kind: type) -> Callable[[str], float]:
-    """For argparse: a number of a kind from low to high."""
+    """Returns a converter for argparse: a number of a kind from low to high."""
 
     def convert(text):
         try:
@@ -184,7 +187,7 @@ def between(low: float, high: float, kind: type) -> Callable[[str], float]:
 
 
 def image_format(text: str) -> str:
-    """For argparse: a format of `FORMATS`, by its name or by one of its suffixes."""
+    """Converts for argparse: a format of `FORMATS`, by its name or a suffix."""
     name = text.lower()
     found = name if name in FORMATS else format_of(f"x.{name}")
     if found is None:
@@ -194,26 +197,26 @@ def image_format(text: str) -> str:
 
 
 def name_part(text: str) -> str:
-    """For argparse: text that may stand in the name of a file."""
+    """Converts for argparse: text that may stand in the name of a file."""
     if not text or any(x in text for x in ("/", "\\", "\0")):
         raise argparse.ArgumentTypeError(f"'{text}' can't stand in a file's name")
     return text
 
 
 def tile_side(text: str) -> int:
-    """For argparse: the side of a tile in pixels."""
+    """Converts for argparse: the side of a tile in pixels."""
     if not text.isdecimal() or int(text) % 8 or int(text) < 64:
         raise argparse.ArgumentTypeError(f"'{text}' is not a multiple of 8 from 64 on")
     return int(text)
 
 
 def main() -> None:
-    """The command `cqr-restore`."""
+    """Runs the command `cqr-restore`."""
     args = parser().parse_args()
     if not args.inputs and not args.demo:
-        parser().error("name files or folders to restore, or --demo")
+        parser().error("name files or folders to restore, or use --demo")
     if args.inputs and args.demo:
-        parser().error("--demo takes no files: they are dropped on its page")
+        parser().error("--demo takes no files: drop them on its page")
     if args.quality_only and args.output:
         parser().error("--quality-only writes no image: -o has no meaning")
     if args.watch and not all(os.path.isdir(x) for x in args.inputs):
@@ -224,7 +227,7 @@ def main() -> None:
         None, (sys.stdout, sys.stderr)
     ):  # names of files may be in any encoding
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    # What a reader of a pipe that has gone would otherwise cause is a traceback.
+    # A reader of a pipe that has closed it would otherwise cause a traceback.
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -239,7 +242,7 @@ def main() -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Does what the flags say; returns how many files failed."""
+    """Runs what the flags ask for; returns how many files failed."""
     if args.demo:
         from cqr_jax.restoring import demo
 
@@ -254,9 +257,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _use_all_cores() -> None:
-    """A device for each core, if JAX has but the CPU; and compiled code kept."""
-    # XLA 0.10.1 logs an error for each program that it takes from the cache, although
-    # the machine is the one that compiled it.
+    """Makes a device of each CPU core, and keeps compiled code in a cache."""
+    # XLA of jaxlib 0.10.1 logs an error for each program that it loads from the cache,
+    # even on the machine that compiled it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 

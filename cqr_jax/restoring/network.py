@@ -14,9 +14,9 @@ from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.data.ycbcr import ZERO
 
 # Maps images to restored images. The input is (count, height, width), uint8 or float32
-# in [0, 1]. The output is float32 of the same shape, near [0, 1] but not clipped. Colour
-# networks also take float32 (count, height, width, 3), Y, Cb and Cr, with the features
-# of each image's compression, (count, FEATURES).
+# in [0, 1]. The output is float32 of the same shape, near [0, 1] but not clipped. A
+# colour network also takes float32 (count, height, width, 3), Y, Cb and Cr, with the
+# features of each image's compression, (count, FEATURES).
 Run = Callable[..., np.ndarray]
 
 

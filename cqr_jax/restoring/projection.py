@@ -5,8 +5,8 @@ coefficient of the encoder's input lay within half a step of the stored one. Pro
 a restored image onto these intervals can only bring it nearer to that input.
 
 If the file was made from another JPEG, the input has the artifacts of the first
-compression, and projection would bring them back. Such files are recognised by how often
-the network leaves the intervals (`share_outside`, `limit`).
+compression, and projection would bring them back. Such files are recognised by how
+often the network leaves the intervals (`share_outside`, `limit`).
 """
 
 import csv

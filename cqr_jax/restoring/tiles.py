@@ -18,7 +18,7 @@ OVERLAP = 16
 
 
 class _Span(NamedTuple):
-    """One axis of a tile: the part of the image that it contributes to, with weights."""
+    """One axis of a tile: the pixels that it contributes to, and its weights."""
 
     start: int  # where the tile begins in the image
     part: slice  # the pixels of the image
