@@ -130,8 +130,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quality-only",
         action="store_true",
-        help="restore nothing; print the ranker's score and the quality factor, which is "
-        "read from a JPEG's tables or else estimated",
+        help="restore nothing; print the ranker's score and the quality factor (from a "
+        "JPEG's tables, else estimated)",
     )
     parser.add_argument(
         "--demo",
