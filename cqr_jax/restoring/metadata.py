@@ -88,6 +88,17 @@ def turned(meta: Metadata, transposed: bool) -> Metadata:
     )
 
 
+def said_upright(meta: Metadata) -> Metadata:
+    """The metadata of a picture that its decoder turned upright.
+
+    EXIF that can't be read stays as it is.
+    """
+    try:
+        return turned(meta, transposed=False)
+    except ValueError:
+        return meta
+
+
 def fitted(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
     """The metadata that a format holds, and a sentence for each piece that it doesn't.
 

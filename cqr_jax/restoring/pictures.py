@@ -13,7 +13,11 @@ from cqr_jax.restoring import (
     coefficients,
     exif,
     foreign,
+    gif_file,
+    heif_file,
     jpeg_file,
+    jxl_file,
+    limits,
     metadata,
     png_file,
     profiles,
@@ -25,7 +29,7 @@ from cqr_jax.restoring.metadata import Metadata
 MAX_PIXELS = 200_000_000  # of an image; a larger one is taken for a decompression bomb
 
 # What is opened, whatever the suffix: Pillow runs Ghostscript for some others.
-_READ = tuple(name.upper() for name in formats.FORMATS)
+_READ = (*(name.upper() for name in formats.FORMATS), "GIF")
 _SIDES = {"jpeg": 65_500, "webp": 16_383}  # the longest, in pixels
 # EXIF's orientation -> what turns it upright: transposing, then reversing each axis.
 _TURNS = {
@@ -86,7 +90,7 @@ def decode(
       salvage: of a JPEG or PNG that is cut take what is there, and note the rest.
 
     Raises:
-      ImageError: not an image of `formats.FORMATS`, damaged or truncated, above
+      ImageError: not an image of `formats.READ`, damaged or truncated, above
         `max_pixels`, of several pages or frames, or of colours that are neither gray
         nor RGB nor CMYK.
     """
@@ -99,6 +103,10 @@ def decode(
             return _decode_png(data, max_pixels, salvage)
         if data.startswith(tiff_file.SIGNATURES):
             return _decode_tiff(data, max_pixels)
+        if data.startswith(jxl_file.SIGNATURES):
+            return _decode_jxl(data, max_pixels, stored, salvage)
+        if kind := heif_file.kind(data):
+            return _decode_heif(data, max_pixels, kind)
         if name := foreign.name(data):
             raise ImageError(
                 f"a file of {name}, which isn't read; convert it to PNG first"
@@ -106,7 +114,11 @@ def decode(
         with Image.open(io.BytesIO(data), formats=_READ) as image:
             _check(image, max_pixels)
             image.load()
-            return _picture(image)
+            picture = _picture(image)
+    if data.startswith(gif_file.SIGNATURES):
+        meta = picture.metadata._replace(xmp=gif_file.xmp(data))
+        picture = picture._replace(metadata=meta)
+    return picture
 
 
 def _decode_jpeg(data: bytes, max_pixels: int, stored: bool, salvage: bool) -> Picture:
@@ -130,7 +142,7 @@ def _decode_jpeg(data: bytes, max_pixels: int, stored: bool, salvage: bool) -> P
 
 def _decode_png(data: bytes, max_pixels: int, salvage: bool) -> Picture:
     opened = png_file.read(data)
-    _check_size(opened.header.width, opened.header.height, max_pixels)
+    limits.check_size(opened.header.width, opened.header.height, max_pixels)
     notes = list(opened.found.notes)
     missing = "" if opened.ended and not salvage else png_file.missing(opened)
     if missing and not salvage:
@@ -149,7 +161,7 @@ def _decode_png(data: bytes, max_pixels: int, salvage: bool) -> Picture:
 
 def _decode_tiff(data: bytes, max_pixels: int) -> Picture:
     opened = tiff_file.read(data)
-    _check_size(*tiff_file.size(opened), max_pixels)
+    limits.check_size(*tiff_file.size(opened), max_pixels)
     found = opened.found
     if (own := tiff_file.pixels(opened)) is not None:
         pixels, alpha = own
@@ -162,6 +174,41 @@ def _decode_tiff(data: bytes, max_pixels: int) -> Picture:
             image.load()
             picture = _picture(image, found.metadata)
     return picture._replace(notes=found.notes)
+
+
+def _decode_heif(data: bytes, max_pixels: int, kind: str) -> Picture:
+    if kind == "avif":
+        image, told, notes = heif_file.read_avif(data, max_pixels)
+        picture = _picture(image)
+        meta = picture.metadata._replace(colour=told.colour)
+        picture = picture._replace(metadata=meta, notes=notes)
+    else:
+        picture = _of_stack(*heif_file.read_heic(data, max_pixels))
+    return _without_claims(picture)
+
+
+def _decode_jxl(data: bytes, max_pixels: int, stored: bool, salvage: bool) -> Picture:
+    opened = jxl_file.read(data, max_pixels)
+    if opened.jpeg:
+        return _decode_jpeg(opened.jpeg, max_pixels, stored, salvage)
+    return _without_claims(_of_stack(opened.stack, opened.metadata))
+
+
+def _of_stack(
+    stack: np.ndarray, meta: Metadata, notes: tuple[str, ...] = ()
+) -> Picture:
+    """Of gray or RGB pixels, whose last channel is alpha if they are two or four."""
+    alpha = None
+    if stack.shape[-1] in (2, 4):
+        stack, alpha = stack[..., :-1], stack[..., -1]
+    return Picture(stack, alpha, metadata=meta, notes=notes)
+
+
+def _without_claims(picture: Picture) -> Picture:
+    """The picture without what its XMP claims of parts that aren't carried."""
+    xmp, notes = metadata.without_claims(picture.metadata.xmp)
+    meta = picture.metadata._replace(xmp=xmp)
+    return picture._replace(metadata=meta, notes=picture.notes + notes)
 
 
 def _cut(missing: str) -> str:
@@ -308,18 +355,8 @@ def check(
 
 
 def _check(image: Image.Image, max_pixels: int) -> None:
-    _check_size(image.width, image.height, max_pixels)
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise ImageError(
-            f"an animation of {frames} frames; take them apart first, for example by "
-            "magick FILE frame_%04d.png"
-        )
-
-
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise ImageError(f"{width}x{height} is above {max_pixels / 1e6:g} megapixels")
+    limits.check_size(image.width, image.height, max_pixels)
+    limits.check_frames(getattr(image, "n_frames", 1))
 
 
 def from_pillow(image: Image.Image, stored: bool = False) -> Picture:

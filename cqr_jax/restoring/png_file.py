@@ -17,7 +17,7 @@ import png
 from PIL import Image
 
 from cqr_jax.data.jpeg import ImageError
-from cqr_jax.restoring import exif, metadata
+from cqr_jax.restoring import exif, limits, metadata
 from cqr_jax.restoring.metadata import Found, Metadata
 
 if TYPE_CHECKING:
@@ -105,10 +105,7 @@ def read(data: bytes) -> Opened:
             others.append((name, content))
         if name == b"acTL" and int.from_bytes(content[:4], "big") > 1:
             frames = int.from_bytes(content[:4], "big")
-            raise ImageError(
-                f"an animation of {frames} frames; take them apart first, for example "
-                "by ffmpeg -i FILE frame_%04d.png"
-            )
+            limits.check_frames(frames, "ffmpeg -i FILE frame_%04d.png")
     if header is None or header.colours not in _SAMPLES:
         raise ImageError("damaged or truncated: the PNG has no header that can be read")
     if not ended:

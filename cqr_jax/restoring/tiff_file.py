@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 
 from cqr_jax.data.jpeg import ImageError
-from cqr_jax.restoring import exif, metadata
+from cqr_jax.restoring import exif, limits, metadata
 from cqr_jax.restoring.exif import Entry, Tags
 from cqr_jax.restoring.metadata import Found, Metadata
 
@@ -83,10 +83,7 @@ def _value(tags: Tags, tag: int) -> bytes:
 
 def _check(tags: Tags) -> None:
     """Raises an ImageError for a file that isn't read."""
-    if tags.pages > 1:
-        raise ImageError(
-            f"a TIFF of {tags.pages} pages; split it first, for example by tiffsplit"
-        )
+    limits.check_pages(tags.pages)
     bits = set(tags.numbers(_BITS, (1,))) or {1}
     formats = set(tags.numbers(_FORMAT, (1,)))
     mend = "convert it to unsigned integers of 16 bits"

@@ -1,0 +1,139 @@
+"""HEIC and AVIF files: pixels by libheif and libavif, and their metadata.
+
+Both are containers of ISO/IEC 23008-12 (HEIF). Pillow reads AVIF, but cuts it to 8 bits
+and says nothing of colours that are told by numbers.
+"""
+
+import io
+import re
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, features
+
+from cqr_jax.data.jpeg import ImageError
+from cqr_jax.restoring import exif, limits, metadata
+from cqr_jax.restoring.metadata import Metadata
+
+# Brands of files: AVIF before HEIF's general ones, which both may begin with.
+_BRANDS = re.compile(rb"....ftyp(.{4})", re.DOTALL)
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2"}
+_HEIC |= {b"msf1"}
+_AVIF = {b"avif", b"avis"}
+_NCLX = re.compile(rb"colrnclx(..)(..)..(.)", re.DOTALL)
+_AV1 = re.compile(rb"av1C\x81.(.)", re.DOTALL)
+# Numbers of ITU-T H.273 that are shown as sRGB everywhere, 2 being "unspecified".
+_USUAL_PRIMARIES, _USUAL_TRANSFER = (1, 2), (1, 2, 6, 13)
+
+
+class Opened(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+      stack: uint8 or uint16, (height, width, channels), with alpha among them; of HEIC
+        upright.
+      metadata: of the file, which fit the pixels.
+      notes: sentences on what was left out.
+    """
+
+    stack: np.ndarray
+    metadata: Metadata
+    notes: tuple[str, ...] = ()
+
+
+def kind(data: bytes) -> str | None:
+    """'heic' or 'avif' for a file that begins as one; None for others."""
+    found = _BRANDS.match(data[:12])
+    if not found:
+        return None
+    length = int.from_bytes(data[:4], "big")
+    brands = {data[i : i + 4] for i in range(16, min(length, 256), 4)} | {found[1]}
+    if found[1] in _AVIF or (found[1] in _HEIC and brands & _AVIF):
+        return "avif"
+    return "heic" if found[1] in _HEIC else None
+
+
+def read_heic(data: bytes, max_pixels: int) -> Opened:
+    """The main picture of a HEIC file.
+
+    Raises:
+      ImageError: damaged, above `max_pixels`, an animation, or libheif is missing.
+    """
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError(
+            "a file of HEIC, which isn't read without pillow-heif; "
+            "pip install 'cqr_jax[heic]', or convert it to PNG"
+        ) from None
+    file = pillow_heif.HeifFile(io.BytesIO(data), convert_hdr_to_8bit=False)
+    count = len(file)
+    image = file[file.primary_index]
+    width, height = image.size
+    limits.check_size(width, height, max_pixels)
+    stack = np.array(image)
+    if stack.ndim == 2:
+        stack = stack[..., None]
+    if image.mode.split(";")[0].endswith("a"):
+        raise ImageError("a HEIC with premultiplied alpha; convert it to PNG first")
+    info = image.info
+    found = info.get("exif") or b""
+    found = exif.NAME + found.removeprefix(exif.NAME) if found else b""
+    nclx = info.get("nclx_profile") or {}
+    meta = Metadata(
+        found,
+        info.get("icc_profile") or b"",
+        info.get("xmp") or b"",
+        metadata.exif_resolution(found),
+    )
+    if not meta.icc_profile and nclx:
+        meta = meta._replace(
+            colour=_cicp(nclx["color_primaries"], nclx["transfer_characteristics"])
+        )
+    notes = []
+    if count > 1:
+        notes.append(f"Of the file's {count} pictures the main one was taken.")
+    return Opened(stack, metadata.said_upright(meta), tuple(notes))
+
+
+def read_avif(
+    data: bytes, max_pixels: int
+) -> tuple[Image.Image, Metadata, tuple[str, ...]]:
+    """An AVIF as Pillow decodes it, what Pillow doesn't tell, and notes.
+
+    Returns:
+      The image, which is loaded; metadata with nothing but its colour; notes.
+
+    Raises:
+      ImageError: damaged, above `max_pixels`, an animation, or Pillow lacks libavif.
+    """
+    if not features.check("avif"):
+        raise ImageError(
+            "a file of AVIF, which this Pillow isn't built for; install Pillow by pip, "
+            "or convert the file to PNG"
+        )
+    with Image.open(io.BytesIO(data), formats=["AVIF"]) as image:
+        limits.check_size(image.width, image.height, max_pixels)
+        limits.check_frames(getattr(image, "n_frames", 1))
+        image.load()
+    colour: tuple[tuple[bytes, bytes], ...] = ()
+    if (told := _NCLX.search(data)) and not image.info.get("icc_profile"):
+        colour = _cicp(*(int.from_bytes(x, "big") for x in told.groups()[:2]))
+    notes: tuple[str, ...] = ()
+    if (bits := max((_bits(x[1][0]) for x in _AV1.finditer(data)), default=8)) > 8:
+        notes = (f"Of the {bits} bits a sample of the AVIF 8 were taken.",)
+    return image, Metadata(colour=colour), notes
+
+
+def _bits(flags: int) -> int:
+    """Bits a sample, by the flags high_bitdepth and twelve_bit of AV1."""
+    if not flags & 0x40:
+        return 8
+    return 12 if flags & 0x20 else 10
+
+
+def _cicp(primaries: int, transfer: int) -> tuple[tuple[bytes, bytes], ...]:
+    """The chunk of a PNG that tells of colours; none where they are the usual ones."""
+    if primaries in _USUAL_PRIMARIES and transfer in _USUAL_TRANSFER:
+        return ()
+    return ((b"cICP", bytes([primaries & 255, transfer & 255, 0, 1])),)
