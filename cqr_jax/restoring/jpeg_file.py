@@ -10,6 +10,7 @@ from PIL import Image
 
 from cqr_jax.data.jpeg import BLOCK, ImageError
 from cqr_jax.restoring import exif, metadata
+from cqr_jax.restoring import xmp as xmp_packets
 from cqr_jax.restoring.metadata import Found, Metadata
 
 SIGNATURE = b"\xff\xd8\xff"
@@ -249,7 +250,7 @@ def _metadata(walk: _Walk, data: bytes) -> tuple[Metadata, tuple[str, ...]]:
             profile[content[12]] = content[14:]
         elif marker == 0xE2 and content.startswith(b"MPF\0"):
             pictures = SIGNATURE in data[walk.end :]
-    xmp, notes = metadata.without_claims(xmp)
+    xmp, notes = xmp_packets.without_claims(xmp)
     if pictures and not notes:
         notes += ("Of the file's several pictures (MPO) the first was taken.",)
     return (

@@ -23,6 +23,7 @@ from cqr_jax.restoring import (
     profiles,
     tiff_file,
 )
+from cqr_jax.restoring import xmp as xmp_packets
 from cqr_jax.restoring.coefficients import Component
 from cqr_jax.restoring.metadata import Metadata
 
@@ -206,7 +207,7 @@ def _of_stack(
 
 def _without_claims(picture: Picture) -> Picture:
     """The picture without what its XMP claims of parts that aren't carried."""
-    xmp, notes = metadata.without_claims(picture.metadata.xmp)
+    xmp, notes = xmp_packets.without_claims(picture.metadata.xmp)
     meta = picture.metadata._replace(xmp=xmp)
     return picture._replace(metadata=meta, notes=picture.notes + notes)
 
