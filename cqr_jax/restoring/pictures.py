@@ -117,7 +117,10 @@ def decode(
             image.load()
             picture = _picture(image)
     if data.startswith(gif_file.SIGNATURES):
-        meta = picture.metadata._replace(xmp=gif_file.xmp(data))
+        comment = image.info.get("comment", b"").rstrip(b"\0")
+        meta = picture.metadata._replace(
+            xmp=gif_file.xmp(data), comments=(comment,) if comment else ()
+        )
         picture = picture._replace(metadata=meta)
     return picture
 
@@ -256,6 +259,8 @@ def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
         buffer = io.BytesIO()
         options = _options(name, picture.metadata, quality)
         to_pillow(picture).save(buffer, name, **options)
+        if name == "jpeg":
+            return jpeg_file.with_texts(buffer.getvalue(), picture.metadata)
         return buffer.getvalue()
     except Exception as error:  # whatever odd metadata lead the libraries to
         raise ImageError(f"can't be written as {name}: {error}") from None
@@ -265,9 +270,10 @@ def fitted(picture: Picture, name: str) -> Picture:
     """The picture as a format holds it; its notes tell what that left out.
 
     CMYK is kept by JPEG and TIFF and becomes RGB elsewhere, by its profile if it has
-    one. BMP holds of the metadata the resolution alone, WebP all but that, and a TIFF
-    has no room for a camera's own notes. PNG, WebP and BMP are turned upright, for many
-    viewers turn none of them. The colours that a PNG tells by numbers become a profile
+    one. BMP holds of the metadata the resolution alone, WebP all but that, IPTC and
+    comments, and a TIFF has no room for a camera's own notes. PNG, WebP and BMP are
+    turned upright, for many viewers turn none of them. The colours that a PNG tells by
+    numbers become a profile
     in the other formats.
 
     Args:
