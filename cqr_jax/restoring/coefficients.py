@@ -10,6 +10,7 @@ import numpy as np
 
 from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.data.ycbcr import ZERO
+from cqr_jax.restoring import native
 
 _MIDDLE = 128  # what JPEG subtracts from samples before the DCT
 
@@ -32,24 +33,38 @@ class Component(NamedTuple):
     middle: float = _MIDDLE / 255
 
 
-def read(data: bytes, height: int, width: int) -> tuple[Component, ...] | None:
+class Stored(NamedTuple):
+    """What reading a JPEG file's coefficients gives.
+
+    Attributes:
+      components: one, or those of Y, Cb and Cr; None if they can't be read, or if their
+        resolutions aren't whole fractions of the image's.
+      warnings: libjpeg's.
+    """
+
+    components: tuple[Component, ...] | None
+    warnings: list[str]
+
+
+def read(data: bytes, height: int, width: int) -> Stored:
     """What a gray or YCbCr JPEG file stores.
 
     Args:
       data: of the file, which Pillow decodes.
       height, width: of its image in pixels.
-
-    Returns:
-      One component, or those of Y, Cb and Cr; None if they can't be read, or if their
-      resolutions aren't whole fractions of the image's.
     """
     with tempfile.TemporaryDirectory() as folder:  # the library reads files alone
         path = os.path.join(folder, "image.jpg")
         pathlib.Path(path).write_bytes(data)
-        try:
-            file = jpegio.read(path)
-        except (RuntimeError, ValueError, OSError):
-            return None
+        with native.libjpeg() as warnings:
+            try:
+                file = jpegio.read(path)
+            except (RuntimeError, ValueError, OSError):
+                return Stored(None, warnings)
+    return Stored(_components(file, height, width), warnings)
+
+
+def _components(file, height: int, width: int) -> tuple[Component, ...] | None:
     parts = list(zip(file.comp_info, file.coef_arrays, strict=True))
     if len(parts) not in (1, 3):
         return None

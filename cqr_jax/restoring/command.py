@@ -12,9 +12,11 @@ are named with the reason, the others go on, and the exit code is 1.
 """
 
 import argparse
+import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 
 from cqr_jax.errors import UserError, one_line_errors
@@ -195,6 +197,10 @@ def _run(args: argparse.Namespace) -> int:
     from cqr_jax.restoring import batch  # JAX, after the flags
 
     Image.MAX_IMAGE_PIXELS = None  # --max-megapixels is the limit
+    # Their warnings name no file; what matters of them becomes a note of a picture.
+    for library in ("PIL", "tifffile", "imagecodecs", "pillow_heif", "pillow_jxl"):
+        warnings.filterwarnings("ignore", module=rf"{library}\b")
+        logging.getLogger(library).addHandler(logging.NullHandler())
     return batch.measure(args) if args.quality_only else batch.restore(args)
 
 

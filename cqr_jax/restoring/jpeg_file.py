@@ -32,6 +32,9 @@ _PHOTOSHOP = b"Photoshop 3.0\0"
 _LONGEST = 65_533  # of a segment's content, in bytes
 _INCH = 2.54  # centimetres
 
+_SUPERFLUOUS = re.compile(
+    r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9"
+)
 _TAIL = b"\xaa" * 4096  # bits that begin with 1, where libjpeg puts zeros at the end
 
 
@@ -274,6 +277,23 @@ def _metadata(walk: _Walk, data: bytes) -> tuple[Metadata, tuple[str, ...]]:
         ),
         notes,
     )
+
+
+def notes_of(warnings: list[str], data: bytes) -> tuple[str, ...]:
+    """A sentence on a file's damage, if libjpeg's warnings tell of some.
+
+    Zeros before the end are no damage.
+
+    Args:
+      warnings: of libjpeg.
+      data: of the file's image alone.
+    """
+    for warning in warnings:
+        found = _SUPERFLUOUS.fullmatch(warning)
+        padded = found and not data[-2 - int(found[1]) : -2].strip(b"\0")
+        if warning.startswith("Corrupt") and not padded:
+            return (f"The picture may be damaged, libjpeg says: {warning}.",)
+    return ()
 
 
 def with_texts(data: bytes, meta: Metadata) -> bytes:

@@ -19,6 +19,7 @@ from cqr_jax.restoring import (
     jxl_file,
     limits,
     metadata,
+    native,
     png_file,
     profiles,
     tiff_file,
@@ -141,7 +142,7 @@ def _decode_jpeg(data: bytes, max_pixels: int, stored: bool, salvage: bool) -> P
         notes.append("The JPEG lacks its end marker.")
     if stored and not missing:
         picture = _with_stored(picture, image, found.data)
-    return picture._replace(notes=tuple(notes))
+    return picture._replace(notes=(*notes, *picture.notes))
 
 
 def _decode_png(data: bytes, max_pixels: int, salvage: bool) -> Picture:
@@ -164,6 +165,7 @@ def _decode_png(data: bytes, max_pixels: int, salvage: bool) -> Picture:
 
 
 def _decode_tiff(data: bytes, max_pixels: int) -> Picture:
+    errors: list[str] = []
     opened = tiff_file.read(data)
     limits.check_size(*tiff_file.size(opened), max_pixels)
     found = opened.found
@@ -173,11 +175,15 @@ def _decode_tiff(data: bytes, max_pixels: int) -> Picture:
         if alpha:
             picture = picture._replace(pixels=pixels[..., :-1], alpha=pixels[..., -1])
     else:
-        with Image.open(io.BytesIO(found.data), formats=["TIFF"]) as image:
+        with (
+            native.libtiff() as errors,
+            Image.open(io.BytesIO(found.data), formats=["TIFF"]) as image,
+        ):
             _check(image, max_pixels)
             image.load()
             picture = _picture(image, found.metadata)
-    return picture._replace(notes=found.notes)
+    damage = ("The picture may be damaged, libtiff says.",) if errors else ()
+    return picture._replace(notes=(*found.notes, *damage))
 
 
 def _decode_heif(data: bytes, max_pixels: int, kind: str) -> Picture:
@@ -223,7 +229,9 @@ def _with_stored(picture: Picture, image: Image.Image, data: bytes) -> Picture:
     """The picture with the coefficients that its file's bytes store, if it has some."""
     if isinstance(image, JpegImagePlugin.JpegImageFile) and _is_ycbcr(image):
         height, width = picture.pixels.shape[:2]
-        return picture._replace(stored=coefficients.read(data, height, width))
+        stored, warnings = coefficients.read(data, height, width)
+        notes = jpeg_file.notes_of(warnings, data)
+        return picture._replace(stored=stored, notes=picture.notes + notes)
     return picture
 
 

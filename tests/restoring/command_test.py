@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from cqr_jax import metrics, weights
@@ -626,3 +627,28 @@ print(sorted(heavy & sys.modules.keys()))
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
     )
     assert (found.stdout, found.returncode) == ("[]\n", 0), found.stderr
+
+
+def test_libraries_print_nothing_of_their_own(tmp_path, photograph):
+    """Warnings of Python, logging and C: each line begins with the file's name."""
+    damaged = tmp_path / "damaged.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    Image.fromarray(noise).save(damaged)
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+    damaged.write_bytes(data)
+    odd = tmp_path / "odd.tif"  # its unit of resolution has two values
+    unit = (296, 3, 2, (2, 2), True)
+    tifffile.imwrite(odd, np.asarray(photograph), extratags=[unit], metadata=None)
+    cut = tmp_path / "cut.tif"
+    photograph.save(cut, compression="tiff_lzw")
+    data = bytearray(cut.read_bytes())
+    data[5000:5100] = b"\xff" * 100
+    cut.write_bytes(data)
+    code, _, err = _run(damaged, odd, cut, "-o", tmp_path / "out")
+    assert code == 1
+    told = (x for x in err.splitlines() if "cpu_aot_loader" not in x)  # XLA's own
+    *lines, summary = told
+    assert "libjpeg says: Corrupt JPEG data" in err
+    assert all(x.startswith(f"{tmp_path}/") for x in lines), err
+    assert summary.startswith("2 restored, 1 failed")
