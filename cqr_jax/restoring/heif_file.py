@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, features
+from PIL import features
 
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.restoring import exif, limits, metadata
@@ -20,7 +20,7 @@ _BRANDS = re.compile(rb"....ftyp(.{4})", re.DOTALL)
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2"}
 _HEIC |= {b"msf1"}
 _AVIF = {b"avif", b"avis"}
-_NCLX = re.compile(rb"colrnclx(..)(..)..(.)", re.DOTALL)
+_NCLX = re.compile(rb"colrnclx(..)(..)", re.DOTALL)
 _AV1 = re.compile(rb"av1C\x81.(.)", re.DOTALL)
 # Numbers of ITU-T H.273 that are shown as sRGB everywhere, 2 being "unspecified".
 _USUAL_PRIMARIES, _USUAL_TRANSFER = (1, 2), (1, 2, 6, 13)
@@ -96,13 +96,11 @@ def read_heic(data: bytes, max_pixels: int) -> Opened:
     return Opened(stack, metadata.said_upright(meta), tuple(notes))
 
 
-def read_avif(
-    data: bytes, max_pixels: int
-) -> tuple[Image.Image, Metadata, tuple[str, ...]]:
-    """An AVIF as Pillow decodes it, what Pillow doesn't tell, and notes.
+def read_avif(data: bytes, max_pixels: int) -> tuple[Opened, int]:
+    """An AVIF's picture, and the orientation, as EXIF numbers them, that it is in.
 
-    Returns:
-      The image, which is loaded; metadata with nothing but its colour; notes.
+    It is read by the decoder that Pillow has. Pillow's own reading refuses pictures for
+    damaged EXIF, and writes it anew where it tells of another orientation.
 
     Raises:
       ImageError: damaged, above `max_pixels`, an animation, or Pillow lacks libavif.
@@ -112,17 +110,23 @@ def read_avif(
             "a file of AVIF, which this Pillow isn't built for; install Pillow by pip, "
             "or convert the file to PNG"
         )
-    with Image.open(io.BytesIO(data), formats=["AVIF"]) as image:
-        limits.check_size(image.width, image.height, max_pixels)
-        limits.check_frames(getattr(image, "n_frames", 1))
-        image.load()
-    colour: tuple[tuple[bytes, bytes], ...] = ()
-    if (told := _NCLX.search(data)) and not image.info.get("icc_profile"):
-        colour = _cicp(*(int.from_bytes(x, "big") for x in told.groups()[:2]))
+    from PIL import _avif
+
+    decoder = _avif.AvifDecoder(data, "auto", 1)
+    (width, height), frames, _, profile, found, orientation, xmp = decoder.get_info()
+    limits.check_size(width, height, max_pixels)
+    limits.check_frames(frames)
+    pixels, *_ = decoder.get_frame(0)
+    stack = np.frombuffer(pixels, np.uint8).reshape(height, width, -1)
+    found = exif.NAME + found.removeprefix(exif.NAME) if found else b""
+    meta = Metadata(found, profile or b"", xmp or b"", metadata.exif_resolution(found))
+    if not profile and (told := _NCLX.search(data)):
+        numbers = (int.from_bytes(x, "big") for x in told.groups())
+        meta = meta._replace(colour=_cicp(*numbers))
     notes: tuple[str, ...] = ()
     if (bits := max((_bits(x[1][0]) for x in _AV1.finditer(data)), default=8)) > 8:
         notes = (f"Of the {bits} bits a sample of the AVIF 8 were taken.",)
-    return image, Metadata(colour=colour), notes
+    return Opened(stack, metadata.said_upright(meta), notes), orientation
 
 
 def _bits(flags: int) -> int:

@@ -188,10 +188,10 @@ def _decode_tiff(data: bytes, max_pixels: int) -> Picture:
 
 def _decode_heif(data: bytes, max_pixels: int, kind: str) -> Picture:
     if kind == "avif":
-        image, told, notes = heif_file.read_avif(data, max_pixels)
-        picture = _picture(image)
-        meta = picture.metadata._replace(colour=told.colour)
-        picture = picture._replace(metadata=meta, notes=notes)
+        opened, orientation = heif_file.read_avif(data, max_pixels)
+        picture = _of_stack(*opened)
+        if orientation in _TURNS:
+            picture = _turned(picture, orientation)
     else:
         picture = _of_stack(*heif_file.read_heic(data, max_pixels))
     return _without_claims(picture)
@@ -431,10 +431,16 @@ def upright(picture: Picture) -> Picture:
     """
     try:
         orientation = exif.read(picture.metadata.exif).numbers(exif.ORIENTATION)
-        transposed, (down, across) = _TURNS[orientation[0]]
+        transposed, _ = _TURNS[orientation[0]]
         meta = metadata.turned(picture.metadata, transposed)
     except (ValueError, LookupError):
         return picture
+    return _turned(picture, orientation[0])._replace(metadata=meta)
+
+
+def _turned(picture: Picture, orientation: int) -> Picture:
+    """The picture with its pixels turned from an orientation, as EXIF numbers them."""
+    transposed, (down, across) = _TURNS[orientation]
 
     def turned(values):
         return (values.swapaxes(0, 1) if transposed else values)[::down, ::across]
@@ -442,7 +448,6 @@ def upright(picture: Picture) -> Picture:
     return picture._replace(
         pixels=turned(picture.pixels),
         alpha=None if picture.alpha is None else turned(picture.alpha),
-        metadata=meta,
     )
 
 

@@ -81,28 +81,50 @@ def test_animations_name_their_frames_and_a_command(name):
 
 
 def test_avif():
-    turned = _saved(
+    data = _saved(
         Image.fromarray(SMOOTH),
         "avif",
         quality=100,
         subsampling="4:4:4",
-        exif=_exif(6),
-        xmp=XMP,
         icc_profile=PROFILE,
     )
-    found = pictures.decode(turned)
+    found = pictures.decode(data)
     assert abs(found.pixels.astype(int) - SMOOTH).max() < 4
-    meta = found.metadata
-    assert (meta.xmp, meta.icc_profile) == (XMP, PROFILE)
-    assert exif.read(meta.exif).numbers(exif.ORIENTATION) == (6,)
-    upright = pictures.upright(found)
-    assert upright.pixels.shape == (30, 20, 3)
+    assert found.metadata.icc_profile == PROFILE
     clear = np.dstack([SMOOTH, SMOOTH[..., 0]])
     data = _saved(Image.fromarray(clear), "avif", quality=100, subsampling="4:4:4")
     found = pictures.decode(data)
     assert abs(found.alpha.astype(int) - SMOOTH[..., 0]).max() < 4
     with pytest.raises(ImageError, match=r"30x20 is above 0.0005 megapixels"):
         pictures.decode(data, max_pixels=500)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_avif_is_upright(orientation):
+    block = _exif(orientation)
+    options = {"exif": block, "xmp": XMP, "quality": 100, "subsampling": "4:4:4"}
+    data = _saved(Image.fromarray(SMOOTH), "avif", **options)
+    found = pictures.decode(data)
+    expected = pictures.upright(
+        pictures.Picture(SMOOTH, metadata=pictures.Metadata(block))
+    )
+    assert found.pixels.shape == expected.pixels.shape
+    assert abs(found.pixels.astype(int) - expected.pixels).max() < 4
+    assert exif.read(found.metadata.exif).numbers(exif.ORIENTATION, (1,)) == (1,)
+    assert b"Ana" in found.metadata.exif
+    assert found.metadata.xmp == XMP.replace(b"6", b"1")
+
+
+def test_damaged_exif_does_not_cost_an_avif():
+    data = _saved(Image.fromarray(SMOOTH), "avif", exif=_exif(6))
+    whole = pictures.decode(data)
+    place = data.rindex(b"II*\0")
+    for odd in (b"IX*\0", b"II*\0\xff\xff\xff\xff"):
+        found = pictures.decode(data[:place] + odd + data[place + len(odd) :])
+        np.testing.assert_array_equal(found.pixels, whole.pixels)
+        for name in formats.FORMATS:
+            again = pictures.decode(pictures.encode(found, name))
+            assert again.pixels.shape == (30, 20, 3)
 
 
 def test_colours_by_numbers():
