@@ -6,8 +6,9 @@
     cqr-restore --quality-only holidays/       how good are they?
     cat photo.jpg | cqr-restore - -o - > better.png
 
-JPEGs, and what was a JPEG once: PNG, WebP, TIFF, BMP. Gray, RGB, CMYK, palettes;
-alpha, EXIF, colour profile, XMP and resolution are kept. Files that can't be restored
+JPEGs, and what was a JPEG once: PNG, WebP, TIFF, BMP; GIF, AVIF, HEIC and JPEG XL
+become PNGs. Gray, RGB, CMYK, palettes; alpha, EXIF, colour profile, XMP, IPTC, comments
+and resolution are kept where the format has them. Files that can't be restored
 are named with the reason, the others go on, and the exit code is 1.
 """
 

@@ -21,6 +21,7 @@ _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2"}
 _HEIC |= {b"msf1"}
 _AVIF = {b"avif", b"avis"}
 _NCLX = re.compile(rb"colrnclx(..)(..)", re.DOTALL)
+_EXIF_ITEM = re.compile(rb"(infe.{8})Exif", re.DOTALL)  # libavif skips other types
 _AV1 = re.compile(rb"av1C\x81.(.)", re.DOTALL)
 # Numbers of ITU-T H.273 that are shown as sRGB everywhere, 2 being "unspecified".
 _USUAL_PRIMARIES, _USUAL_TRANSFER = (1, 2), (1, 2, 6, 13)
@@ -112,7 +113,15 @@ def read_avif(data: bytes, max_pixels: int) -> tuple[Opened, int]:
         )
     from PIL import _avif
 
-    decoder = _avif.AvifDecoder(data, "auto", 1)
+    notes: tuple[str, ...] = ()
+    try:
+        decoder = _avif.AvifDecoder(data, "auto", 1)
+    except ValueError:
+        bare = _EXIF_ITEM.sub(rb"\1skip", data)
+        if bare == data:
+            raise
+        decoder = _avif.AvifDecoder(bare, "auto", 1)
+        notes = ("EXIF was dropped: it is damaged.",)
     (width, height), frames, _, profile, found, orientation, xmp = decoder.get_info()
     limits.check_size(width, height, max_pixels)
     limits.check_frames(frames)
@@ -123,9 +132,8 @@ def read_avif(data: bytes, max_pixels: int) -> tuple[Opened, int]:
     if not profile and (told := _NCLX.search(data)):
         numbers = (int.from_bytes(x, "big") for x in told.groups())
         meta = meta._replace(colour=_cicp(*numbers))
-    notes: tuple[str, ...] = ()
     if (bits := max((_bits(x[1][0]) for x in _AV1.finditer(data)), default=8)) > 8:
-        notes = (f"Of the {bits} bits a sample of the AVIF 8 were taken.",)
+        notes += (f"Of the {bits} bits a sample of the AVIF 8 were taken.",)
     return Opened(stack, metadata.said_upright(meta), notes), orientation
 
 

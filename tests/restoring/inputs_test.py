@@ -119,8 +119,10 @@ def test_damaged_exif_does_not_cost_an_avif():
     data = _saved(Image.fromarray(SMOOTH), "avif", exif=_exif(6))
     whole = pictures.decode(data)
     place = data.rindex(b"II*\0")
-    for odd in (b"IX*\0", b"II*\0\xff\xff\xff\xff"):
+    dropped = ("EXIF was dropped: it is damaged.",)
+    for odd, notes in ((b"IX*\0", dropped), (b"II*\0\xff\xff\xff\xff", ())):
         found = pictures.decode(data[:place] + odd + data[place + len(odd) :])
+        assert found.notes == notes
         np.testing.assert_array_equal(found.pixels, whole.pixels)
         for name in formats.FORMATS:
             again = pictures.decode(pictures.encode(found, name))
@@ -263,3 +265,42 @@ def test_metadata_and_animations_of_jpeg_xl():
             pictures.decode(imagecodecs.jpegxl_encode(frames))
     with pytest.raises(ImageError, match="floating-point"):
         pictures.decode(imagecodecs.jpegxl_encode(RGB.astype(np.float32) / 255))
+
+
+def _heic(image):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(image).save(buffer, exif=_exif(6), xmp=XMP)
+    return buffer.getvalue()
+
+
+def _jxl(image):
+    pytest.importorskip("pillow_jxl")
+    return _saved(image, "JXL", exif=_exif(6), xmp=XMP)
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda x: _saved(x.quantize(16), "gif", comment=b"a comment"),
+        lambda x: _saved(x, "avif", exif=_exif(6), xmp=XMP),
+        _heic,
+        _jxl,
+    ],
+    ids=["gif", "avif", "heic", "jxl"],
+)
+def test_damaged_files_are_refused_in_one_way(save):
+    """Bytes changed anywhere: a picture that can be written, or an ImageError."""
+    good, rng = save(Image.fromarray(SMOOTH)), np.random.default_rng(1)
+    refused = 0
+    for _ in range(200):
+        data = bytearray(good)
+        data[rng.integers(min(len(data), 600))] = rng.integers(256)
+        try:
+            found = pictures.decode(bytes(data), max_pixels=1_000_000)
+        except ImageError:
+            refused += 1
+            continue
+        again = pictures.decode(pictures.encode(found, "tiff"))
+        np.testing.assert_array_equal(again.pixels, found.pixels)
+    assert 10 < refused < 200
