@@ -47,7 +47,10 @@ def read(data: bytes, max_pixels: int) -> Opened:
     import imagecodecs
 
     limits.check_size(*_size(data), max_pixels)
-    is_jpeg, info, content, profile, boxes = pillow_jxl.Decoder(num_threads=0)(data)
+    try:
+        is_jpeg, info, content, profile, boxes = pillow_jxl.Decoder(num_threads=0)(data)
+    except RuntimeError:  # which gives advice on building libjxl
+        raise ImageError("damaged or truncated: the JPEG XL can't be decoded") from None
     if is_jpeg:
         return Opened(content, np.empty(0), Metadata())
     stack = imagecodecs.jpegxl_decode(data)

@@ -13,7 +13,6 @@ import sys
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
 from cqr_jax import metrics, weights
@@ -637,9 +636,13 @@ def test_libraries_print_nothing_of_their_own(tmp_path, photograph):
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
     damaged.write_bytes(data)
-    odd = tmp_path / "odd.tif"  # its unit of resolution has two values
-    unit = (296, 3, 2, (2, 2), True)
-    tifffile.imwrite(odd, np.asarray(photograph), extratags=[unit], metadata=None)
+    odd = tmp_path / "odd.tif"  # of which Pillow warns
+    photograph.save(odd, dpi=(300, 300))
+    once, twice = (struct.pack("<HHI", 283, 5, count) for count in (1, 2))
+    assert once in odd.read_bytes()
+    odd.write_bytes(odd.read_bytes().replace(once, twice))
+    with pytest.warns(UserWarning, match="too many entries"), Image.open(odd) as opened:
+        opened.load()
     cut = tmp_path / "cut.tif"
     photograph.save(cut, compression="tiff_lzw")
     data = bytearray(cut.read_bytes())
