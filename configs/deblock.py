@@ -159,8 +159,8 @@ def get_config(text: str = "") -> ConfigDict:
         c.optimizer.schedule = "stable_decay"
         c.optimizer.decay_steps = 10_000
         c.optimizer.warmup_steps = 200
-        # Gradients usually have a norm of 0.02. One of 6.6 at step 3,763 of a run without
-        # clipping moved the biases so far that PSNR fell by 0.5 dB for a thousand steps.
+        # The norm is usually 0.02. In a run without clipping, one of 6.6 at step 3,763
+        # moved the biases so far that PSNR fell by 0.5 dB for a thousand steps.
         c.optimizer.clip_norm = 0.1
         c.validation.examples = 92
         c.validation.batch_size = 4

@@ -151,7 +151,8 @@ def image_errors():
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(f"can't be read: {error.strerror}") from None
-        raise ImageError(f"damaged or truncated: {error}") from None
+        reason = " ".join(str(error).split())  # on one line
+        raise ImageError(f"damaged or truncated: {reason}") from None
 
 
 def _open(source: str | os.PathLike | bytes) -> IO[bytes]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.data.ycbcr import ZERO
+from cqr_jax.restoring import native
 
 _MIDDLE = 128  # is subtracted from samples before the DCT
 
@@ -32,24 +33,38 @@ class Component(NamedTuple):
     middle: float = _MIDDLE / 255
 
 
-def read(data: bytes, height: int, width: int) -> tuple[Component, ...] | None:
+class Stored(NamedTuple):
+    """The coefficients of a JPEG file.
+
+    Attributes:
+      components: one, or those of Y, Cb and Cr; None if they can't be read, or if the
+        image's sides are not multiples of theirs.
+      warnings: what libjpeg reported of the file.
+    """
+
+    components: tuple[Component, ...] | None
+    warnings: list[str]
+
+
+def read(data: bytes, height: int, width: int) -> Stored:
     """Reads the coefficients of a gray or YCbCr JPEG file.
 
     Args:
       data: bytes of a file that Pillow can decode.
       height, width: size of the image in pixels.
-
-    Returns:
-      One component, or those of Y, Cb and Cr; None if they can't be read, or if the
-      image's sides are not multiples of theirs.
     """
     with tempfile.TemporaryDirectory() as folder:  # the library reads only files
         path = os.path.join(folder, "image.jpg")
         pathlib.Path(path).write_bytes(data)
-        try:
-            file = jpegio.read(path)
-        except (RuntimeError, ValueError, OSError):
-            return None
+        with native.libjpeg() as warnings:
+            try:
+                file = jpegio.read(path)
+            except (RuntimeError, ValueError, OSError):
+                return Stored(None, warnings)
+    return Stored(_components(file, height, width), warnings)
+
+
+def _components(file, height: int, width: int) -> tuple[Component, ...] | None:
     parts = list(zip(file.comp_info, file.coef_arrays, strict=True))
     if len(parts) not in (1, 3):
         return None

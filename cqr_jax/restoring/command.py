@@ -6,15 +6,18 @@
     cqr-restore --quality-only holidays/       prints scores and quality factors
     cat photo.jpg | cqr-restore - -o - > better.png
 
-Reads JPEGs, and other files that were JPEGs before. Keeps alpha, EXIF, colour profile,
-XMP and resolution. Reports each file that can't be restored with the reason, goes on
-with the others, and exits with code 1.
+Reads JPEGs, and other files that were JPEGs before: PNG, WebP, TIFF and BMP, and GIF,
+AVIF, HEIC and JPEG XL, which become PNGs. Keeps alpha, EXIF, colour profile, XMP, IPTC,
+comments and resolution where the output format can hold them. Reports each file that
+can't be restored with the reason, goes on with the others, and exits with code 1.
 """
 
 import argparse
+import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 
 from cqr_jax.errors import UserError, one_line_errors
@@ -253,6 +256,10 @@ def _run(args: argparse.Namespace) -> int:
     from cqr_jax.restoring import file_loop  # JAX, after the flags
 
     Image.MAX_IMAGE_PIXELS = None  # --max-megapixels is the limit
+    # Warnings of libraries name no file. Those that matter become notes of a picture.
+    for library in ("PIL", "tifffile", "imagecodecs", "pillow_heif", "pillow_jxl"):
+        warnings.filterwarnings("ignore", module=rf"{library}\b")
+        logging.getLogger(library).addHandler(logging.NullHandler())
     return file_loop.measure(args) if args.quality_only else file_loop.restore(args)
 
 

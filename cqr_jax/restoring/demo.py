@@ -114,7 +114,7 @@ def page(weights: str | None = None) -> gradio.Blocks:
         file = gradio.File(
             label="Images",
             file_count="multiple",
-            file_types=list(formats.SUFFIXES),
+            file_types=sorted(formats.READ_SUFFIXES),
             elem_id="file",
         )
         can_be_told = restorer.can_be_told(run)

@@ -4,11 +4,7 @@ import re
 
 # How their files begin.
 _FORMATS = (
-    (re.compile(rb"....ftyp(hei[cx]|hev[cx]|mif1|msf1)", re.DOTALL), "HEIC"),
-    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "AVIF"),
     (re.compile(rb"....ftypcr[x3]", re.DOTALL), "CR3 (raw)"),
-    (re.compile(rb"GIF8[79]a"), "GIF"),
-    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL"),
     (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "JPEG 2000"),
     (re.compile(rb"8BPS"), "PSD (Photoshop)"),
     (re.compile(rb"%PDF"), "PDF"),
@@ -16,6 +12,9 @@ _FORMATS = (
     (re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<svg", re.DOTALL), "SVG"),
     (re.compile(rb"\0\0[\1\2]\0"), "ICO"),
     (re.compile(rb"\x76\x2f\x31\x01"), "OpenEXR"),
+    (re.compile(rb"II\xbc\x01"), "JPEG XR"),
+    (re.compile(rb"FUJIFILMCCD-RAW|IIRO|IIRS|MMOR|IIU\0"), "a camera (raw)"),
+    (re.compile(rb"....ftyp(isom|mp4[12]|qt  |avc1)", re.DOTALL), "a video"),
     (re.compile(rb"P[1-7]\s"), "PNM"),
 )
 

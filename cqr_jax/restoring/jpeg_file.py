@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from cqr_jax.data.jpeg import BLOCK, ImageError
-from cqr_jax.restoring import exif, metadata
+from cqr_jax.restoring import exif, metadata, photoshop
+from cqr_jax.restoring import xmp as xmp_packets
 from cqr_jax.restoring.metadata import Found, Metadata
 
 SIGNATURE = b"\xff\xd8\xff"
@@ -27,8 +28,13 @@ _BETWEEN = {0xC4, 0xCC, _SOS, 0xDB, _DNL, 0xDD, _COMMENT, *_APPLICATION}
 _AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _ICC = b"ICC_PROFILE\0"
+_PHOTOSHOP = b"Photoshop 3.0\0"
+_LONGEST = 65_533  # of a segment's content, in bytes
 _INCH = 2.54  # centimetres
 
+_SUPERFLUOUS = re.compile(
+    r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9"
+)
 _TAIL = b"\xaa" * 4096  # bits that begin with 1, where libjpeg puts zeros at the end
 
 
@@ -231,7 +237,8 @@ def _has_all_scans(frame: _Segment, segments: list[_Segment]) -> bool:
 
 
 def _metadata(walk: _Walk, data: bytes) -> tuple[Metadata, tuple[str, ...]]:
-    found_exif = xmp = b""
+    found_exif = xmp = resources = b""
+    comments = []
     density = None
     profile: dict[int, bytes] = {}
     pictures = False
@@ -247,17 +254,58 @@ def _metadata(walk: _Walk, data: bytes) -> tuple[Metadata, tuple[str, ...]]:
             xmp = content[len(_XMP) :]
         elif marker == 0xE2 and content.startswith(_ICC) and len(content) > 14:
             profile[content[12]] = content[14:]
+        elif marker == 0xED and content.startswith(_PHOTOSHOP):
+            resources += content[len(_PHOTOSHOP) :]
+        elif marker == _COMMENT and (comment := content.rstrip(b"\0")):
+            comments.append(comment)
         elif marker == 0xE2 and content.startswith(b"MPF\0"):
             pictures = SIGNATURE in data[walk.end :]
-    xmp, notes = metadata.without_claims(xmp)
+    xmp, notes = xmp_packets.without_claims(xmp)
     if pictures and not notes:
         notes += ("Of the file's several pictures (MPO) the first was taken.",)
+    resources, damaged = photoshop.read(resources)
+    if damaged:
+        notes += ("Damaged parts of IPTC, or of what Photoshop added, were dropped.",)
     return (
         Metadata(
             found_exif,
             b"".join(profile[i] for i in sorted(profile)),
             xmp,
             density or metadata.exif_resolution(found_exif),
+            resources=resources,
+            comments=tuple(comments),
         ),
         notes,
     )
+
+
+def notes_of(warnings: list[str], data: bytes) -> tuple[str, ...]:
+    """A sentence on a file's damage, if libjpeg's warnings tell of some.
+
+    Zeros before the end are no damage.
+
+    Args:
+      warnings: of libjpeg.
+      data: of the file's image alone.
+    """
+    for warning in warnings:
+        found = _SUPERFLUOUS.fullmatch(warning)
+        padded = found and not data[-2 - int(found[1]) : -2].strip(b"\0")
+        if warning.startswith("Corrupt") and not padded:
+            return (f"The picture may be damaged, libjpeg says: {warning}.",)
+    return ()
+
+
+def with_texts(data: bytes, meta: Metadata) -> bytes:
+    """A JPEG file with the comments and Photoshop's resources of metadata too."""
+    room = _LONGEST - len(_PHOTOSHOP)
+    parts = range(0, len(meta.resources), room)
+    added = [_segment(0xED, _PHOTOSHOP + meta.resources[i : i + room]) for i in parts]
+    added += [_segment(_COMMENT, x) for x in meta.comments]
+    segments = _walk(data).segments
+    behind = next(x.start for x in segments if x.marker not in _APPLICATION)
+    return b"".join([data[:behind], *added, data[behind:]])
+
+
+def _segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content

@@ -8,6 +8,7 @@ from PIL import Image
 from cqr_jax.restoring import pictures, restorer
 from cqr_jax.restoring.pictures import Picture
 
+_IN_INFO = ("exif", "icc_profile", "xmp", "dpi")  # of metadata, as Pillow names them
 _T = TypeVar("_T", np.ndarray, Image.Image)
 
 
@@ -69,7 +70,7 @@ def restore(
     )
     if isinstance(image, Image.Image):
         found = pictures.to_pillow(restored)
-        kept = picture.metadata._asdict()
+        kept = {name: getattr(picture.metadata, name) for name in _IN_INFO}
         found.info.update({name: value for name, value in kept.items() if value})
         return found
     return restored.stacked().reshape(image.shape)

@@ -3,11 +3,14 @@
 import re
 from typing import NamedTuple
 
-from cqr_jax.restoring import exif
+from cqr_jax.restoring import exif, photoshop
 
 _JPEG_EXIF, _JPEG_XMP = 65_533, 65_504  # the longest, in bytes
+_JPEG_COMMENT = 65_533
 _JPEG_ICC = 255 * 65_519
 _PNG_ICC = 1 << 20  # many readers, Pillow among them, refuse a PNG with a longer one
+
+COMMENT = b"Comment"  # the key of a text in a PNG that is what a JPEG's comment is
 
 # The highest resolutions that formats have room for, in dots per inch.
 _INCH = 0.0254  # metres
@@ -15,6 +18,20 @@ _DPI = {"jpeg": 65_535, "png": (2**31 - 1) * _INCH, "bmp": (2**31 - 1) * _INCH}
 _DPI["tiff"] = 2**31 - 1
 
 _XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:\s*=\s*["\']|>))[2-8]')
+
+
+class Text(NamedTuple):
+    """A text in a PNG.
+
+    Attributes:
+      key: what it is.
+      value: in UTF-8.
+      chunk: the chunk's name and content, which hold both.
+    """
+
+    key: bytes
+    value: bytes
+    chunk: tuple[bytes, bytes]
 
 
 class Metadata(NamedTuple):
@@ -27,6 +44,9 @@ class Metadata(NamedTuple):
       dpi: across and down.
       colour: the chunks, as (name, content), in which a PNG tells what its numbers mean
         as colours: gAMA, cHRM, sRGB, cICP and the like.
+      resources: Photoshop's, IPTC among them.
+      comments: as a JPEG holds them.
+      texts: of a PNG.
     """
 
     exif: bytes = b""
@@ -34,6 +54,9 @@ class Metadata(NamedTuple):
     xmp: bytes = b""
     dpi: tuple[float, float] | None = None
     colour: tuple[tuple[bytes, bytes], ...] = ()
+    resources: bytes = b""
+    comments: tuple[bytes, ...] = ()
+    texts: tuple[Text, ...] = ()
 
 
 class Found(NamedTuple):
@@ -88,6 +111,17 @@ def turned(meta: Metadata, transposed: bool) -> Metadata:
     )
 
 
+def said_upright(meta: Metadata) -> Metadata:
+    """The metadata of a picture that its decoder turned upright.
+
+    EXIF that can't be read stays as it is.
+    """
+    try:
+        return turned(meta, transposed=False)
+    except ValueError:
+        return meta
+
+
 def fitted(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
     """The metadata that a format holds, and a sentence for each piece that it doesn't.
 
@@ -103,6 +137,21 @@ def fitted(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
         notes.append(f"{what} was dropped: {why}.")
 
     shown = name.upper().replace("WEBP", "WebP")
+    if name == "jpeg":
+        meta = _with_comments(meta)
+        if any(len(x) > _JPEG_COMMENT for x in meta.comments):
+            drop("comments", "The comment", f"{shown} holds 65 kB")
+    if meta.texts and name != "png":
+        keys = b", ".join(sorted({x.key for x in meta.texts})).decode("latin-1")
+        drop("texts", f"The PNG's text ({keys})", f"{shown} can't hold it")
+    if meta.comments and name not in ("jpeg", "png"):
+        drop("comments", "The comment", f"{shown} can't hold it")
+    if name == "png" and any(b"\0" in x for x in meta.comments):
+        drop("comments", "The comment", "it is no text")
+    if meta.resources and name in ("webp", "bmp"):
+        is_iptc = photoshop.iptc(meta.resources)
+        what = "IPTC" if is_iptc else "What Photoshop added"
+        drop("resources", what, f"{shown} can't hold it")
     if name == "bmp":
         if meta.icc_profile:
             drop("icc_profile", "The colour profile", f"{shown} can't hold it")
@@ -132,6 +181,15 @@ def fitted(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
     return meta, tuple(notes)
 
 
+def _with_comments(meta: Metadata) -> Metadata:
+    """With the comments of a PNG as those of a JPEG."""
+    comments = (x.value for x in meta.texts if x.key == COMMENT)
+    return meta._replace(
+        comments=(*meta.comments, *comments),
+        texts=tuple(x for x in meta.texts if x.key != COMMENT),
+    )
+
+
 def _is_text(xmp: bytes) -> bool:
     try:
         xmp.decode()
@@ -153,50 +211,3 @@ def _fitted_to_tiff(meta: Metadata) -> tuple[Metadata, list[str]]:
     if tags.damaged:
         notes.append("Damaged entries of EXIF were dropped.")
     return meta._replace(exif=exif.block(tags)), notes
-
-
-# Of XMP, what it claims of the rest of its file: namespace -> what that rest is, and
-# the properties that speak of it (all of them if None).
-_CLAIMS = {
-    b"http://ns.google.com/photos/1.0/camera/": (
-        "The video of the motion photo was dropped.",
-        (rb"MotionPhoto\w*", rb"MicroVideo\w*"),
-    ),
-    b"http://ns.google.com/photos/1.0/container/": (
-        "The further pictures or videos in the file were dropped.",
-        (rb"Directory", rb"\w+"),
-    ),
-    b"http://ns.adobe.com/hdr-gain-map/1.0/": (
-        "The gain map for HDR was dropped.",
-        (rb"\w+",),
-    ),
-    b"http://ns.adobe.com/xmp/note/": (
-        "The extended part of XMP was dropped.",
-        (rb"HasExtendedXMP",),
-    ),
-}
-
-
-def without_claims(xmp: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """XMP of a JPEG without what it claims of parts behind the picture.
-
-    Those parts (a motion photo's video, a gain map, extended XMP) aren't restored and
-    aren't carried. The rest of XMP stays byte for byte.
-
-    Returns:
-      The XMP, and a sentence for each kind of part.
-    """
-    notes = []
-    for space, (note, names) in _CLAIMS.items():
-        declared = rb"xmlns:([\w.-]+)\s*=\s*[\"']" + re.escape(space) + rb"[\"']"
-        before = xmp
-        for prefix in set(re.findall(declared, xmp)):
-            for name in names:
-                tag = re.escape(prefix) + b":" + name
-                element = rb"<(%s)(?=[\s/>])[^>]*?(?:/>|>.*?</\1\s*>)\s*" % tag
-                xmp = re.sub(element, b"", xmp, flags=re.DOTALL)
-                attribute = rb"\s+%s\s*=\s*(?:\"[^\"]*\"|'[^']*')" % tag
-                xmp = re.sub(attribute, b"", xmp)
-        if xmp != before:
-            notes.append(note)
-    return xmp, tuple(notes)

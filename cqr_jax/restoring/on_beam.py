@@ -53,8 +53,8 @@ def target(path: str, root: str, output: str, form: str | None) -> str:
       path: of a file whose path begins with `root`.
       root: that is replaced by `output`.
       output: a folder.
-      form: of `formats.FORMATS`; None for the input's, but PNG for JPEGs and what has
-        no image's suffix.
+      form: of `formats.FORMATS`; None for the input's, but PNG for JPEGs and what
+        isn't written.
     """
     within = path.removeprefix(root).lstrip("/")
     form = targets.output_format(within, form)
@@ -224,7 +224,7 @@ def run(args: argparse.Namespace, flags: Iterable[str]) -> None:
 
     def is_input(path: str) -> bool:
         earlier = path.startswith(output) and not root.startswith(output)
-        return bool(formats.format_of(path)) and not earlier
+        return formats.is_read(path) and not earlier
 
     restored, failed = (
         pipeline

@@ -13,19 +13,25 @@ from cqr_jax.restoring import (
     coefficients,
     exif,
     foreign,
+    gif_file,
+    heif_file,
     jpeg_file,
+    jxl_file,
+    limits,
     metadata,
+    native,
     png_file,
     profiles,
     tiff_file,
 )
+from cqr_jax.restoring import xmp as xmp_packets
 from cqr_jax.restoring.coefficients import Component
 from cqr_jax.restoring.metadata import Metadata
 
 MAX_PIXELS = 200_000_000  # of an image; a larger one is taken for a decompression bomb
 
 # What is opened, whatever the suffix: Pillow runs Ghostscript for some others.
-_READ = tuple(name.upper() for name in formats.FORMATS)
+_READ = (*(name.upper() for name in formats.FORMATS), "GIF")
 _SIDES = {"jpeg": 65_500, "webp": 16_383}  # the longest, in pixels
 # EXIF's orientation -> what turns it upright: transposing, then reversing each axis.
 _TURNS = {
@@ -86,7 +92,7 @@ def decode(
       salvage: of a JPEG or PNG that is cut take what is there, and note the rest.
 
     Raises:
-      ImageError: not an image of `formats.FORMATS`, damaged or truncated, above
+      ImageError: not an image of `formats.READ`, damaged or truncated, above
         `max_pixels`, of several pages or frames, or of colours that are neither gray
         nor RGB nor CMYK.
     """
@@ -99,6 +105,10 @@ def decode(
             return _decode_png(data, max_pixels, salvage)
         if data.startswith(tiff_file.SIGNATURES):
             return _decode_tiff(data, max_pixels)
+        if data.startswith(jxl_file.SIGNATURES):
+            return _decode_jxl(data, max_pixels, stored, salvage)
+        if kind := heif_file.kind(data):
+            return _decode_heif(data, max_pixels, kind)
         if name := foreign.name(data):
             raise ImageError(
                 f"a file of {name}, which isn't read; convert it to PNG first"
@@ -106,7 +116,14 @@ def decode(
         with Image.open(io.BytesIO(data), formats=_READ) as image:
             _check(image, max_pixels)
             image.load()
-            return _picture(image)
+            picture = _picture(image)
+    if data.startswith(gif_file.SIGNATURES):
+        comment = image.info.get("comment", b"").rstrip(b"\0")
+        meta = picture.metadata._replace(
+            xmp=gif_file.xmp(data), comments=(comment,) if comment else ()
+        )
+        picture = picture._replace(metadata=meta)
+    return picture
 
 
 def _decode_jpeg(data: bytes, max_pixels: int, stored: bool, salvage: bool) -> Picture:
@@ -125,12 +142,12 @@ def _decode_jpeg(data: bytes, max_pixels: int, stored: bool, salvage: bool) -> P
         notes.append("The JPEG lacks its end marker.")
     if stored and not missing:
         picture = _with_stored(picture, image, found.data)
-    return picture._replace(notes=tuple(notes))
+    return picture._replace(notes=(*notes, *picture.notes))
 
 
 def _decode_png(data: bytes, max_pixels: int, salvage: bool) -> Picture:
     opened = png_file.read(data)
-    _check_size(opened.header.width, opened.header.height, max_pixels)
+    limits.check_size(opened.header.width, opened.header.height, max_pixels)
     notes = list(opened.found.notes)
     missing = "" if opened.ended and not salvage else png_file.missing(opened)
     if missing and not salvage:
@@ -148,8 +165,9 @@ def _decode_png(data: bytes, max_pixels: int, salvage: bool) -> Picture:
 
 
 def _decode_tiff(data: bytes, max_pixels: int) -> Picture:
+    errors: list[str] = []
     opened = tiff_file.read(data)
-    _check_size(*tiff_file.size(opened), max_pixels)
+    limits.check_size(*tiff_file.size(opened), max_pixels)
     found = opened.found
     if (own := tiff_file.pixels(opened)) is not None:
         pixels, alpha = own
@@ -157,11 +175,50 @@ def _decode_tiff(data: bytes, max_pixels: int) -> Picture:
         if alpha:
             picture = picture._replace(pixels=pixels[..., :-1], alpha=pixels[..., -1])
     else:
-        with Image.open(io.BytesIO(found.data), formats=["TIFF"]) as image:
+        with (
+            native.libtiff() as errors,
+            Image.open(io.BytesIO(found.data), formats=["TIFF"]) as image,
+        ):
             _check(image, max_pixels)
             image.load()
             picture = _picture(image, found.metadata)
-    return picture._replace(notes=found.notes)
+    damage = ("The picture may be damaged, libtiff says.",) if errors else ()
+    return picture._replace(notes=(*found.notes, *damage))
+
+
+def _decode_heif(data: bytes, max_pixels: int, kind: str) -> Picture:
+    if kind == "avif":
+        opened, orientation = heif_file.read_avif(data, max_pixels)
+        picture = _of_stack(*opened)
+        if orientation in _TURNS:
+            picture = _turned(picture, orientation)
+    else:
+        picture = _of_stack(*heif_file.read_heic(data, max_pixels))
+    return _without_claims(picture)
+
+
+def _decode_jxl(data: bytes, max_pixels: int, stored: bool, salvage: bool) -> Picture:
+    opened = jxl_file.read(data, max_pixels)
+    if opened.jpeg:
+        return _decode_jpeg(opened.jpeg, max_pixels, stored, salvage)
+    return _without_claims(_of_stack(opened.stack, opened.metadata))
+
+
+def _of_stack(
+    stack: np.ndarray, meta: Metadata, notes: tuple[str, ...] = ()
+) -> Picture:
+    """Of gray or RGB pixels, whose last channel is alpha if they are two or four."""
+    alpha = None
+    if stack.shape[-1] in (2, 4):
+        stack, alpha = stack[..., :-1], stack[..., -1]
+    return Picture(stack, alpha, metadata=meta, notes=notes)
+
+
+def _without_claims(picture: Picture) -> Picture:
+    """The picture without what its XMP claims of parts that aren't carried."""
+    xmp, notes = xmp_packets.without_claims(picture.metadata.xmp)
+    meta = picture.metadata._replace(xmp=xmp)
+    return picture._replace(metadata=meta, notes=picture.notes + notes)
 
 
 def _cut(missing: str) -> str:
@@ -172,7 +229,9 @@ def _with_stored(picture: Picture, image: Image.Image, data: bytes) -> Picture:
     """The picture with the coefficients that its file's bytes store, if it has some."""
     if isinstance(image, JpegImagePlugin.JpegImageFile) and _is_ycbcr(image):
         height, width = picture.pixels.shape[:2]
-        return picture._replace(stored=coefficients.read(data, height, width))
+        stored, warnings = coefficients.read(data, height, width)
+        notes = jpeg_file.notes_of(warnings, data)
+        return picture._replace(stored=stored, notes=picture.notes + notes)
     return picture
 
 
@@ -208,6 +267,8 @@ def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
         buffer = io.BytesIO()
         options = _options(name, picture.metadata, quality)
         to_pillow(picture).save(buffer, name, **options)
+        if name == "jpeg":
+            return jpeg_file.with_texts(buffer.getvalue(), picture.metadata)
         return buffer.getvalue()
     except Exception as error:  # whatever odd metadata lead the libraries to
         raise ImageError(f"can't be written as {name}: {error}") from None
@@ -217,9 +278,10 @@ def fitted(picture: Picture, name: str) -> Picture:
     """The picture as a format holds it; its notes tell what that left out.
 
     CMYK is kept by JPEG and TIFF and becomes RGB elsewhere, by its profile if it has
-    one. BMP holds of the metadata the resolution alone, WebP all but that, and a TIFF
-    has no room for a camera's own notes. PNG, WebP and BMP are turned upright, for many
-    viewers turn none of them. The colours that a PNG tells by numbers become a profile
+    one. BMP holds of the metadata the resolution alone, WebP all but that, IPTC and
+    comments, and a TIFF has no room for a camera's own notes. PNG, WebP and BMP are
+    turned upright, for many viewers turn none of them. The colours that a PNG tells by
+    numbers become a profile
     in the other formats.
 
     Args:
@@ -308,18 +370,8 @@ def check(
 
 
 def _check(image: Image.Image, max_pixels: int) -> None:
-    _check_size(image.width, image.height, max_pixels)
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise ImageError(
-            f"an animation of {frames} frames; take them apart first, for example by "
-            "magick FILE frame_%04d.png"
-        )
-
-
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise ImageError(f"{width}x{height} is above {max_pixels / 1e6:g} megapixels")
+    limits.check_size(image.width, image.height, max_pixels)
+    limits.check_frames(getattr(image, "n_frames", 1))
 
 
 def from_pillow(image: Image.Image, stored: bool = False) -> Picture:
@@ -379,10 +431,16 @@ def upright(picture: Picture) -> Picture:
     """
     try:
         orientation = exif.read(picture.metadata.exif).numbers(exif.ORIENTATION)
-        transposed, (down, across) = _TURNS[orientation[0]]
+        transposed, _ = _TURNS[orientation[0]]
         meta = metadata.turned(picture.metadata, transposed)
     except (ValueError, LookupError):
         return picture
+    return _turned(picture, orientation[0])._replace(metadata=meta)
+
+
+def _turned(picture: Picture, orientation: int) -> Picture:
+    """The picture with its pixels turned from an orientation, as EXIF numbers them."""
+    transposed, (down, across) = _TURNS[orientation]
 
     def turned(values):
         return (values.swapaxes(0, 1) if transposed else values)[::down, ::across]
@@ -390,7 +448,6 @@ def upright(picture: Picture) -> Picture:
     return picture._replace(
         pixels=turned(picture.pixels),
         alpha=None if picture.alpha is None else turned(picture.alpha),
-        metadata=meta,
     )
 
 

@@ -17,8 +17,8 @@ import png
 from PIL import Image
 
 from cqr_jax.data.jpeg import ImageError
-from cqr_jax.restoring import exif, metadata
-from cqr_jax.restoring.metadata import Found, Metadata
+from cqr_jax.restoring import exif, limits, metadata, photoshop
+from cqr_jax.restoring.metadata import Found, Metadata, Text
 
 if TYPE_CHECKING:
     from cqr_jax.restoring.pictures import Picture
@@ -27,7 +27,12 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR = (b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI")
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _XMP = b"XML:com.adobe.xmp"
-_RAW_EXIF = (b"Raw profile type exif", b"Raw profile type APP1")
+# What ImageMagick keeps in hexadecimal digits.
+_RAW = b"Raw profile type "
+_RAW_EXIF = (_RAW + b"exif", _RAW + b"APP1")
+_RAW_XMP, _RAW_IPTC = _RAW + b"xmp", (_RAW + b"iptc", _RAW + b"8bim")
+_LONGEST_TEXT = 1 << 20  # in bytes; many readers, Pillow among them, refuse longer ones
+_LONGEST_TEXTS = 1 << 25  # of all together
 _LONGEST = 1 << 26  # of metadata, in bytes, when they are expanded
 _INCH = 0.0254  # metres
 _GRAY = 0  # the colour type
@@ -105,10 +110,7 @@ def read(data: bytes) -> Opened:
             others.append((name, content))
         if name == b"acTL" and int.from_bytes(content[:4], "big") > 1:
             frames = int.from_bytes(content[:4], "big")
-            raise ImageError(
-                f"an animation of {frames} frames; take them apart first, for example "
-                "by ffmpeg -i FILE frame_%04d.png"
-            )
+            limits.check_frames(frames, "ffmpeg -i FILE frame_%04d.png")
     if header is None or header.colours not in _SAMPLES:
         raise ImageError("damaged or truncated: the PNG has no header that can be read")
     if not ended:
@@ -120,7 +122,7 @@ def read(data: bytes) -> Opened:
 
 def missing(opened: Opened) -> str:
     """What of the pixels isn't in the file, as a clause; nothing if all of them are."""
-    expected, found = _length(opened.header), len(_raw(opened))
+    expected, found = _length(opened.header), len(_rows(opened))
     if found >= expected:
         return ""
     height = opened.header.height
@@ -131,7 +133,7 @@ def missing(opened: Opened) -> str:
 
 def completed(opened: Opened) -> Opened:
     """The file with zeros for the pixels that are missing, black or transparent."""
-    raw, length = _raw(opened), _length(opened.header)
+    raw, length = _rows(opened), _length(opened.header)
     packed = zlib.compress(raw[:length].ljust(length, b"\0"), 1)
     pieces = [SIGNATURE]
     for name, start, content in _chunks(opened.found.data):
@@ -142,7 +144,7 @@ def completed(opened: Opened) -> Opened:
     return opened._replace(found=opened.found._replace(data=b"".join(pieces)))
 
 
-def _raw(opened: Opened) -> bytes:
+def _rows(opened: Opened) -> bytes:
     """The filtered rows, as far as they are there."""
     expander = zlib.decompressobj()
     most, found = _length(opened.header), bytearray()
@@ -226,7 +228,30 @@ def encode(picture: "Picture") -> bytes:
         chunks.append(_chunk(b"eXIf", meta.exif.removeprefix(exif.NAME)))
     if meta.xmp:
         chunks.append(_chunk(b"iTXt", _XMP + b"\0" * 5 + meta.xmp))
+    if meta.resources:
+        chunks.append(_chunk(b"zTXt", _raw(b"iptc", meta.resources)))
+    chunks += [_chunk(*_comment(x)) for x in meta.comments]
+    chunks += [_chunk(*x.chunk) for x in meta.texts]
     return b"".join([data[:behind], *chunks, data[behind:]])
+
+
+def _comment(text: bytes) -> tuple[bytes, bytes]:
+    """The chunk of a comment: Latin-1, which PNG has else, unless it is UTF-8."""
+    if text.isascii():
+        return b"tEXt", metadata.COMMENT + b"\0" + text
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return b"tEXt", metadata.COMMENT + b"\0" + text
+    return b"iTXt", metadata.COMMENT + b"\0" * 5 + text
+
+
+def _raw(kind: bytes, content: bytes) -> bytes:
+    """Of a chunk what ImageMagick writes of metadata that PNG has no chunk for."""
+    digits = content.hex().encode()
+    lines = [digits[i : i + 72] for i in range(0, len(digits), 72)]
+    text = b"\n".join([b"", kind, b"%8d" % len(content), *lines, b""])
+    return _RAW + kind + b"\0\0" + zlib.compress(text)
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
@@ -252,8 +277,10 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, bytes]]:
 def _metadata(
     chunks: list[tuple[bytes, bytes]],
 ) -> tuple[Metadata, tuple[str, ...]]:
-    found_exif = xmp = profile = b""
+    found_exif = xmp = profile = resources = b""
     dpi, colour, notes = None, [], []
+    texts: list[Text] = []
+    total = 0
     for name, content in chunks:
         if name in COLOUR:
             colour.append((name, content))
@@ -272,10 +299,35 @@ def _metadata(
             if key == _XMP:
                 xmp = text
             elif key in _RAW_EXIF and not found_exif:
-                found_exif = _raw_profile(text)
+                raw = _raw_profile(text)
+                start = raw.find(exif.NAME)
+                found_exif = raw[start:] if start >= 0 else b""
+            elif key == _RAW_XMP and not xmp:
+                xmp = _raw_profile(text)
+            elif key in _RAW_IPTC and not resources:
+                raw = _raw_profile(text)
+                resources, _ = photoshop.read(photoshop.of_iptc(raw) or raw)
+            elif key and not key.startswith(_RAW):
+                total += len(text)
+                if len(text) > _LONGEST_TEXT or total > _LONGEST_TEXTS:
+                    shown = f"{key.decode('latin-1')} of {len(text) / 1e6:.1f} MB"
+                    notes.append(f"The text {shown} was dropped: it is too long.")
+                    continue
+                if name != b"iTXt":
+                    text = text.decode("latin-1").encode()
+                texts.append(Text(key, text, (name, content)))
     if not dpi:
         dpi = metadata.exif_resolution(found_exif)
-    return Metadata(found_exif, profile, xmp, dpi, tuple(colour)), tuple(notes)
+    meta = Metadata(
+        found_exif,
+        profile,
+        xmp,
+        dpi,
+        tuple(colour),
+        resources=resources,
+        texts=tuple(texts),
+    )
+    return meta, tuple(notes)
 
 
 def _expanded(packed: bytes) -> bytes:
@@ -302,11 +354,10 @@ def _text(name: bytes, content: bytes) -> tuple[bytes, bytes]:
 
 
 def _raw_profile(text: bytes) -> bytes:
-    """EXIF as ImageMagick writes it into PNGs, in hexadecimal digits."""
+    """What ImageMagick writes in hexadecimal digits."""
     parts = re.fullmatch(rb"\s*\w+\s+\d+\s+([0-9a-fA-F\s]*)", text)
     found = b""
     if parts:
         with contextlib.suppress(ValueError):
             found = bytes.fromhex(parts[1].decode())
-    start = found.find(exif.NAME)
-    return found[start:] if start >= 0 else b""
+    return found

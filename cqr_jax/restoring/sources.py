@@ -133,10 +133,13 @@ def _source(path: pathlib.Path, mark: str) -> Source | None:
     if path.name.startswith("._") or path.stem.endswith(mark):
         return None  # metadata of macOS, results of earlier runs
     source = Source(str(path), pathlib.PurePath())
-    if formats.format_of(path):
-        if os.path.isfile(path):
-            return source
-        if os.path.islink(path):
-            return source._replace(problem="a broken link")
+    if not (formats.is_read(path) or formats.is_known(path)):
         return None
-    return None
+    if not os.path.exists(path):
+        return source._replace(problem="a broken link")
+    if not os.path.isfile(path):
+        return None
+    if formats.is_read(path):
+        return source
+    kind = path.suffix[1:].upper()
+    return source._replace(problem=f"{kind} isn't read", left_out=True)

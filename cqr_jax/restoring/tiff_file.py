@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 
 from cqr_jax.data.jpeg import ImageError
-from cqr_jax.restoring import exif, metadata
+from cqr_jax.restoring import exif, limits, metadata, photoshop
 from cqr_jax.restoring.exif import Entry, Tags
 from cqr_jax.restoring.metadata import Found, Metadata
 
@@ -21,8 +21,8 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LONGEST = 2**32 - 2**25  # of a file in bytes, with room for the rest beside the pixels
 _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 262, 277
 _PLANAR, _EXTRA, _FORMAT = 284, 338, 339
-_XMP, _ICC = 700, 34675
-_OTHER_METADATA = {_XMP, _ICC, 33723, 34377}  # IPTC, Photoshop's
+_XMP, _ICC, _IPTC, _PHOTOSHOP = 700, 34675, 33723, 34377
+_OTHER_METADATA = {_XMP, _ICC, _IPTC, _PHOTOSHOP}
 _UNSPECIFIED, _PREMULTIPLIED = 0, 1  # values of ExtraSamples
 _SEPARATE = 2  # value of PlanarConfiguration: one channel after the other
 _SIGNED, _FLOAT, _COMPLEX = 2, (3, 6), 5  # values of SampleFormat
@@ -72,6 +72,7 @@ def read(data: bytes) -> Opened:
         _value(tags, _ICC),
         _value(tags, _XMP).rstrip(b"\0"),
         metadata.tiff_resolution(tags),
+        resources=_resources(tags),
     )
     return Opened(Found(_bare(data, tags), meta, tuple(notes)), tags)
 
@@ -81,12 +82,18 @@ def _value(tags: Tags, tag: int) -> bytes:
     return entry.value if isinstance(entry, Entry) else b""
 
 
+def _resources(tags: Tags) -> bytes:
+    """Photoshop's resources, with IPTC, which may have a tag of its own."""
+    resources, _ = photoshop.read(_value(tags, _PHOTOSHOP))
+    records = _value(tags, _IPTC).rstrip(b"\0")  # it may fill whole words
+    return (
+        b"" if photoshop.iptc(resources) else photoshop.of_iptc(records)
+    ) + resources
+
+
 def _check(tags: Tags) -> None:
     """Raises an ImageError for a file that isn't read."""
-    if tags.pages > 1:
-        raise ImageError(
-            f"a TIFF of {tags.pages} pages; split it first, for example by tiffsplit"
-        )
+    limits.check_pages(tags.pages)
     bits = set(tags.numbers(_BITS, (1,))) or {1}
     formats = set(tags.numbers(_FORMAT, (1,)))
     mend = "convert it to unsigned integers of 16 bits"
@@ -243,6 +250,8 @@ def encode(picture: "Picture") -> bytes:
     for tag, kind, value in (
         (_ICC, _UNDEFINED, meta.icc_profile),
         (_XMP, _BYTE, meta.xmp),
+        (_IPTC, _UNDEFINED, photoshop.iptc(meta.resources)),
+        (_PHOTOSHOP, _BYTE, photoshop.without_iptc(meta.resources)),
     ):
         if value:
             directory[tag] = Entry(kind, len(value), value)

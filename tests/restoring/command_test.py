@@ -733,3 +733,32 @@ print(sorted(heavy & sys.modules.keys()))
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
     )
     assert (found.stdout, found.returncode) == ("[]\n", 0), found.stderr
+
+
+def test_libraries_print_nothing_of_their_own(tmp_path, photograph):
+    """Warnings of Python, logging and C: each line begins with the file's name."""
+    damaged = tmp_path / "damaged.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    Image.fromarray(noise).save(damaged)
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+    damaged.write_bytes(data)
+    odd = tmp_path / "odd.tif"  # of which Pillow warns
+    photograph.save(odd, dpi=(300, 300))
+    once, twice = (struct.pack("<HHI", 283, 5, count) for count in (1, 2))
+    assert once in odd.read_bytes()
+    odd.write_bytes(odd.read_bytes().replace(once, twice))
+    with pytest.warns(UserWarning, match="too many entries"), Image.open(odd) as opened:
+        opened.load()
+    cut = tmp_path / "cut.tif"
+    photograph.save(cut, compression="tiff_lzw")
+    data = bytearray(cut.read_bytes())
+    data[5000:5100] = b"\xff" * 100
+    cut.write_bytes(data)
+    code, _, err = _run(damaged, odd, cut, "-o", tmp_path / "out")
+    assert code == 1
+    told = (x for x in err.splitlines() if "cpu_aot_loader" not in x)  # XLA's own
+    *lines, summary = told
+    assert "libjpeg says: Corrupt JPEG data" in err
+    assert all(x.startswith(f"{tmp_path}/") for x in lines), err
+    assert summary.startswith("2 restored, 1 failed")

@@ -148,6 +148,19 @@ def test_kinds_that_are_not_read(marker, bits, message):
         pictures.decode(odd + data[frame + 5 :])
 
 
+@pytest.mark.skipif(not shutil.which("cjpeg"), reason="no cjpeg")
+@pytest.mark.parametrize("options", [[], ["-progressive"]])
+def test_arithmetic_coding_is_read(options, tmp_path):
+    path = tmp_path / "a.jpg"
+    PHOTO.save(tmp_path / "a.ppm")
+    command = ["cjpeg", "-arithmetic", *options, "-outfile", path, tmp_path / "a.ppm"]
+    subprocess.run(command, check=True, timeout=60)
+    data = path.read_bytes()
+    found = pictures.decode(data)
+    np.testing.assert_array_equal(found.pixels, _pillows(data))
+    assert found.notes == ()
+
+
 def _segment(marker, content):
     return b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
 

@@ -233,7 +233,7 @@ def _pages():
         (b"text", "not an image"),
         (_saved(Image.fromarray(RGB), "jpeg")[:-100], "damaged or truncated"),
         (_saved(Image.fromarray(RGB), "png")[:-100], "damaged or truncated"),
-        (_pages(), "a TIFF of 2 pages; split it first"),
+        (_pages(), r"a TIFF of 2 pages, .* split it first, .* by tiffsplit FILE"),
         (
             _saved(Image.fromarray(RGB), "png")[:40],
             r"damaged or truncated|not an image",
@@ -376,10 +376,8 @@ def test_the_longest_sides_and_metadata(name, longest):
 @pytest.mark.parametrize(
     ("start", "shown"),
     [
-        (b"\0\0\0\x18ftypheic", "HEIC"),
-        (b"\0\0\0\x20ftypavif", "AVIF"),
-        (b"\xff\x0a", "JPEG XL"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\0\0\0\x18ftypcrx ", "CR3"),
+        (b"\0\0\0\x18ftypmp42", "a video"),
         (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
         (b"8BPS\0\1", "PSD"),
         (b"%PDF-1.7", "PDF"),
@@ -393,9 +391,8 @@ def test_other_formats_are_named(start, shown):
 
 def test_other_formats_are_not_opened():
     """Whatever they are called: of an EPS Pillow would run the program."""
-    for name, shown in (("eps", "PostScript"), ("gif", "GIF"), ("avif", "AVIF")):
-        with pytest.raises(ImageError, match=f"a file of {shown}.*; convert it to PNG"):
-            pictures.decode(_saved(Image.fromarray(RGB), name))
+    with pytest.raises(ImageError, match=r"a file of PostScript.*; convert it to PNG"):
+        pictures.decode(_saved(Image.fromarray(RGB), "eps"))
     with pytest.raises(ImageError, match="of a format that isn't read"):
         pictures.decode(_saved(Image.fromarray(RGB), "pcx"))
 

@@ -83,7 +83,7 @@ def test_what_has_no_coefficients_of_ycbcr(photograph):
     rgb = _jpeg(photograph, keep_rgb=True)
     assert pictures.decode(rgb, stored=True).stored is None
     assert pictures.decode(_jpeg(photograph)).stored is None  # not asked for
-    assert coefficients.read(b"no JPEG", 8, 8) is None
+    assert coefficients.read(b"no JPEG", 8, 8).components is None
 
 
 def test_projection_by_hand():

@@ -5,6 +5,7 @@ import os
 
 import jax
 import numpy as np
+import png
 import pytest
 from PIL import ExifTags, Image, ImageCms
 
@@ -238,6 +239,18 @@ def test_pillows_images_keep_what_they_carry(tmp_path):
     palette = image.quantize(16)
     palette.info["transparency"] = 3
     assert cqr_jax.restore(palette).info == {}
+
+
+def test_pillows_info_has_what_pillow_knows_alone():
+    """Of a PNG with one gray that is transparent, which tells its gamma."""
+    buffer = io.BytesIO()
+    gray = RNG.integers(0, 256, (40, 50), np.uint8)
+    rows = png.Writer(50, 40, greyscale=True, transparent=5, gamma=0.5)
+    rows.write(buffer, gray)
+    with Image.open(buffer) as opened:
+        found = cqr_jax.restore(opened)
+    assert found.mode == "LA"
+    assert found.info == {}
 
 
 @pytest.fixture(scope="module")

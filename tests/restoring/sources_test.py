@@ -82,3 +82,13 @@ def test_a_folder_that_can_not_be_listed_is_reported(folder, monkeypatch):
     found = sources.find([str(folder / "deep")], None)
     assert _under(found) == ["er", "gray.jpeg"]
     assert [x.problem for x in found] == ["a folder that can't be listed", ""]
+
+
+def test_images_of_other_formats_are_left_out_by_name(folder):
+    for name in ("b.psd", "c.cr2", "d.gif", "e.heic"):
+        (folder / name).touch()
+    found = {x.under.name: x for x in sources.find([str(folder)], None)}
+    assert {name for name, x in found.items() if x.left_out} == {"b.psd", "c.cr2"}
+    assert found["b.psd"].problem == "PSD isn't read"
+    assert not found["d.gif"].problem
+    assert not found["e.heic"].problem

@@ -133,7 +133,7 @@ def test_samples_that_are_not_read(dtype, message, shape):
 
 def test_32_bits():
     data = _tiff(np.ones((20, 30, 3), np.uint32), photometric="rgb")
-    with pytest.raises(ImageError, match="a TIFF of 32 bits a sample; convert it"):
+    with pytest.raises(ImageError, match=r"a TIFF of 32 bits a sample; convert it"):
         pictures.decode(data)
     with pytest.raises(ImageError, match="outside 16 bits"):
         pictures.decode(_tiff(np.full((20, 30), 70_000, np.uint32)))
@@ -141,7 +141,7 @@ def test_32_bits():
 
 def test_pages_are_told_of():
     data = _tiff(np.zeros((3, 20, 30), np.uint8), photometric="minisblack")
-    with pytest.raises(ImageError, match="a TIFF of 3 pages; split it first"):
+    with pytest.raises(ImageError, match=r"a TIFF of 3 pages, .* split it first"):
         pictures.decode(data)
 
 
