@@ -23,8 +23,8 @@ from flax import linen as nn
 from benchmarks import machine, timing
 from configs import deblock
 from cqr_jax import config as config_lib
-from cqr_jax import stages, state
 from cqr_jax.errors import one_line_errors
+from cqr_jax.training import stages, state
 
 WHOLE_SIDES = (256, 512, 1024)
 TRAINING = {  # one field of the compact preset at a time

@@ -18,10 +18,11 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import machine
-from cqr_jax import evaluate_colour, files, progress, tables
+from cqr_jax import files, progress, tables
 from cqr_jax.data import degradations, jpeg, kinds
 from cqr_jax.data.compression import libjpeg
 from cqr_jax.errors import one_line_errors
+from cqr_jax.evaluation import colour as evaluate_colour
 from cqr_jax.restoring import colour, pictures, projection, restorer
 from data_prep import sources
 

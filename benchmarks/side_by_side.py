@@ -27,10 +27,10 @@ import torch
 
 from benchmarks import machine, pytorch_models, timing
 from configs import deblock
-from cqr_jax import parallel, stages, state
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 from cqr_jax.restoring import tiles
+from cqr_jax.training import distributed, stages, state
 
 _TOLERANCE = 1e-4  # of outputs and losses, as a part of their largest magnitude
 JAX = ""  # in the place of a layout
@@ -117,7 +117,7 @@ def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
     learner = ranking = stages.ranker_steps(c.ranker)
     if case.model == "deblocker":
         learner = stages.deblock_steps(c, ranking.model)
-    everywhere, divided = parallel.shardings(_devices(case))
+    everywhere, divided = distributed.shardings(_devices(case))
     own = jax.device_put(variables[case.model], everywhere)
     if not case.train:
         images = jax.device_put(_images(case, 1) / np.float32(255), divided)
@@ -151,7 +151,7 @@ def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
 def _devices(case: Case) -> list[jax.Device]:
     """As many of the devices as divide the case's batch."""
     pairs = case.train and case.model == "ranker"
-    return parallel.dividing(case.shape[0] // 2 if pairs else case.shape[0])
+    return distributed.dividing(case.shape[0] // 2 if pairs else case.shape[0])
 
 
 def _torch_work(

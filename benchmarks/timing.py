@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cqr_jax import stages, state
+from cqr_jax.training import stages, state
 
 
 def seconds(call: Callable[[], Any], repetitions: int) -> list[float]:

@@ -19,9 +19,10 @@ from ml_collections import ConfigDict
 from benchmarks import machine, timing
 from configs import deblock
 from cqr_jax import config as config_lib
-from cqr_jax import stages, state, weights
+from cqr_jax import weights
 from cqr_jax.errors import one_line_errors
 from cqr_jax.models.ranker import Ranker
+from cqr_jax.training import stages, state
 
 
 def all_stages(config) -> list[tuple[stages.Stage, ConfigDict]]:

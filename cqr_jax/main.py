@@ -77,38 +77,32 @@ def main(argv: list[str]) -> None:
         import tensorflow as tf
 
         from cqr_jax import config as config_lib
-        from cqr_jax import parallel
+        from cqr_jax.training import distributed
 
         tf.config.set_visible_devices([], "GPU")  # TensorFlow only feeds
         config_lib.check(config)
         if joining:
-            parallel.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+            distributed.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         log = logging.getLogger("cqr_jax")
         if jax.process_index():
             log.setLevel(logging.WARNING)
         log.info("jax %s on %s", jax.__version__, jax.devices())
         log.info("config:\n%s", config)
-        with parallel.failing_alone():
+        with distributed.failing_alone():
             _run_task(task, config)
 
 
 def _run_task(task: str, config) -> None:
-    from cqr_jax import (
-        ablation,
-        aot,
-        evaluate,
-        evaluate_blind,
-        evaluate_colour,
-        evaluate_ranker,
-        files,
-        train,
-    )
+    from cqr_jax import files
     from cqr_jax.config import words
+    from cqr_jax.evaluation import blind, colour, ranker, table2
+    from cqr_jax.export import aot
+    from cqr_jax.training import ablation, loop
 
     if task == "ranker":
-        train.train_ranker(config)
+        loop.train_ranker(config)
     elif task == "deblock":
-        train.train_deblocker(config)
+        loop.train_deblocker(config)
     elif task == "ablation":
         ablation.train_variants(config)
     elif task == "aot":
@@ -117,16 +111,16 @@ def _run_task(task: str, config) -> None:
         if task == "eval_ablation":
             ablation.table1(config, config.workdir)
         elif task == "eval_blind":
-            evaluate_blind.evaluate_blind(config)
+            blind.evaluate_blind(config)
         elif task == "eval_blind_colour":
-            evaluate_blind.evaluate_blind_colour(config)
+            blind.evaluate_blind_colour(config)
         elif task == "eval_colour":
-            evaluate_colour.evaluate_colour(config)
+            colour.evaluate_colour(config)
         elif task == "eval_ranker":
-            evaluate_ranker.evaluate_ranker(config)
+            ranker.evaluate_ranker(config)
         else:
             given = (words(config[name]) for name in ("weights", "restored"))
-            evaluate.table2(config, config.workdir, *given)
+            table2.table2(config, config.workdir, *given)
         path = pathlib.Path(config.workdir) / "evaluation.json"
         files.write(path, config.to_json(indent=2) + "\n")
 

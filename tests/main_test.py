@@ -17,12 +17,13 @@ import torch
 
 from configs import ablation, deblock, ranker
 from configs import eval as evaluation
-from cqr_jax import ablation as table1
-from cqr_jax import checkpoint, stages, state, train, weights
 from cqr_jax import config as config_lib
+from cqr_jax import weights
 from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
+from cqr_jax.training import ablation as table1
+from cqr_jax.training import checkpoint, loop, stages, state
 from tests.conftest import run, start
 
 # A ranker and a deblocker that train in seconds.
@@ -254,9 +255,9 @@ def test_ablations_of_table_1(preset):
 
 def test_variants_without_a_ranker_train_none(monkeypatch, tmp_path):
     trained, rankers = [], []
-    monkeypatch.setattr(train, "train_deblocker", trained.append)
+    monkeypatch.setattr(loop, "train_deblocker", trained.append)
     monkeypatch.setattr(
-        train, "train_ranker", lambda *args: rankers.append(args) or "R.safetensors"
+        loop, "train_ranker", lambda *args: rankers.append(args) or "R.safetensors"
     )
     for variants, count in (("cqr", 0), ("cqr,nothing", 1)):
         config = ablation.get_config("quickstart")
@@ -356,7 +357,7 @@ def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
 
 @pytest.mark.slow
 def test_two_runs_do_not_share_a_workdir(data_dir, tmp_path):
-    with train._only_run(str(tmp_path), "config"):
+    with loop._only_run(str(tmp_path), "config"):
         no_warmup = "--config.optimizer.warmup_steps=0"
         process = start(*_train_ranker(data_dir, tmp_path, 2, 2, no_warmup))
         for line in process.stderr:
@@ -395,7 +396,7 @@ def test_a_signal_during_the_last_validation_stops_too(tmp_path):
     begin = state.TrainState(np.zeros((), np.int32), weight, {}, {}, weight)
     with checkpoint.open_manager(tmp_path, 1, *stage.best) as manager:
         with pytest.raises(SystemExit) as caught:
-            train._loop(config, stage, manager, begin)
+            loop._loop(config, stage, manager, begin)
         assert caught.value.code == 128 + signal.SIGTERM
         assert manager.metrics(2) == {"loss": 1}
     assert json.loads((tmp_path / "stopped.json").read_text())["step"] == 2
@@ -404,7 +405,8 @@ def test_a_signal_during_the_last_validation_stops_too(tmp_path):
 def test_a_full_disk_is_told_of_when_a_checkpoint_meets_it(tmp_path):
     script = """
 import numpy as np
-from cqr_jax import checkpoint, errors, state
+from cqr_jax import errors
+from cqr_jax.training import checkpoint, state
 weight = {"w": np.random.default_rng(0).random(100_000)}
 begin = state.TrainState(np.zeros((), np.int32), weight, {}, {}, weight)
 with errors.one_line_errors(), checkpoint.open_manager("run", 1, "x", "min") as manager:
@@ -438,11 +440,11 @@ def test_a_ranker_is_the_same_trained_alone_or_before_stage_2(preset, tmp_path):
     before = deblock.get_config(preset).ranker
     for first, second in ((alone, before), (before, alone)):
         first.workdir = second.workdir = str(tmp_path)
-        train._keep_config(first, "config", resuming=False)
-        train._keep_config(second, "config", resuming=True)
+        loop._keep_config(first, "config", resuming=False)
+        loop._keep_config(second, "config", resuming=True)
     second.margin = 0.4
     with pytest.raises(UserError, match=r"begun with margin=0\.5, now 0\.4"):
-        train._keep_config(second, "config", resuming=True)
+        loop._keep_config(second, "config", resuming=True)
 
 
 def test_a_non_finite_loss_stops_with_its_step(data_dir, tmp_path):

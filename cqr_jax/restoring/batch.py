@@ -21,10 +21,10 @@ import numpy as np
 from tqdm import tqdm
 
 from cqr_jax import files, formats, progress, tables
-from cqr_jax.ahead import ahead
 from cqr_jax.data.compression import nearest_quality
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError
+from cqr_jax.prefetch import prefetch
 from cqr_jax.restoring import network, pictures, quality, restorer, tiles
 from cqr_jax.restoring.pictures import Picture
 from cqr_jax.restoring.restorer import Restoration
@@ -109,7 +109,7 @@ def restore(args: argparse.Namespace) -> int:
         return (source, target), picture
 
     def decoded() -> Iterator[Picture]:
-        for job, picture in ahead(pool, read, jobs, _AHEAD):
+        for job, picture in prefetch(pool, read, jobs, _AHEAD):
             if isinstance(picture, _Failure):
                 tell(Outcome(job[0].name, job[1], picture.status, picture.reason))
             else:
@@ -152,7 +152,7 @@ def restore(args: argparse.Namespace) -> int:
             _interrupts() as check,
             concurrent.futures.ThreadPoolExecutor(2 * _AHEAD) as pool,
         ):
-            for outcome in ahead(pool, write, restored(), _AHEAD):
+            for outcome in prefetch(pool, write, restored(), _AHEAD):
                 tell(outcome)
                 check()
     finally:
@@ -180,7 +180,7 @@ def measure(args: argparse.Namespace) -> int:
         return {"input": source.name, **quality.measure(picture)._asdict()}
 
     with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
-        found = map(measured, ahead(pool, read, sources, _AHEAD))
+        found = map(measured, prefetch(pool, read, sources, _AHEAD))
         rows += progress.over(found, len(sources), "measuring", "image")
     failures = [row for row in rows if "reason" in row]
     for row in failures:

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cqr_jax import metrics, weights
+from cqr_jax import weights
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
+from cqr_jax.evaluation import metrics
 from cqr_jax.restoring import (
     batch,
     colour,
