@@ -124,25 +124,25 @@ def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
         infer = jax.jit(learner.model.apply)
         return lambda: infer(own, images)
 
-    frozen = {}
+    ranker_variables = {}
     if case.model == "ranker":
         image_i, image_j = np.split(_images(case, 1), 2)
         batch = {"image_i": image_i, "image_j": image_j, **_labels(case)}
     else:
         batch = {"compressed": _images(case, 1)[:, None], "clean": _images(case, 2)}
         if case.guided:
-            frozen = jax.device_put(variables["ranker"], everywhere)
+            ranker_variables = jax.device_put(variables["ranker"], everywhere)
     train_state = state.create(learner.model, c.patch, learner.optimizer, 0).replace(
         params=own["params"],
         batch_stats=own.get("batch_stats", {}),
-        average=jax.tree.map(jax.numpy.copy, own["params"]),
+        ema_params=jax.tree.map(jax.numpy.copy, own["params"]),
     )
     batch = jax.device_put(batch, divided)
     step = jax.jit(learner.train_step, donate_argnums=0, out_shardings=everywhere)
     held = [jax.device_put(train_state, everywhere)]
 
     def work():
-        held[0], metrics = step(held[0], frozen, batch)
+        held[0], metrics = step(held[0], ranker_variables, batch)
         return metrics["loss"]
 
     return work

@@ -50,8 +50,8 @@ PLACEHOLDERS = {
 }
 CHECK = """
 from absl import app, flags
-from cqr_jax import config, main
-app.run(lambda _: config.check(flags.FLAGS.config))
+from cqr_jax import main, tasks
+app.run(lambda _: tasks.check(flags.FLAGS.config))
 """
 
 

@@ -1,12 +1,10 @@
 """The test sets of Table 2: which images they are, and where they come from.
 
-    python -m data_prep.test_sets --set_dir=data/eval
-
-fetches what SET_DIR lacks of Classic5, LIVE1 and BSDS500 (534 images, about 60 MB) and
-checks every image. They are for research use; never train on them.
+test_sets.tsv holds the shape of each image and the SHA-256 of its Y. `images` fetches
+what is missing; `python -m data_prep.test_sets` does so for all sets. The images are
+for research use. Never train on them.
 """
 
-import argparse
 import concurrent.futures
 import csv
 import functools
@@ -19,7 +17,7 @@ import numpy as np
 
 from cqr_jax import files, formats, progress
 from cqr_jax.data import jpeg
-from cqr_jax.errors import UserError, extra, one_line_errors
+from cqr_jax.errors import UserError, extra
 
 with extra("train"):
     import requests
@@ -171,32 +169,3 @@ def by_key(root: pathlib.Path, folder: str = "") -> dict[str, pathlib.Path]:
             if other != path:
                 raise UserError(f"{other} and {path} differ in their suffix alone")
     return found
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.test_sets",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--set_dir", default="data/eval", help="folder of all sets")
-    set_dir = parser.parse_args().set_dir
-    with one_line_errors():
-        for name in SETS:
-            fetch(name, set_dir)
-            _check(name, images(name, set_dir))
-
-
-def _check(name: str, found: dict[str, pathlib.Path]) -> None:
-    wanted = expected(name)
-    other = [k for k, p in found.items() if not wanted[k].is_equal(jpeg.load_named(p))]
-    if other:
-        raise UserError(
-            f"{name}: {len(other)} of {len(found)} images are not the literature's, "
-            f"{found[other[0]]} the first; remove them to have them fetched"
-        )
-    print(f"{name}: {len(found)} images, each as expected")
-
-
-if __name__ == "__main__":
-    main()

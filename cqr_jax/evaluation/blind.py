@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from cqr_jax import files, progress, tables
-from cqr_jax.config import SUBSAMPLINGS, words
+from cqr_jax.config import SUBSAMPLINGS, split_list
 from cqr_jax.data import jpeg, kinds
 from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.errors import UserError
@@ -239,9 +239,9 @@ def _compare(
     """
     if not config.weights:
         raise UserError("config.weights: name deblockers' weights, .safetensors files")
-    methods = table2.by_name(words(config.weights), [table2.JPEG])
+    methods = table2.by_name(split_list(config.weights), [table2.JPEG])
     runs = table2.networks(methods)
-    images = table2.find_images(words(config.sets), config.set_dir, kind)
+    images = table2.find_images(split_list(config.sets), config.set_dir, kind)
     table2.check(images.values(), config.set_dir)
     cases = [(image.path, x) for image in images.values() for x in degradations]
 

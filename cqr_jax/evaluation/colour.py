@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from cqr_jax import tables
-from cqr_jax.config import SUBSAMPLINGS, words
+from cqr_jax.config import SUBSAMPLINGS, split_list
 from cqr_jax.data import degradations, jpeg, kinds
 from cqr_jax.data.compression import Compression, libjpeg
 from cqr_jax.errors import UserError
@@ -85,7 +85,7 @@ def evaluate_colour(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: as `measure`; or two of the weights have one name.
     """
-    methods = table2.by_name(words(config.weights), [table2.JPEG])
+    methods = table2.by_name(split_list(config.weights), [table2.JPEG])
     rows, images = measure(config, methods)
     title = f"Measured, {config.subsampling}: PSNR | SSIM | PSNR-B over RGB"
     table2.write(config.workdir, rows, images, rows, _published, title)
@@ -116,7 +116,7 @@ def measure(
     """
     seconds: dict[str, float] = collections.defaultdict(float)
     runs = table2.networks(methods, config.self_ensemble, seconds)
-    images = table2.find_images(words(config.sets), config.set_dir, kinds.COLOUR)
+    images = table2.find_images(split_list(config.sets), config.set_dir, kinds.COLOUR)
     differing: list[pathlib.Path] = []
     sampling = SUBSAMPLINGS[config.subsampling]
 

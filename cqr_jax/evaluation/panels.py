@@ -24,7 +24,7 @@ from cqr_jax.evaluation import drawing, metrics
 def _draw_panel(args: argparse.Namespace) -> None:
     with extra("train"):  # after the flags, so that help comes at once
         from cqr_jax import weights
-        from cqr_jax.config import words
+        from cqr_jax.config import split_list
         from cqr_jax.evaluation import table2
         from cqr_jax.restoring import network
 
@@ -32,7 +32,7 @@ def _draw_panel(args: argparse.Namespace) -> None:
         raise UserError(f"--quality={args.quality}: is 1 to 100")
     clean = table2.load(args.image)
     compressed = jpeg.compress(clean, args.quality)
-    methods = table2.by_name(words(args.weights), [table2.JPEG])
+    methods = table2.by_name(split_list(args.weights), [table2.JPEG])
     images = {
         drawing.caption(f"JPEG, QF {args.quality}", clean, compressed): compressed
     }

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from cqr_jax import files, progress, tables, weights
-from cqr_jax.config import level_ranges, words
+from cqr_jax.config import level_ranges, split_list
 from cqr_jax.data import jpeg
 from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.errors import UserError
@@ -47,7 +47,7 @@ def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
             "config.weights: name the ranker's weights, a .safetensors file"
         )
     ranker = weights.load(config.weights, "ranker")
-    images = table2.find_images(words(config.sets), config.set_dir)
+    images = table2.find_images(split_list(config.sets), config.set_dir)
     table2.check(images.values(), config.set_dir)
     score = jax.jit(
         lambda batch: ranker.model.apply(ranker.variables, to_float(batch))[0]
@@ -66,7 +66,7 @@ def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
     table = np.stack(list(done)).astype(np.float64)
     result = {
         "weights": config.weights,
-        "sets": list(words(config.sets)),
+        "sets": list(split_list(config.sets)),
         "images": len(paths),
         "side": config.side,
         **summary(table[:, :-1], table[:, -1], level_ranges(config)),

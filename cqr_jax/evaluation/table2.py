@@ -14,15 +14,15 @@ import ml_collections
 import numpy as np
 
 from cqr_jax import files, progress, tables, weights
-from cqr_jax.config import words
-from cqr_jax.data import jpeg, kinds
+from cqr_jax.config import split_list
+from cqr_jax.data import jpeg, kinds, test_sets
 from cqr_jax.data.compression import features, libjpeg
+from cqr_jax.data.held_out import embedded, held_out_images
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import drawing, metrics, published
 from cqr_jax.evaluation.metrics import METRICS
 from cqr_jax.prefetch import prefetch
 from cqr_jax.restoring import network
-from data_prep import sources, test_sets
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def measure(
     """
     seconds: dict[str, float] = collections.defaultdict(float)
     runs = networks(methods, config.self_ensemble, seconds)
-    images = find_images(words(config.sets), config.set_dir)
+    images = find_images(split_list(config.sets), config.set_dir)
     others = {name: _restored_paths(x, config, images) for name, x in restored.items()}
     folder = pathlib.Path(workdir)
     told = np.stack([told_gray(quality) for quality in config.qualities])
@@ -286,7 +286,7 @@ def find_images(
     """Key -> image, of all images of the sets, each once.
 
     Args:
-      sets: names of `data_prep.test_sets.SETS`, 'embedded', or folders; of a folder
+      sets: names of `data.test_sets.SETS`, 'embedded', or folders; of a folder
         with ':validation' behind it, the images that `data_prep.build` holds out. The
         key of a folder's image is its path from the folder's parent, without suffix.
       set_dir: folder of the named sets.
@@ -308,14 +308,14 @@ def find_images(
             expected = test_sets.expected(name)
             members = test_sets.images(name, set_dir)
         elif name == "embedded":
-            members = {f"embedded/{x.stem}": x for x in sources.embedded("test")}
+            members = {f"embedded/{x.stem}": x for x in embedded("test")}
         else:
             root = name.removesuffix(HELD_OUT)
             folder = pathlib.Path(root).resolve()
             if root == name:
                 paths = jpeg.list_images(root)
             else:
-                paths = sources.held_out(root, kind)
+                paths = held_out_images(root, kind)
             members = {
                 f"{folder.name}/{test_sets.key(x, root)}": x.resolve() for x in paths
             }
@@ -367,7 +367,7 @@ def to_rows(
     figures = tuple(figures)
     rows, each = [], []
     names = list(dict.fromkeys(method for _, _, method in found))
-    for dataset in (pathlib.Path(name).name for name in words(config.sets)):
+    for dataset in (pathlib.Path(name).name for name in split_list(config.sets)):
         keys = [key for key, image in images.items() if dataset in image.sets]
         for quality in config.qualities:
             for method in names:

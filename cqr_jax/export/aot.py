@@ -35,12 +35,12 @@ class Program(NamedTuple):
 
     Attributes:
       name: for the tables.
-      function: (state or variables, frozen, batch) -> anything.
+      function: (state or variables, ranker_variables, batch) -> anything.
       state: first argument, shapes.
-      frozen: second argument, shapes.
+      ranker_variables: second argument, shapes.
       batch: number of images, a part of the third argument's shapes -> the argument.
       size: images, crops or pairs, of the config.
-      parts: that a step's batch is computed in.
+      grad_accum_steps: number of micro-batches per step.
       train: a training step, on all devices, that uses the state's memory anew; else
         one device does it.
     """
@@ -48,14 +48,14 @@ class Program(NamedTuple):
     name: str
     function: Callable
     state: Any
-    frozen: Any
+    ranker_variables: Any
     batch: Callable[[int], Any]
     size: int
-    parts: int
+    grad_accum_steps: int
     train: bool
 
     def arguments(self, size: int) -> tuple:
-        return self.state, self.frozen, self.batch(size)
+        return self.state, self.ranker_variables, self.batch(size)
 
 
 def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
@@ -86,8 +86,8 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
         patch = config.patch
         return {"clean": images(patch, size), "compressed": images(patch, size, rungs)}
 
-    def restore(variables, frozen, image) -> jax.Array:
-        del frozen
+    def restore(variables, ranker_variables, image) -> jax.Array:
+        del ranker_variables
         restored: Any = deblock.model.apply(variables, steps.to_float(image))
         return steps.to_levels(restored).astype(jnp.uint8)
 
@@ -100,7 +100,7 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
         {},
         pairs,
         config.ranker.batch_size,
-        config.ranker.accumulate,
+        config.ranker.grad_accum_steps,
         train=True,
     )
     yield Program(
@@ -110,7 +110,7 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
         ranker_state.variables() if guided else {},
         ladders,
         config.batch_size,
-        config.accumulate,
+        config.grad_accum_steps,
         train=True,
     )
     yield Program(
@@ -133,11 +133,11 @@ def report(config: ml_collections.ConfigDict) -> None:
 
     Raises:
       UserError: the topology is unknown, libtpu is not installed, or a batch doesn't
-        divide into its parts.
+        divide into its micro-batches.
     """
     for stage, where in ((config, "config"), (config.ranker, "config.ranker")):
         distributed.check_batch(
-            stage.batch_size, f"{where}.batch_size", stage.accumulate
+            stage.batch_size, f"{where}.batch_size", stage.grad_accum_steps
         )
     devices = _devices(config.topology) if config.topology else []
     lowered, compiled = [list(_LOWERED)], [list(_COMPILED)]
@@ -222,7 +222,7 @@ def _measure(
 ) -> list[str]:
     """A line of the table of compiled programs."""
     used = devices if program.train else devices[:1]
-    count, unit = len(used), len(used) * program.parts
+    count, unit = len(used), len(used) * program.grad_accum_steps
     size = -(-program.size // unit) * unit
     start = time.perf_counter()
     compiled = _compile(program, used, size)

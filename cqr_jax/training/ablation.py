@@ -1,31 +1,18 @@
-"""The ablation study: trains the variants of Table 1 with several seeds; the table."""
+"""The ablation study: trains the variants of Table 1 with several seeds."""
 
 import logging
 import pathlib
 
-import jax
 import ml_collections
 
-from cqr_jax import weights
-from cqr_jax.config import ABLATIONS, ablate, words
-from cqr_jax.errors import UserError
-from cqr_jax.evaluation import published, table2
+from cqr_jax.config import ablate, split_list
 from cqr_jax.training import loop
 
 _log = logging.getLogger(__name__)
 
-# Columns of Table 1.
-_TITLES = {
-    "cqr": "w/o CQR",
-    "dc": "w/o DC",
-    "lq": "w/o L_Q",
-    "lf": "w/o L_F",
-    "nothing": "ours",
-}
-
 
 def train_variants(config: ml_collections.ConfigDict) -> None:
-    """Trains what is missing of `config.variants` x `config.seeds`; prints Table 1.
+    """Trains the missing runs of `config.variants` x `config.seeds`.
 
     All runs share one ranker, so that the spread over the seeds is the deblocker's. The
     first seed of every variant comes first: a table can be had from the start.
@@ -34,7 +21,7 @@ def train_variants(config: ml_collections.ConfigDict) -> None:
       config: as `configs/ablation.py` makes it.
     """
     resolved = config.copy_and_resolve_references()
-    cases = [(v, seed) for seed in config.seeds for v in words(config.variants)]
+    cases = [(v, seed) for seed in config.seeds for v in split_list(config.variants)]
     runs = [_run(resolved, variant, seed) for variant, seed in cases]
     for run in runs:
         loop.check_start(run, "deblocker")
@@ -47,8 +34,6 @@ def train_variants(config: ml_collections.ConfigDict) -> None:
     for i, ((variant, seed), run) in enumerate(zip(cases, runs, strict=True), 1):
         _log.info("run %d of %d: without %s, seed %d", i, len(runs), variant, seed)
         loop.train_deblocker(run)
-    if config.evaluation.sets and jax.process_index() == 0:
-        table1(config.evaluation, config.workdir)
 
 
 def _run(
@@ -64,32 +49,3 @@ def _run(
     run.evaluation.sets = ""
     ablate(run, variant)
     return run
-
-
-def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
-    """Evaluates all finished runs of an ablation; prints and writes Table 1.
-
-    Args:
-      config: as the preset ablation of `configs/eval.py`, but for workdir.
-      workdir: of the runs; gets the tables.
-
-    Raises:
-      UserError: no finished run is there, or as `table2.measure`.
-    """
-    file = weights.file_name("deblocker")
-    methods = {
-        f"{variant}/{path.parent.name}": str(path)
-        for variant in ABLATIONS
-        for path in sorted(pathlib.Path(workdir, variant).glob(f"seed*/{file}"))
-    }
-    if not methods:
-        raise UserError(
-            f"{workdir}: holds no finished run; train them with "
-            "--config=configs/ablation.py, or name their folder with config.workdir"
-        )
-    rows, images = table2.measure(config, workdir, methods, {})
-    titled = [
-        {**row, "method": _TITLES.get(row["method"].split("/")[0], row["method"])}
-        for row in rows
-    ]
-    table2.write(workdir, rows, images, titled, published.table1)

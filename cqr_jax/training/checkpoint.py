@@ -1,6 +1,7 @@
 """Checkpoints of training: all of Orbax."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
@@ -11,6 +12,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from cqr_jax import files
 from cqr_jax.training.state import TrainState
+
+# Names that fields of the state have in older checkpoints.
+_OLD_NAMES = {"ema_params": "average"}
 
 # How errors of TensorStore, which writes, end: with the system's words and some fields.
 _SYSTEMS = re.compile(r": ([^:\[]+) \[(tensorstore_spec|os_error_code)=")
@@ -55,7 +59,12 @@ def open_manager(
     )
     directory = pathlib.Path(workdir).resolve() / "checkpoints"
     with files.writing_to(directory):
-        manager = ocp.CheckpointManager(directory, options=options)
+        manager = ocp.CheckpointManager(
+            directory,
+            options=options,
+            # Without a handler, the manager can't tell what a checkpoint holds.
+            item_handlers=ocp.StandardCheckpointHandler(),
+        )
     try:
         yield manager
     finally:
@@ -94,5 +103,18 @@ def wait(manager: ocp.CheckpointManager) -> None:
 
 
 def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> TrainState:
-    """The state saved at `step`, with the structure and placement of `like`."""
-    return manager.restore(step, args=ocp.args.StandardRestore(like))
+    """Restores the state saved at `step`.
+
+    Checkpoints from before `ema_params` had this name can be restored too.
+
+    Args:
+      manager: checkpoint manager of the run.
+      like: state with the structure and the placement that the result has.
+      step: step of the checkpoint.
+    """
+    if "average" not in manager.item_metadata(step):
+        return manager.restore(step, args=ocp.args.StandardRestore(like))
+    fields = {x.name: getattr(like, x.name) for x in dataclasses.fields(like)}
+    old = {_OLD_NAMES.get(name, name): value for name, value in fields.items()}
+    found = manager.restore(step, args=ocp.args.StandardRestore(old))
+    return TrainState(**{name: found[_OLD_NAMES.get(name, name)] for name in fields})

@@ -1,12 +1,7 @@
-"""The two ways to run a pure step on all devices: jit with shardings, and pmap.
+"""Several processes and several devices: joining, agreeing, and sharding.
 
-In both the state and the frozen variables are on every device and the batch is split
-along its first axis. Under jit the program sees the whole batch, and so do BatchNorm's
-statistics; under pmap each device sees its part, and what has to be averaged names
-`axis_name(mode)`.
-
-The devices may be those of several processes (`join`). Each of them then feeds its part
-of the batch, all hold the same state, and the first alone writes.
+Each process feeds its part of the batch, all processes hold the same state, and only
+the first one writes.
 """
 
 import contextlib
@@ -15,8 +10,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -25,27 +19,27 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cqr_jax.errors import UserError, one_line_errors
 
-_AXIS = "batch"
-_FAREWELL = 3  # seconds
+AXIS = "batch"
+_GRACE_PERIOD = 3  # seconds
 
-# What a collective operation says on CPU or GPU when one of its processes is gone.
+# What a collective operation reports on CPU or GPU when a process is gone.
 _GONE = re.compile(r"gloo|nccl|peer|connection|UNAVAILABLE|ABORTED", re.IGNORECASE)
 
 
 def join(coordinator: str | None, processes: int | None, index: int | None) -> None:
-    """Makes one run of several processes, each with devices of its own.
+    """Joins the other processes of this run, each of which has its own devices.
 
-    To be called before anything else asks JAX for devices. What is None comes from the
-    environment where JAX knows it: TPU pod slices, Slurm, Open MPI, Kubernetes.
+    Call this before anything else asks JAX for devices. JAX takes arguments that are
+    None from the environment of a TPU pod slice, Slurm, Open MPI or Kubernetes.
 
     Args:
       coordinator: HOST:PORT of the first process.
-      processes: how many there are.
-      index: of this process, from 0.
+      processes: number of processes.
+      index: index of this process, from 0.
 
     Raises:
-      UserError: the environment doesn't tell what is missing, or the processes did not
-        meet within five minutes.
+      UserError: an argument is missing in the environment too, or the processes did
+        not connect within five minutes.
     """
     try:
         jax.distributed.initialize(
@@ -64,12 +58,12 @@ def join(coordinator: str | None, processes: int | None, index: int | None) -> N
 
 
 @contextlib.contextmanager
-def failing_alone():
-    """Ends a process that fails at once, where an orderly exit waits for the others.
+def exit_without_barrier():
+    """On failure, exits immediately instead of waiting for the other processes.
 
-    They find out by themselves: from the next collective operation, or within JAX's
-    100 s of patience. An exit that all agreed on (with a signal's code) is left alone,
-    and so is a run of one process.
+    The other processes notice at the next collective operation, or after JAX's timeout
+    of 100 s. An exit that all processes agreed on (with a signal's code) is orderly,
+    and so is every exit of a run of one process.
     """
     try:
         yield
@@ -80,12 +74,12 @@ def failing_alone():
             raise
         _tell(error)
         if jax.process_index() == 0:
-            time.sleep(_FAREWELL)  # the others end with the first: let them speak
+            time.sleep(_GRACE_PERIOD)  # the others end with the first; let them report
         os._exit(1)
 
 
 def _tell(error: BaseException) -> None:
-    """Prints one line for a user's mistake or a lost process, else the traceback."""
+    """Prints one line for a `UserError` or a lost process, else the traceback."""
     known = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
     if known and _GONE.search(str(error)):
         error = UserError(
@@ -99,93 +93,55 @@ def _tell(error: BaseException) -> None:
     sys.stderr.flush()
 
 
-def largest(value: int) -> int:
-    """The largest of the processes' values; all of them must call it."""
+def all_reduce_max(value: int) -> int:
+    """Returns the maximum of `value` over processes; all of them must call it."""
     if jax.process_count() == 1:
         return value
     return int(np.max(multihost_utils.process_allgather(np.asarray(value))))
 
 
-def wait(what: str) -> None:
-    """Waits until all processes are here."""
+def barrier(name: str) -> None:
+    """Waits until all processes reach the barrier of this name."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(name)
 
 
-def axis_name(mode: str) -> str | None:
-    """The axis over which a step has to average by itself."""
-    return _AXIS if mode == "pmap" else None
+def check_batch(batch_size: int, field: str, grad_accum_steps: int = 1) -> None:
+    """Checks that the batch divides evenly into devices and micro-batches.
 
+    Args:
+      batch_size: size of the batch, over all devices.
+      field: name of its field, for the error message.
+      grad_accum_steps: number of micro-batches per step.
 
-def check_batch(batch_size: int, field: str, parts: int = 1) -> None:
-    """Raises a UserError unless the batch splits evenly over devices and parts."""
+    Raises:
+      UserError: it does not.
+    """
     count = jax.device_count()
-    if batch_size % (count * parts):
-        each = f", each in {parts} parts" if parts > 1 else ""
+    multiple = count * grad_accum_steps
+    if batch_size % multiple:
+        each = (
+            f", each in {grad_accum_steps} micro-batches"
+            if grad_accum_steps > 1
+            else ""
+        )
         raise UserError(
-            f"{field}={batch_size}: must be a multiple of {count * parts}, for it is "
+            f"{field}={batch_size}: must be a multiple of {multiple}, for it is "
             f"split over {count} devices{each}"
         )
 
 
-def replicate(tree: Any, mode: str) -> Any:
-    """Puts a tree of arrays, the same in all processes, on every device."""
-    tree = jax.device_get(tree)
-    if mode == "pmap":
-        count = jax.local_device_count()
-        stacked = jax.tree.map(lambda x: np.stack([x] * count), tree)
-        if not jax.tree.leaves(stacked):  # nothing frozen: there is no ranker
-            return stacked
-        return jax.pmap(lambda x: x)(stacked)  # else each step would move it there
-    everywhere, _ = shardings(jax.devices())
-    return jax.device_put(tree, everywhere)
-
-
-def fetch(tree: Any, mode: str) -> Any:
-    """Undoes `replicate`: the NumPy arrays of one device."""
-    if mode == "pmap":
-        tree = jax.tree.map(lambda x: x[0], tree)
-    return jax.device_get(tree)
-
-
-def split(batch: dict[str, np.ndarray], mode: str) -> dict[str, Any]:
-    """Splits this process's part of a batch over its devices."""
-    if mode == "pmap":
-        count = jax.local_device_count()
-        return {k: x.reshape(count, -1, *x.shape[1:]) for k, x in batch.items()}
-    _, divided = shardings(jax.devices())
-    return {
-        k: jax.make_array_from_process_local_data(divided, x) for k, x in batch.items()
-    }
-
-
-def compile_train_step(step: Callable, mode: str) -> Callable:
-    """(state, frozen, batch) -> (state, metrics), the state's memory used anew."""
-    if mode == "pmap":
-        return jax.pmap(step, axis_name=_AXIS, donate_argnums=0)
-    everywhere, _ = shardings(jax.devices())
-    return jax.jit(step, donate_argnums=0, out_shardings=everywhere)
-
-
-def compile_eval_step(step: Callable, mode: str) -> Callable:
-    """(variables, frozen, batch) -> sums."""
-    if mode == "pmap":
-        return jax.pmap(step, axis_name=_AXIS)
-    everywhere, _ = shardings(jax.devices())
-    return jax.jit(step, out_shardings=everywhere)
-
-
 def dividing(size: int) -> list[jax.Device]:
-    """As many of this process's devices as divide a batch of this size."""
+    """Returns the most of this process's devices that divide a batch of this size."""
     devices = jax.local_devices()
     count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
     return devices[:count]
 
 
 def shardings(devices: Sequence[jax.Device]) -> tuple[NamedSharding, NamedSharding]:
-    """On each of the devices, and divided over them along the first axis."""
+    """Returns the shardings that replicate, and that divide along the first axis."""
     # Auto axes: Linen's reshapes don't know explicit ones.
-    mesh = jax.make_mesh((len(devices),), (_AXIS,), (AxisType.Auto,), devices=devices)
-    specs = PartitionSpec(), PartitionSpec(_AXIS)
+    mesh = jax.make_mesh((len(devices),), (AXIS,), (AxisType.Auto,), devices=devices)
+    specs = PartitionSpec(), PartitionSpec(AXIS)
     everywhere, divided = (NamedSharding(mesh, spec) for spec in specs)
     return everywhere, divided

@@ -1,4 +1,4 @@
-"""What each of the two stages puts into the training loop."""
+"""What differs between the two stages of training."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -11,15 +11,13 @@ from flax import linen as nn
 
 from cqr_jax import weights
 from cqr_jax.config import level_ranges
-from cqr_jax.data import kinds, pipeline, records
+from cqr_jax.data import kinds, pipeline
 from cqr_jax.data.degradations import MARGIN, Mixture
-from cqr_jax.errors import UserError
 from cqr_jax.models import colour
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 from cqr_jax.psnr import psnr_of_mse
-from cqr_jax.training import distributed, state, steps
-from data_prep.build import build
+from cqr_jax.training import runner, state, steps
 
 
 class Steps(NamedTuple):
@@ -27,8 +25,9 @@ class Steps(NamedTuple):
 
     Attributes:
       model: the module that is trained.
-      optimizer: that `train_step` moves it with.
-      train_step, eval_step: of `cqr_jax.training.steps`, all but the arrays bound.
+      optimizer: optimizer of `train_step`.
+      train_step, eval_step: functions of `cqr_jax.training.steps` with everything but
+        the arrays bound.
     """
 
     model: nn.Module
@@ -43,7 +42,7 @@ class Stage(NamedTuple):
     Attributes:
       name: 'ranker' or 'deblocker', in the log.
       steps: the model and its steps.
-      frozen: variables that both steps are given; see `cqr_jax.training.steps`.
+      ranker_variables: variables of the frozen ranker; see `cqr_jax.training.steps`.
       batches: first step -> the training batches from there on.
       validation: the validation batches.
       summarize: the summed results of the evaluation step -> named figures.
@@ -53,7 +52,7 @@ class Stage(NamedTuple):
 
     name: str
     steps: Steps
-    frozen: Any
+    ranker_variables: Any
     batches: Callable[[int], Iterator[dict]]
     validation: list[dict]
     summarize: Callable[[dict], dict[str, float]]
@@ -63,7 +62,7 @@ class Stage(NamedTuple):
 
 def ranker_steps(config: ml_collections.ConfigDict) -> Steps:
     """Model and steps of stage 1, as `configs/ranker.py` sets them."""
-    axis_name = distributed.axis_name(config.parallel)
+    axis_name = runner.create(config.parallel).axis_name
     model = Ranker(
         **config.model,
         axis_name=axis_name if config.sync_batch_norm else None,
@@ -75,7 +74,7 @@ def ranker_steps(config: ml_collections.ConfigDict) -> Steps:
         steps.ranker_train_step,
         optimizer=optimizer,
         ema_decay=config.ema_decay,
-        parts=config.accumulate,
+        grad_accum_steps=config.grad_accum_steps,
         **shared,
     )
     eval_step = functools.partial(steps.ranker_eval_step, **shared)
@@ -89,7 +88,7 @@ def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -
       config: the config.
       ranker: whose variables the steps are given; None without alpha and beta.
     """
-    axis_name = distributed.axis_name(config.parallel)
+    axis_name = runner.create(config.parallel).axis_name
     model = Deblocker(**config.model, dtype=config.compute_dtype, remat=config.remat)
     optimizer = state.create_optimizer(config.optimizer, config.steps)
     apply = model.apply
@@ -105,7 +104,7 @@ def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -
         beta=config.loss.beta,
         pixel=config.loss.pixel,
         ema_decay=config.ema_decay,
-        parts=config.accumulate,
+        grad_accum_steps=config.grad_accum_steps,
         axis_name=axis_name,
     )
     eval_step = functools.partial(
@@ -125,7 +124,7 @@ def ranker_stage(config: ml_collections.ConfigDict) -> Stage:
     return Stage(
         name="ranker",
         steps=ranker_steps(config),
-        frozen={},
+        ranker_variables={},
         **_data(
             config,
             pipeline.pairs(config.patch, levels, augment=True),
@@ -171,7 +170,7 @@ def deblock_stage(
     return Stage(
         name="deblocker",
         steps=deblock_steps(config, ranker.model if ranker else None),
-        frozen=ranker.variables if ranker else {},
+        ranker_variables=ranker.variables if ranker else {},
         **_data(
             config,
             training(patch=config.patch, augment=True),
@@ -192,7 +191,7 @@ def _data(
     margin: int = 0,
     kind: str = kinds.LADDER,
 ) -> dict:
-    """The `batches` and `validation` of a stage; makes the records that it can.
+    """Returns the `batches` and `validation` of a stage.
 
     Args:
       config: of the stage.
@@ -201,18 +200,6 @@ def _data(
       kind: of the records.
     """
     name, data_dir = config.data.name, config.data.data_dir
-    if (
-        kind == kinds.LADDER
-        and name in ("div2k", "embedded")
-        and not records.exists(data_dir, name)
-    ):
-        command = f"python -m data_prep.build --source={name} --data_dir={data_dir}"
-        if jax.process_count() > 1:
-            raise UserError(
-                f"{data_dir}: no records of '{name}'; make them, once for all "
-                f"processes, with: {command}"
-            )
-        build(name, data_dir)
     side = max(config.patch, config.validation.patch) + margin
     builder = pipeline.open_records(data_dir, name, side, kind)
     sizes = {name: config.batch_size}

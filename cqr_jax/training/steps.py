@@ -1,10 +1,10 @@
 """The pure training and evaluation steps of both stages.
 
-A training step maps (state, frozen, batch) to (state, metrics); an evaluation step maps
-(variables, frozen, batch) to sums over the batch, to be added up and divided once.
-`frozen` holds the ranker's variables in the deblocker's stage and is empty in the
-ranker's. Everything else is bound beforehand with `functools.partial`; how a step is
-spread over devices is `cqr_jax.training.distributed`'s matter.
+A training step maps (state, ranker_variables, batch) to (state, metrics). An evaluation
+step maps (variables, ranker_variables, batch) to sums over the batch, which are added
+over batches and divided once. `ranker_variables` are those of the frozen ranker in the
+deblocker's stage, and empty in the ranker's. Everything else is bound beforehand with
+`functools.partial`. `cqr_jax.training.runner` distributes a step over devices.
 """
 
 from collections.abc import Callable
@@ -28,34 +28,34 @@ Apply = Callable[..., Any]  # `Module.apply`
 
 def ranker_train_step(
     state: TrainState,
-    frozen: Any,
+    ranker_variables: Any,
     batch: Batch,
     *,
     apply: Apply,
     optimizer: optax.GradientTransformation,
     margin: float,
     ema_decay: float,
-    parts: int = 1,
+    grad_accum_steps: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One step of stage 1: margin ranking loss (eq. 2) on pairs.
 
-    The two branches run as one batch, so that BatchNorm sees both; where the batch is
-    computed in parts, BatchNorm sees them one after the other.
+    The two branches run as one batch, so that BatchNorm sees both. With several
+    micro-batches, BatchNorm sees one micro-batch after the other.
 
     Args:
       state: of the ranker.
-      frozen: unused.
+      ranker_variables: unused.
       batch: as `pipeline.pairs` makes it.
       apply: the ranker's.
       optimizer, margin, ema_decay: of the config.
-      parts: that the batch is computed in, one after the other.
-      axis_name: of the devices to average over under pmap.
+      grad_accum_steps: number of micro-batches per step.
+      axis_name: axis of the devices to average over under pmap.
 
     Returns:
       The next state, and `loss` and `accuracy` of the batch.
     """
-    del frozen
+    del ranker_variables
 
     def loss_fn(params, batch_stats, batch):
         variables = {"params": params, "batch_stats": batch_stats}
@@ -70,14 +70,14 @@ def ranker_train_step(
         metrics = {"loss": loss, "accuracy": _ordered(score_i, score_j, batch).mean()}
         return loss, (metrics, new["batch_stats"])
 
-    found = _accumulate(loss_fn, state, batch, parts)
+    found = _accumulate(loss_fn, state, batch, grad_accum_steps)
     grads, metrics, batch_stats = _mean(found, axis_name)
     return train_state.update(state, grads, batch_stats, optimizer, ema_decay), metrics
 
 
 def ranker_eval_step(
     variables: dict,
-    frozen: Any,
+    ranker_variables: Any,
     batch: Batch,
     *,
     apply: Apply,
@@ -85,7 +85,7 @@ def ranker_eval_step(
     axis_name: str | None = None,
 ) -> Metrics:
     """Sums over a masked batch of pairs: `loss`, `correct` and `count`."""
-    del frozen
+    del ranker_variables
     score_i, _ = apply(variables, to_float(batch["image_i"]))
     score_j, _ = apply(variables, to_float(batch["image_j"]))
     per_pair = jax.vmap(losses.margin_ranking, (0, 0, 0, 0, None))(
@@ -102,7 +102,7 @@ def ranker_eval_step(
 
 def deblock_train_step(
     state: TrainState,
-    frozen: Any,
+    ranker_variables: Any,
     batch: Batch,
     *,
     apply: Apply,
@@ -112,30 +112,30 @@ def deblock_train_step(
     beta: float,
     pixel: str = "mae",
     ema_decay: float,
-    parts: int = 1,
+    grad_accum_steps: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One step of stage 2: the deblocker under the overall loss (eq. 6).
 
     Args:
       state: of the deblocker.
-      frozen: the ranker's variables, a constant of the loss; empty where alpha and
-        beta are 0.
+      ranker_variables: the ranker's variables, which get no gradient; empty if alpha
+        and beta are 0.
       batch: as `pipeline.ladders` makes it.
       apply: the deblocker's.
-      rank: the ranker's; not called where alpha and beta are 0.
+      rank: the ranker's `apply`; not called if alpha and beta are 0.
       optimizer, alpha, beta, pixel, ema_decay: of the config.
-      parts: that the batch is computed in, one after the other.
-      axis_name: of the devices to average over under pmap.
+      grad_accum_steps: number of micro-batches per step.
+      axis_name: axis of the devices to average over under pmap.
 
     Returns:
       The next state, and `loss` with its terms by name.
     """
-    frozen = jax.lax.stop_gradient(frozen)
+    ranker_variables = jax.lax.stop_gradient(ranker_variables)
 
     def frozen_rank(image):
         assert rank is not None, "alpha and beta need a ranker"
-        return rank(frozen, image)
+        return rank(ranker_variables, image)
 
     def loss_fn(params, batch_stats, batch):
         clean, *compressed = _clean_and_compressed(batch)
@@ -143,7 +143,7 @@ def deblock_train_step(
         loss, metrics = guided_loss(restored, clean, frozen_rank, alpha, beta, pixel)
         return loss, (metrics, batch_stats)
 
-    found = _accumulate(loss_fn, state, batch, parts)
+    found = _accumulate(loss_fn, state, batch, grad_accum_steps)
     grads, metrics, _ = _mean(found, axis_name)
     state = train_state.update(state, grads, state.batch_stats, optimizer, ema_decay)
     return state, metrics
@@ -189,7 +189,7 @@ def guided_loss(
 
 def deblock_eval_step(
     variables: dict,
-    frozen: Any,
+    ranker_variables: Any,
     batch: Batch,
     *,
     apply: Apply,
@@ -200,7 +200,7 @@ def deblock_eval_step(
     `mse` of the restored images, rounded and clipped as a saved picture is, and
     `mse_jpeg` of the compressed ones, each (qualities,); and `count`.
     """
-    del frozen
+    del ranker_variables
     clean, *compressed = _clean_and_compressed(batch)
     restored = apply({"params": variables["params"]}, *compressed)
     shape = batch["compressed"].shape
@@ -251,37 +251,41 @@ def _ordered(score_i: jax.Array, score_j: jax.Array, batch: Batch) -> jax.Array:
 
 
 def _accumulate(
-    loss_fn: Callable, state: TrainState, batch: Batch, parts: int
+    loss_fn: Callable, state: TrainState, batch: Batch, grad_accum_steps: int
 ) -> tuple[Any, Metrics, Any]:
-    """Mean gradients and metrics of equal parts of a batch, and the last statistics.
+    """Accumulates gradients over micro-batches.
 
-    Only one part's activations are held at a time.
+    Only the activations of one micro-batch are in memory at a time.
 
     Args:
-      loss_fn: (params, batch_stats, part) -> (loss, (metrics, new batch_stats)).
-      state: whose parameters the gradients are taken by.
-      batch: of a size divisible by `parts`.
-      parts: how many.
+      loss_fn: (params, batch_stats, micro-batch) -> (loss, (metrics, batch_stats)).
+      state: state with the parameters to differentiate by.
+      batch: batch of a size divisible by `grad_accum_steps`.
+      grad_accum_steps: number of micro-batches.
+
+    Returns:
+      The mean gradients, the mean metrics, and the last statistics.
     """
     gradient = jax.grad(loss_fn, has_aux=True)
-    if parts == 1:
+    if grad_accum_steps == 1:
         grads, (metrics, batch_stats) = gradient(state.params, state.batch_stats, batch)
         return grads, metrics, batch_stats
 
     def divide(x):
-        # A part takes every parts-th example: the batch stays spread over devices.
-        return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+        # A micro-batch takes every n-th example, so that it stays sharded.
+        shape = (-1, grad_accum_steps, *x.shape[1:])
+        return jnp.moveaxis(x.reshape(shape), 1, 0)
 
-    def add(carry, part):
+    def add(carry, micro_batch):
         total, batch_stats = carry
-        grads, (metrics, batch_stats) = gradient(state.params, batch_stats, part)
+        grads, (metrics, batch_stats) = gradient(state.params, batch_stats, micro_batch)
         return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     (total, batch_stats), metrics = jax.lax.scan(
         add, (zeros, state.batch_stats), jax.tree.map(divide, batch)
     )
-    grads = jax.tree.map(lambda x: x / parts, total)
+    grads = jax.tree.map(lambda x: x / grad_accum_steps, total)
     return grads, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics), batch_stats
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from configs import eval as eval_config
 from cqr_jax import config as config_lib
-from cqr_jax import weights
+from cqr_jax import tasks, weights
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import colour, metrics
@@ -67,7 +67,7 @@ def folder(tmp_path):
 def _config(sets, **fields):
     config = eval_config.get_config("colour")
     config.update({"sets": str(sets), **fields})
-    config_lib.check(config)
+    tasks.check(config)
     return config
 
 
@@ -158,7 +158,7 @@ def test_projection_bounds_what_a_bad_network_does(folder, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
 def test_tables_and_files(folder, tmp_path, capsys, monkeypatch, subsampling):
-    monkeypatch.setattr("data_prep.test_sets.expected", lambda name: {})
+    monkeypatch.setattr("cqr_jax.data.test_sets.expected", lambda name: {})
     (tmp_path / "live1").mkdir()
     folder = folder.rename(tmp_path / "live1" / "photographs").parent
     config = _config(folder, qualities=(10,), subsampling=subsampling, projection=False)

@@ -16,12 +16,11 @@ from PIL import Image
 
 from configs import eval as eval_config
 from cqr_jax import weights
-from cqr_jax.data import jpeg, pipeline
+from cqr_jax.data import jpeg, pipeline, test_sets
 from cqr_jax.data.compression import features
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import metrics, table2
 from cqr_jax.restoring import pictures
-from data_prep import test_sets
 from tests.conftest import ROOT, save_fresh
 
 # Folder of the test sets, as in configs/eval.py: not part of the repository.

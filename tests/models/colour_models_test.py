@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from cqr_jax.data import jpeg
-from cqr_jax.data.compression import FEATURES, features, libjpeg
+from cqr_jax.data.compression import CONDITIONINGS, FEATURES, features, libjpeg
 from cqr_jax.models import colour
-from cqr_jax.models.deblocker import CONDITIONINGS, Deblocker
+from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.training import state
 
 SMALL = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cqr_jax.models.convolution import halving
+from cqr_jax.models.convolution import strided_conv
 
 
 @pytest.mark.parametrize("size", [(8, 6), (7, 10), (9, 5), (2, 3)])
@@ -23,7 +23,7 @@ def test_halving_and_its_gradients_equal_xlas(size):
             padding=((1, 1), (1, 1)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        for convolve in (halving, jax.lax.conv_general_dilated)
+        for convolve in (strided_conv, jax.lax.conv_general_dilated)
     )
     np.testing.assert_array_equal(found(x, kernel), expected(x, kernel))
 

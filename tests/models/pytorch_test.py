@@ -165,18 +165,20 @@ def test_losses_equal_pytorchs(rng):
         _check(found[name], value, 1e-5)
 
 
-def _train(step, model, variables, batch, frozen):
+def _train(step, model, variables, batch, ranker_variables):
     """Parameters, their average and the losses of a few steps of ours."""
     optimizer = optax.adam(ADAM["lr"], eps=ADAM["eps"])
     shapes = jax.eval_shape(lambda: state.create(model, 48, optimizer, 0))
     train_state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     params, stats = variables["params"], variables.get("batch_stats", {})
-    train_state = train_state.replace(params=params, average=params, batch_stats=stats)
+    train_state = train_state.replace(
+        params=params, ema_params=params, batch_stats=stats
+    )
     bound = {"apply": model.apply, "optimizer": optimizer, "ema_decay": EMA_DECAY}
     step = jax.jit(functools.partial(step, **bound))
     found = []
     for _ in range(4):
-        train_state, metrics = step(train_state, frozen, batch)
+        train_state, metrics = step(train_state, ranker_variables, batch)
         found.append(metrics["loss"])
     return train_state, found
 
@@ -185,7 +187,7 @@ def _check_trained(module, trainer, train_state):
     names = [name for name, _ in module.named_parameters()]
     for found, expected in (
         (list(module.parameters()), train_state.params),
-        (trainer.average, train_state.average),
+        (trainer.average, train_state.ema_params),
     ):
         found = dict(zip(names, found, strict=True))
         _check_named(module, found, {"params": expected}, 1e-4)
@@ -193,7 +195,7 @@ def _check_trained(module, trainer, train_state):
 
 def test_steps_of_the_deblocker_equal_pytorchs(rng):
     model, ranker = Deblocker(**DEBLOCKER), Ranker(**RANKER)
-    variables, frozen = _single(_noisy(model)), _single(_noisy(ranker))
+    variables, ranker_variables = _single(_noisy(model)), _single(_noisy(ranker))
     batch = {
         "clean": rng.integers(0, 256, (2, 32, 32, 1), np.uint8),
         "compressed": rng.integers(0, 256, (2, 2, 32, 32, 1), np.uint8),
@@ -201,10 +203,10 @@ def test_steps_of_the_deblocker_equal_pytorchs(rng):
     step = functools.partial(
         steps.deblock_train_step, rank=ranker.apply, alpha=ALPHA, beta=BETA
     )
-    train_state, expected = _train(step, model, variables, batch, frozen)
+    train_state, expected = _train(step, model, variables, batch, ranker_variables)
 
     module = pytorch_models.load(pytorch_models.Deblocker(**DEBLOCKER), variables)
-    guide = pytorch_models.load(pytorch_models.Ranker(**RANKER), frozen)
+    guide = pytorch_models.load(pytorch_models.Ranker(**RANKER), ranker_variables)
     guide.eval().requires_grad_(False)
     trainer = pytorch_models.Trainer(module, EMA_DECAY, **ADAM)
     clean = _to_torch(batch["clean"].repeat(2, axis=0)) / 255

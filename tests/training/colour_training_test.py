@@ -12,6 +12,7 @@ from cqr_jax import weights
 from cqr_jax.data import degradations, jpeg, kinds, pipeline, records
 from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.data.degradations import Mixture
+from cqr_jax.data.held_out import held_out_images
 from data_prep import sources
 from data_prep.build import build
 from tests.conftest import run
@@ -85,19 +86,19 @@ def test_an_image_of_both_folders_is_held_out_in_both(data_dir, folders):
         return {x["name"].numpy().decode().rpartition(".")[0] for x in split}
 
     assert stems("colour") == stems("gray")
-    held_out = sources.held_out(str(folders / "colour"), kinds.COLOUR)
+    held_out = held_out_images(str(folders / "colour"), kinds.COLOUR)
     assert {path.stem for path in held_out} == stems("colour")
 
 
 def test_the_share_that_is_held_out(tmp_path):
     for i in range(400):
         (tmp_path / f"{i}.png").touch()
-    held_out = sources.held_out(str(tmp_path), kinds.COLOUR)
+    held_out = held_out_images(str(tmp_path), kinds.COLOUR)
     assert len(held_out) == pytest.approx(20, abs=10)
     for path in tmp_path.iterdir():  # whatever else is in the folder
         if path not in held_out and int(path.stem) % 2:
             path.unlink()
-    assert sources.held_out(str(tmp_path), kinds.COLOUR) == held_out
+    assert held_out_images(str(tmp_path), kinds.COLOUR) == held_out
 
 
 def _stream(data_dir, first_step=0, **kwargs):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import ranker
-from cqr_jax.training import distributed, stages
+from cqr_jax.training import runner, stages
 from tests.conftest import FAST_COMPILING, ROOT, run, start
 
 
@@ -105,7 +105,7 @@ def _wait_for_a_checkpoint(workdir, processes):
 _DESCEND = """
 import functools, sys
 import jax, numpy as np, optax
-from cqr_jax.training import distributed, state, steps
+from cqr_jax.training import distributed, runner, state, steps
 from cqr_jax.models.ranker import Ranker
 
 mode, path, port, processes, index = sys.argv[1:]
@@ -113,15 +113,16 @@ count, index = int(processes), int(index)
 if count > 1:
     distributed.join(f"localhost:{port}", count, index)
 rng = np.random.default_rng(0)
-axis = distributed.axis_name(mode)
+run = runner.create(mode)
+axis = run.axis_name
 model = Ranker(width=2, axis_name=axis)
 optimizer = optax.sgd(0.1)
-train_state = distributed.replicate(state.create(model, 48, optimizer, 0), mode)
-assert distributed.replicate({}, mode) == {}  # frozen, where there is no ranker
+train_state = run.replicate(state.create(model, 48, optimizer, 0))
+assert run.replicate({}) == {}  # of a ranker that is not there
 assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(train_state))
-step = distributed.compile_train_step(functools.partial(
+step = run.compile_train_step(functools.partial(
     steps.ranker_train_step, apply=model.apply, optimizer=optimizer, margin=0.5,
-    ema_decay=0.5, axis_name=axis), mode)
+    ema_decay=0.5, axis_name=axis))
 for _ in range(2):
     batch = {
         "image_i": rng.integers(0, 256, (16, 48, 48, 1), np.uint8),
@@ -129,8 +130,8 @@ for _ in range(2):
         "label_i": np.full(16, 1), "label_j": rng.integers(2, 4, 16),
     }
     part = {k: np.split(x, count)[index] for k, x in batch.items()}
-    train_state, _ = step(train_state, {}, distributed.split(part, mode))
-leaves = jax.tree.leaves(distributed.fetch(train_state, mode))
+    train_state, _ = step(train_state, {}, run.shard_batch(part))
+leaves = jax.tree.leaves(run.unreplicate(train_state))
 np.savez(f"{path}-{index}", *leaves)
 """
 
@@ -176,7 +177,7 @@ def test_norms_are_synchronised_as_the_config_says(synchronised):
     config.parallel = "pmap"
     config.sync_batch_norm = synchronised
     axis = stages.ranker_steps(config).model.axis_name
-    assert axis == (distributed.axis_name("pmap") if synchronised else None)
+    assert axis == (runner.create("pmap").axis_name if synchronised else None)
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def _images(*shape):
 
 
 @pytest.fixture(scope="module")
-def frozen():
+def ranker_variables():
     variables = state.init(RANKER, 48, 1)
     stats = jax.tree.map(lambda x: x + 0.1, variables["batch_stats"])
     return {**variables, "batch_stats": stats}
@@ -76,39 +76,43 @@ def test_ranker_step_lowers_the_loss_and_moves_the_statistics():
         lambda a, b: bool((a != b).any()), before, train_state.batch_stats
     )
     assert all(jax.tree.leaves(changed))
-    jax.tree.map(np.testing.assert_array_equal, train_state.params, train_state.average)
+    jax.tree.map(
+        np.testing.assert_array_equal, train_state.params, train_state.ema_params
+    )
 
 
-def test_the_frozen_ranker_is_a_constant(frozen):
+def test_the_frozen_ranker_is_a_constant(ranker_variables):
     optimizer = optax.adam(1e-2)
     train_state = state.create(DEBLOCKER, 48, optimizer, 0)
     batch = {"clean": _images(2), "compressed": _images(2, 3)}
     step = functools.partial(DEBLOCK_STEP, optimizer=optimizer)
 
-    def loss(frozen):
-        return step(train_state, frozen, batch)[1]["loss"]
+    def loss(ranker_variables):
+        return step(train_state, ranker_variables, batch)[1]["loss"]
 
-    gradient = jax.jit(jax.grad(loss))(frozen)
+    gradient = jax.jit(jax.grad(loss))(ranker_variables)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
 
-    copy = jax.tree.map(np.array, frozen)
+    copy = jax.tree.map(np.array, ranker_variables)
     compiled = jax.jit(step)
     for _ in range(3):
-        train_state, metrics = compiled(train_state, frozen, batch)
-    jax.tree.map(np.testing.assert_array_equal, frozen, copy)
+        train_state, metrics = compiled(train_state, ranker_variables, batch)
+    jax.tree.map(np.testing.assert_array_equal, ranker_variables, copy)
     assert not jax.tree.leaves(train_state.batch_stats)
     assert metrics.keys() == {"loss", "mae", "quality", "feature"}
     expected = metrics["mae"] + 0.01 * metrics["quality"] + 0.9 * metrics["feature"]
     assert metrics["loss"] == pytest.approx(float(expected), rel=1e-6)
 
 
-def test_a_batch_in_parts_gives_the_step_of_the_whole(frozen):
+def test_a_batch_in_parts_gives_the_step_of_the_whole(ranker_variables):
     optimizer = optax.sgd(1.0)  # moves by the gradient itself
     train_state = state.create(DEBLOCKER, 48, optimizer, 0)
     batch = {"clean": _images(4), "compressed": _images(4, 2)[::-1]}
     step = functools.partial(DEBLOCK_STEP, optimizer=optimizer)
-    whole, expected = jax.jit(step)(train_state, frozen, batch)
-    parts, found = jax.jit(functools.partial(step, parts=2))(train_state, frozen, batch)
+    whole, expected = jax.jit(step)(train_state, ranker_variables, batch)
+    parts, found = jax.jit(functools.partial(step, grad_accum_steps=2))(
+        train_state, ranker_variables, batch
+    )
     for name, value in expected.items():
         assert found[name] == pytest.approx(float(value), rel=1e-5)
     jax.tree.map(
@@ -139,7 +143,7 @@ def test_norms_see_the_parts_of_a_batch_one_after_the_other():
         half = {name: x[index] for name, x in batch.items()}
         train_state, _ = jax.jit(step)(train_state, {}, half)
     fresh = state.create(RANKER, 48, optimizer, 0)
-    found, _ = jax.jit(functools.partial(step, parts=2))(fresh, {}, batch)
+    found, _ = jax.jit(functools.partial(step, grad_accum_steps=2))(fresh, {}, batch)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
         found.batch_stats,
@@ -148,25 +152,29 @@ def test_norms_see_the_parts_of_a_batch_one_after_the_other():
 
 
 @pytest.mark.parametrize("term", ["quality", "feature"])
-def test_each_guided_loss_reaches_the_deblocker(frozen, term):
+def test_each_guided_loss_reaches_the_deblocker(ranker_variables, term):
     variables = state.init(DEBLOCKER, 48, 0)
     compressed, clean = _images(6) / np.float32(255), _images(2) / np.float32(255)
 
     def loss(params):
         restored = DEBLOCKER.apply({"params": params}, compressed)
-        _, terms = steps.guided_loss(restored, clean, _rank(frozen), 0.01, 0.9)
+        _, terms = steps.guided_loss(
+            restored, clean, _rank(ranker_variables), 0.01, 0.9
+        )
         return terms[term]
 
     gradient = jax.jit(jax.grad(loss))(variables["params"])
     assert float(jnp.abs(gradient["tail"]["kernel"]).sum()) > 0
 
 
-def test_guided_loss_pairs_each_restored_image_with_its_clean_one(frozen, restored):
+def test_guided_loss_pairs_each_restored_image_with_its_clean_one(
+    ranker_variables, restored
+):
     clean = jnp.asarray(_images(2), jnp.float32) / 255
-    _, terms = steps.guided_loss(restored, clean, _rank(frozen), 0.01, 0.9)
+    _, terms = steps.guided_loss(restored, clean, _rank(ranker_variables), 0.01, 0.9)
     repeated = jnp.stack([clean[i // 3] for i in range(6)])
-    score, features = RANKER.apply(frozen, restored)
-    _, target = RANKER.apply(frozen, repeated)
+    score, features = RANKER.apply(ranker_variables, restored)
+    _, target = RANKER.apply(ranker_variables, repeated)
     assert terms["mae"] == pytest.approx(float(jnp.abs(restored - repeated).mean()))
     assert terms["quality"] == pytest.approx(float(losses.quality(score)))
     expected = losses.feature_matching(features, target)
@@ -185,13 +193,13 @@ def test_the_ranker_is_not_called_without_weights(restored):
 
 @pytest.mark.parametrize(("alpha", "beta", "calls"), [(1, 0, 1), (0, 1, 2), (1, 1, 2)])
 def test_the_clean_images_are_ranked_once_and_only_for_features(
-    restored, frozen, alpha, beta, calls
+    restored, ranker_variables, alpha, beta, calls
 ):
     seen = []
 
     def rank(image):
         seen.append(len(image))
-        return RANKER.apply(frozen, image)
+        return RANKER.apply(ranker_variables, image)
 
     steps.guided_loss(restored, restored[:2], rank, alpha, beta)
     assert seen == [6, 2][:calls]
