@@ -27,8 +27,7 @@ import torch
 
 from benchmarks import machine, pytorch_models, timing
 from configs import deblock
-from cqr_jax.models.deblocker import Deblocker
-from cqr_jax.models.ranker import Ranker
+from cqr_jax.models import create
 from cqr_jax.restoring import tiles
 from cqr_jax.training import distributed, stages, state
 
@@ -99,7 +98,10 @@ def _variables(preset: str) -> dict[str, dict]:
     """Flax variables of both models, none of them zero, as NumPy arrays."""
     c = deblock.get_config(preset)
     rng = np.random.default_rng(0)
-    models = {"ranker": Ranker(**c.ranker.model), "deblocker": Deblocker(**c.model)}
+    models = {
+        "ranker": create(c.ranker.model, "ranker"),
+        "deblocker": create(c.model, "deblocker"),
+    }
     return {
         name: jax.tree.map(
             lambda x: np.float32(x + 0.01 * rng.standard_normal(x.shape)),
@@ -148,6 +150,11 @@ def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
     return work
 
 
+def _attributes(fields: Any) -> dict:
+    """Returns the fields of a model without its name."""
+    return {k: v for k, v in fields.items() if k != "name"}
+
+
 def _devices(case: Case) -> list[jax.Device]:
     """As many of the devices as divide the case's batch."""
     pairs = case.train and case.model == "ranker"
@@ -170,12 +177,12 @@ def _torch_work(
     def images(seed):
         return torch.tensor(_images(case, seed)).permute(0, 3, 1, 2).contiguous()
 
-    ranker = build(pytorch_models.Ranker(**c.ranker.model), "ranker")
+    ranker = build(pytorch_models.Ranker(**_attributes(c.ranker.model)), "ranker")
     given = images(1)
     if case.model == "ranker":
         module = ranker
     else:
-        module = build(pytorch_models.Deblocker(**c.model), "deblocker")
+        module = build(pytorch_models.Deblocker(**_attributes(c.model)), "deblocker")
     if not case.train:
         module.eval()
         given = to_float(given)

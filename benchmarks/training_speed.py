@@ -18,9 +18,8 @@ from ml_collections import ConfigDict
 
 from benchmarks import machine, timing
 from configs import deblock
-from cqr_jax import tasks, weights
+from cqr_jax import losses, models, tasks, weights
 from cqr_jax.errors import one_line_errors
-from cqr_jax.models.ranker import Ranker
 from cqr_jax.training import stages, state
 
 
@@ -30,9 +29,9 @@ def all_stages(config) -> list[tuple[stages.Stage, ConfigDict]]:
     The ranker of the second is a fresh one.
     """
     tasks.check(config)
-    if not (config.loss.alpha or config.loss.beta):
+    if not losses.needs_ranker(config.loss):
         return [(stages.deblock_stage(config, None), config)]
-    ranker = Ranker(**config.ranker.model)
+    ranker = models.create(config.ranker.model, "ranker")
     variables = state.init(ranker, config.patch, 0)
     given = weights.Weights(ranker, variables, {}, {})
     return [

@@ -65,6 +65,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.colour.unknown = 0.15  # probability that the network isn't told the compression
 
     c.model = ConfigDict()
+    c.model.name = "deblocker"  # of cqr_jax/models
     c.model.width = 64  # channels
     c.model.local_blocks = 8  # dilated local blocks between the two non-local ones
     c.model.residual_blocks = 2  # in each of a block's trunk, mask and tail

@@ -35,6 +35,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.margin = 0.5  # epsilon of eq. 2
 
     c.model = ConfigDict()
+    c.model.name = "ranker"  # of cqr_jax/models
     c.model.width = 64  # channels of the first convolution; others are multiples
     c.model.hidden = 100  # units of the first dense layer
 

@@ -141,17 +141,18 @@ def _make_missing_records(config: ConfigDict) -> None:
     Raises:
       UserError: the records are missing, and this is one of several processes.
     """
-    guided = config.get("loss") and (config.loss.alpha or config.loss.beta)
+    import jax
+
+    from cqr_jax import losses
+    from cqr_jax.data import records
+    from data_prep.build import build
+
+    guided = "loss" in config and losses.needs_ranker(config.loss)
     if guided and not config.ranker_weights:
         _make_missing_records(config.ranker)
     name, data_dir = config.data.name, config.data.data_dir
     if config.get("degradation") == "colour" or name not in ("div2k", "embedded"):
         return
-    import jax
-
-    from cqr_jax.data import records
-    from data_prep.build import build
-
     if records.exists(data_dir, name):
         return
     if jax.process_count() > 1:

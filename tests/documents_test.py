@@ -25,7 +25,7 @@ RUN, CONFIG, FLAGS = "run", "config", "flags"
 # its config is loaded, overridden and checked, as the rest takes hours or a cluster;
 # FLAGS: the module has the flags that it is given; else the reason for doing nothing.
 WAYS = {
-    r".*--config\.loss\.gamma=": "needs a patch, which tests/extending_test.py tries",
+    r".*--config\.loss\.edge=": "needs a patch, which tests/extending_test.py tries",
     r".*-m cqr_jax\.main ": CONFIG,
     r".*-m (data_prep|benchmarks)\.\w+|build ": FLAGS,
     r"(cat \S+ \| )?cqr-restore (?!--demo)": RUN,

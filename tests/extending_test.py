@@ -22,7 +22,7 @@ from cqr_jax import losses
 from cqr_jax.training import stages, state
 
 config = deblock.get_config("quickstart,ablation=cqr")
-config.loss.gamma = 0.1
+config.loss.edge = 0.1
 steps = stages.deblock_steps(config, None)
 clean = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 1), np.uint8)
 batch = {"clean": clean, "compressed": clean[:, None] // 2}

@@ -15,7 +15,7 @@ import ml_collections
 from jax.experimental import topologies
 from jax.extend.core import jaxprs_in_params
 
-from cqr_jax import files, tables
+from cqr_jax import files, losses, tables
 from cqr_jax.errors import UserError
 from cqr_jax.export.program import PLATFORMS
 from cqr_jax.training import distributed, stages, state, steps
@@ -64,7 +64,7 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
     Args:
       config: as `configs/aot.py` makes it.
     """
-    guided = config.loss.alpha or config.loss.beta
+    guided = losses.needs_ranker(config.loss)
     rank = stages.ranker_steps(config.ranker)
     deblock = stages.deblock_steps(config, rank.model if guided else None)
 

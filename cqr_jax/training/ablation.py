@@ -5,6 +5,7 @@ import pathlib
 
 import ml_collections
 
+from cqr_jax import losses
 from cqr_jax.config import ablate, split_list
 from cqr_jax.training import loop
 
@@ -25,7 +26,7 @@ def train_variants(config: ml_collections.ConfigDict) -> None:
     runs = [_run(resolved, variant, seed) for variant, seed in cases]
     for run in runs:
         loop.check_start(run, "deblocker")
-    guided = [run for run in runs if run.loss.alpha or run.loss.beta]
+    guided = [run for run in runs if losses.needs_ranker(run.loss)]
     if guided and not resolved.ranker_weights:
         path = loop.train_ranker(resolved.ranker, "config.ranker")
         resolved.ranker_weights = str(path)

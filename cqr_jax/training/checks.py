@@ -20,9 +20,6 @@ from cqr_jax.data.compression import CONDITIONINGS
 from cqr_jax.data.kinds import QUALITIES
 from cqr_jax.errors import UserError
 
-# Terms of the loss that compare pixels; `cqr_jax.losses.PIXEL` has their functions.
-PIXEL_TERMS = ("mae", "log_mse")
-
 
 def check_ranker(config: ConfigDict) -> None:
     """Checks a config of `configs/ranker.py`.
@@ -42,6 +39,7 @@ def check_deblock(config: ConfigDict) -> None:
     """
     _check_training(config, "config")
     _check_deblock(config)
+    _check_loss(config)
 
 
 def check_ablation(config: ConfigDict) -> None:
@@ -142,26 +140,27 @@ def _check_deblock(config: ConfigDict) -> None:
             f"config.qualities_per_crop={config.qualities_per_crop}: a "
             f"{config.degradation} degradation is one for each crop; must be 1"
         )
-    for field in ("alpha", "beta"):
-        if config.loss[field] < 0:
-            raise UserError(f"config.loss.{field}={config.loss[field]}: is negative")
-    one_of(config.loss, "config.loss", "pixel", PIXEL_TERMS)
-    at_least(config.model, "config.model", "width", 2)
+    if config.model.name == "deblocker":
+        _check_deblocker(config.model)
+
+
+def _check_deblocker(model: ConfigDict) -> None:
+    """Checks the attributes of `models.deblocker.Deblocker`."""
+    at_least(model, "config.model", "width", 2)
     for field in ("scale", "key_pool"):
-        at_least(config.model, "config.model", field, 1)
+        at_least(model, "config.model", field, 1)
     for field in ("local_blocks", "residual_blocks", "outer_blocks"):
-        at_least(config.model, "config.model", field, 0)
-    at_least(config.model, "config.model", "embedding", 1)
-    one_of(config.model, "config.model", "conditioning", CONDITIONINGS)
-    whole(config.model, "config.model", "deeper_widths")
-    if min(config.model.deeper_widths, default=2) < 2:
+        at_least(model, "config.model", field, 0)
+    at_least(model, "config.model", "embedding", 1)
+    one_of(model, "config.model", "conditioning", CONDITIONINGS)
+    whole(model, "config.model", "deeper_widths")
+    if min(model.deeper_widths, default=2) < 2:
         raise UserError(
-            f"config.model.deeper_widths={config.model.deeper_widths}: widths are at "
-            "least 2"
+            f"config.model.deeper_widths={model.deeper_widths}: widths are at least 2"
         )
-    whole(config.model, "config.model", "dilations")
-    dilations = config.model.dilations
-    if not dilations or min(dilations) < 1 or len(dilations) > config.model.width:
+    whole(model, "config.model", "dilations")
+    dilations = model.dilations
+    if not dilations or min(dilations) < 1 or len(dilations) > model.width:
         raise UserError(
             f"config.model.dilations={dilations}: needs one or more dilations of at "
             "least 1, and not more of them than the width"
@@ -197,3 +196,16 @@ def _check_colour(config) -> None:
     if config.data.gray_name:
         most = config.batch_size - 1
         in_range(config.data, "config.data", "gray_crops", 1, most)
+
+
+def _check_loss(config: ConfigDict) -> None:
+    from cqr_jax import losses  # imports JAX: after the checks that need it not
+
+    one_of(config.loss, "config.loss", "pixel", tuple(losses.PIXEL))
+    for field, value in config.loss.items():
+        if field == "pixel":
+            continue
+        if field not in ("alpha", "beta", *losses.PIXEL, *losses.RANKED):
+            raise UserError(f"config.loss.{field}: no term of the loss has this name")
+        if value < 0:
+            raise UserError(f"config.loss.{field}={value}: is negative")

@@ -18,7 +18,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from cqr_jax import weights
+from cqr_jax import losses, weights
 from cqr_jax.errors import UserError
 from cqr_jax.training import checkpoint, distributed, runner, state
 from cqr_jax.training.interrupts import Interrupts
@@ -58,7 +58,7 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
     """
     ranker = None
     check_start(config, "deblocker")  # before hours of stage 1
-    if config.loss.alpha or config.loss.beta:
+    if losses.needs_ranker(config.loss):
         path = config.ranker_weights or train_ranker(config.ranker, "config.ranker")
         fields = config.ranker.model.to_dict()
         ranker = weights.load(path, "ranker", fields)
@@ -180,11 +180,8 @@ def train(
       config: config of the stage.
       stage: the stage.
       manager: checkpoint manager of `checkpoint.open_manager`.
-      train_state: state to start from.
+      train_state: state to start from; that of the last step is returned.
       workdir: folder of the run.
-
-    Returns:
-      The last state.
 
     Raises:
       UserError: the loss or the validation metric is not finite.
@@ -198,13 +195,13 @@ def train(
     batches = map(run.shard_batch, stage.batches(first - 1))
     train_state = run.replicate(train_state)
     history = workdir.history(first - 1)
-    losses = _PendingMetrics(config.workdir)
+    pending = _PendingMetrics(config.workdir)
     reporter = Reporter(config.workdir, stage.name, config.steps, stage.images_per_step)
     with Interrupts() as interrupts, reporter:
         for step in range(first, config.steps + 1):
             batch = next(batches)
             train_state, metrics = train_step(train_state, ranker_variables, batch)
-            losses.append(step, metrics)
+            pending.append(step, metrics)
             if step == first:
                 jax.block_until_ready(metrics)
                 reporter.clock.mark(step)
@@ -212,7 +209,7 @@ def train(
             stop = _agree_to_stop(interrupts.caught, step)
             due = last or step % config.validate_every == 0
             if due or step % config.log_every == 0 or stop:
-                reporter.training(step, losses.flush())
+                reporter.training(step, pending.flush())
             if due:
                 metrics = validate(train_state, ranker_variables)
                 _check_finite(config.workdir, stage.best[0], metrics, step)
@@ -226,7 +223,7 @@ def train(
                 checkpoint.save(manager, run.unreplicate(train_state))
                 checkpoint.wait(manager)
                 history.keep_stop(step)
-                reporter.stopped(step)
+                _log.info("%s: stopped at step %d, saved", stage.name, step)
                 raise SystemExit(128 + stop)
     return run.unreplicate(train_state)
 

@@ -59,10 +59,6 @@ class Reporter:
         self._write(step, "validation", metrics)
         _log.info("%s validation  %s", self._name, _format(metrics))
 
-    def stopped(self, step: int) -> None:
-        """Reports that a signal stopped the run, and that its state is saved."""
-        _log.info("%s: stopped at step %d, saved", self._name, step)
-
     def _write(self, step: int, prefix: str, metrics: dict[str, float]) -> None:
         with self._writer.as_default(step=step):
             for name, value in metrics.items():

@@ -9,13 +9,11 @@ import ml_collections
 import optax
 from flax import linen as nn
 
-from cqr_jax import weights
+from cqr_jax import losses, models, weights
 from cqr_jax.config import level_ranges
 from cqr_jax.data import kinds, pipeline
 from cqr_jax.data.degradations import MARGIN, Mixture
 from cqr_jax.models import colour
-from cqr_jax.models.deblocker import Deblocker
-from cqr_jax.models.ranker import Ranker
 from cqr_jax.psnr import psnr_of_mse
 from cqr_jax.training import runner, state, steps
 
@@ -63,8 +61,9 @@ class Stage(NamedTuple):
 def ranker_steps(config: ml_collections.ConfigDict) -> Steps:
     """Model and steps of stage 1, as `configs/ranker.py` sets them."""
     axis_name = runner.create(config.parallel).axis_name
-    model = Ranker(
-        **config.model,
+    model = models.create(
+        config.model,
+        "ranker",
         axis_name=axis_name if config.sync_batch_norm else None,
         dtype=config.compute_dtype,
     )
@@ -86,23 +85,23 @@ def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -
 
     Args:
       config: the config.
-      ranker: whose variables the steps are given; None without alpha and beta.
+      ranker: the frozen ranker; None if no term of the loss needs it.
     """
     axis_name = runner.create(config.parallel).axis_name
-    model = Deblocker(**config.model, dtype=config.compute_dtype, remat=config.remat)
+    model = models.create(
+        config.model, "deblocker", dtype=config.compute_dtype, remat=config.remat
+    )
     optimizer = state.create_optimizer(config.optimizer, config.steps)
     apply = model.apply
     rank = ranker and ranker.clone(dtype=config.compute_dtype).apply
-    if model.channels == 3:
+    if models.channels(model) == 3:
         apply, rank = colour.on_rgb(apply), rank and colour.on_luma(rank)
     train_step = functools.partial(
         steps.deblock_train_step,
         apply=apply,
         rank=rank,
         optimizer=optimizer,
-        alpha=config.loss.alpha,
-        beta=config.loss.beta,
-        pixel=config.loss.pixel,
+        loss_weights=losses.weights(config.loss),
         ema_decay=config.ema_decay,
         grad_accum_steps=config.grad_accum_steps,
         axis_name=axis_name,
@@ -139,7 +138,7 @@ def ranker_stage(config: ml_collections.ConfigDict) -> Stage:
 def deblock_stage(
     config: ml_collections.ConfigDict, ranker: weights.Weights | None
 ) -> Stage:
-    """Stage 2 of `config`, guided by `ranker` (None without alpha and beta)."""
+    """Stage 2 of `config`, guided by `ranker` (None if the loss has no use for it)."""
     examples: functools.partial[pipeline.Example]
     kind = kinds.COLOUR if config.degradation == "colour" else kinds.LADDER
     if config.degradation == "blind":

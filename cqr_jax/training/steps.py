@@ -7,7 +7,7 @@ deblocker's stage, and empty in the ranker's. Everything else is bound beforehan
 `functools.partial`. `cqr_jax.training.runner` distributes a step over devices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,8 +21,6 @@ from cqr_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-# Images (batch, height, width, 1) to scores and feature maps.
-Rank = Callable[[jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 Apply = Callable[..., Any]  # `Module.apply`
 
 
@@ -108,9 +106,7 @@ def deblock_train_step(
     apply: Apply,
     rank: Apply | None,
     optimizer: optax.GradientTransformation,
-    alpha: float,
-    beta: float,
-    pixel: str = "mae",
+    loss_weights: Mapping[str, float],
     ema_decay: float,
     grad_accum_steps: int = 1,
     axis_name: str | None = None,
@@ -119,12 +115,13 @@ def deblock_train_step(
 
     Args:
       state: of the deblocker.
-      ranker_variables: the ranker's variables, which get no gradient; empty if alpha
-        and beta are 0.
+      ranker_variables: the ranker's variables, which get no gradient; empty if no
+        term needs the ranker.
       batch: as `pipeline.ladders` makes it.
       apply: the deblocker's.
-      rank: the ranker's `apply`; not called if alpha and beta are 0.
-      optimizer, alpha, beta, pixel, ema_decay: of the config.
+      rank: the ranker's `apply`; not called if no term needs the ranker.
+      optimizer, ema_decay: of the config.
+      loss_weights: name -> weight of each term; see `losses.overall`.
       grad_accum_steps: number of micro-batches per step.
       axis_name: axis of the devices to average over under pmap.
 
@@ -134,57 +131,20 @@ def deblock_train_step(
     ranker_variables = jax.lax.stop_gradient(ranker_variables)
 
     def frozen_rank(image):
-        assert rank is not None, "alpha and beta need a ranker"
+        assert rank is not None, "the loss needs a ranker"
         return rank(ranker_variables, image)
 
     def loss_fn(params, batch_stats, batch):
         clean, *compressed = _clean_and_compressed(batch)
         restored = apply({"params": params}, *compressed)
-        loss, metrics = guided_loss(restored, clean, frozen_rank, alpha, beta, pixel)
+        comparison = losses.Comparison(restored, clean, frozen_rank)
+        loss, metrics = losses.overall(comparison, loss_weights)
         return loss, (metrics, batch_stats)
 
     found = _accumulate(loss_fn, state, batch, grad_accum_steps)
     grads, metrics, _ = _mean(found, axis_name)
     state = train_state.update(state, grads, state.batch_stats, optimizer, ema_decay)
     return state, metrics
-
-
-def guided_loss(
-    restored: jax.Array,
-    clean: jax.Array,
-    rank: Rank,
-    alpha: float,
-    beta: float,
-    pixel: str = "mae",
-) -> tuple[jax.Array, Metrics]:
-    """The overall loss (eq. 6) and its terms: `loss`, `pixel`, `quality`, `feature`.
-
-    What has no weight is not computed: without beta the clean images are not ranked,
-    without alpha and beta nothing is.
-
-    Args:
-      restored: (batch * qualities, height, width, 1), the qualities of one image
-        following one another.
-      clean: (batch, height, width, 1).
-      rank: the frozen ranker.
-      alpha, beta: weights of L_Q and L_F.
-      pixel: what is in the place of L_MAE, one of `losses.PIXEL`.
-    """
-    repeats = len(restored) // len(clean)
-
-    def at_every_quality(x):
-        return jnp.repeat(x, repeats, axis=0)
-
-    terms = {pixel: losses.PIXEL[pixel](restored, at_every_quality(clean))}
-    if alpha or beta:
-        score, features = rank(restored)
-        if alpha:
-            terms["quality"] = losses.quality(score)
-        if beta:
-            _, target = rank(clean)  # no gradient: once per clean image
-            target = jax.tree.map(at_every_quality, target)
-            terms["feature"] = losses.feature_matching(features, target)
-    return losses.overall(terms, alpha, beta, pixel)
 
 
 def deblock_eval_step(

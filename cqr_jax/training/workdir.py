@@ -100,6 +100,9 @@ class Workdir:
         if resuming and path.is_file():
             old = with_new_names(json.loads(path.read_text()))
             ours, theirs = _learned(json.loads(text)), _learned(old)
+            # Runs from before models had names.
+            theirs.setdefault("model.name", ours.get("model.name"))
+            theirs.setdefault("ranker.model.name", ours.get("ranker.model.name"))
             for field in sorted(ours.keys() | theirs.keys()):
                 if ours.get(field) != theirs.get(field):
                     raise UserError(

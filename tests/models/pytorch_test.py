@@ -22,6 +22,7 @@ from cqr_jax.training import state, steps
 RANKER = {"width": 2, "hidden": 8}
 DEBLOCKER = {"width": 4, "local_blocks": 0, "residual_blocks": 0, "scale": 2}
 ALPHA, BETA, MARGIN, EMA_DECAY = 0.5, 0.9, 0.5, 0.3
+WEIGHTS = {"mae": 1.0, "quality": ALPHA, "feature": BETA}
 # A large epsilon: with Adam's usual one, gradients that are zero but for rounding, as
 # of a bias before BatchNorm, make steps as large as any.
 ADAM = {"lr": 1e-2, "eps": 1e-2}
@@ -154,7 +155,7 @@ def test_losses_equal_pytorchs(rng):
     restored, clean = rng.random((2, 4, 32, 32, 1), np.float32)
     rank = functools.partial(ranker.apply, variables)
     _, expected = jax.jit(
-        lambda *images: steps.guided_loss(*images, rank, ALPHA, BETA),
+        lambda *images: losses.overall(losses.Comparison(*images, rank), WEIGHTS),
     )(restored, clean)
     module = pytorch_models.load(pytorch_models.Ranker(**RANKER), variables).eval()
     found = pytorch_models.guided_loss(
@@ -201,7 +202,9 @@ def test_steps_of_the_deblocker_equal_pytorchs(rng):
         "compressed": rng.integers(0, 256, (2, 2, 32, 32, 1), np.uint8),
     }
     step = functools.partial(
-        steps.deblock_train_step, rank=ranker.apply, alpha=ALPHA, beta=BETA
+        steps.deblock_train_step,
+        rank=ranker.apply,
+        loss_weights=WEIGHTS,
     )
     train_state, expected = _train(step, model, variables, batch, ranker_variables)
 

@@ -16,12 +16,12 @@ from cqr_jax.training import state, steps
 
 RANKER = Ranker(width=2)
 DEBLOCKER = Deblocker(width=6, local_blocks=0, residual_blocks=0, scale=2)
+WEIGHTS = {"mae": 1.0, "quality": 0.01, "feature": 0.9}
 DEBLOCK_STEP = functools.partial(
     steps.deblock_train_step,
     apply=DEBLOCKER.apply,
     rank=RANKER.apply,
-    alpha=0.01,
-    beta=0.9,
+    loss_weights=WEIGHTS,
     ema_decay=0.9,
 )
 
@@ -40,6 +40,10 @@ def ranker_variables():
 @pytest.fixture(scope="module")
 def restored():
     return jnp.asarray(_images(6)[::-1], jnp.float32) / 255
+
+
+def _guided_loss(restored, clean, rank, weights=WEIGHTS):
+    return losses.overall(losses.Comparison(restored, clean, rank), weights)
 
 
 def _rank(variables):
@@ -158,9 +162,7 @@ def test_each_guided_loss_reaches_the_deblocker(ranker_variables, term):
 
     def loss(params):
         restored = DEBLOCKER.apply({"params": params}, compressed)
-        _, terms = steps.guided_loss(
-            restored, clean, _rank(ranker_variables), 0.01, 0.9
-        )
+        _, terms = _guided_loss(restored, clean, _rank(ranker_variables))
         return terms[term]
 
     gradient = jax.jit(jax.grad(loss))(variables["params"])
@@ -171,7 +173,7 @@ def test_guided_loss_pairs_each_restored_image_with_its_clean_one(
     ranker_variables, restored
 ):
     clean = jnp.asarray(_images(2), jnp.float32) / 255
-    _, terms = steps.guided_loss(restored, clean, _rank(ranker_variables), 0.01, 0.9)
+    _, terms = _guided_loss(restored, clean, _rank(ranker_variables))
     repeated = jnp.stack([clean[i // 3] for i in range(6)])
     score, features = RANKER.apply(ranker_variables, restored)
     _, target = RANKER.apply(ranker_variables, repeated)
@@ -187,7 +189,7 @@ def test_the_ranker_is_not_called_without_weights(restored):
 
     clean = restored[:2]
     for pixel in losses.PIXEL:
-        loss, terms = steps.guided_loss(restored, clean, never, 0, 0, pixel)
+        loss, terms = _guided_loss(restored, clean, never, {pixel: 1.0})
         assert terms == {"loss": loss, pixel: loss}
 
 
@@ -201,7 +203,8 @@ def test_the_clean_images_are_ranked_once_and_only_for_features(
         seen.append(len(image))
         return RANKER.apply(ranker_variables, image)
 
-    steps.guided_loss(restored, restored[:2], rank, alpha, beta)
+    weights = losses.weights({"pixel": "mae", "alpha": alpha, "beta": beta})
+    _guided_loss(restored, restored[:2], rank, weights)
     assert seen == [6, 2][:calls]
 
 
