@@ -23,7 +23,8 @@ from torch import nn
 
 from benchmarks import machine
 from benchmarks.side_by_side import JAX, LAYOUTS, in_turn
-from cqr_jax import parallel, weights
+from cqr_jax import weights
+from cqr_jax.training import distributed
 
 _SHAPES = ((1, 256, 256), (1, 512, 512), (3, 321, 481), (6, 192, 192))
 _works: dict = {}  # (layout, shape) -> a call that restores, in a worker
@@ -39,7 +40,7 @@ def dncnn3() -> nn.Module:
 
 def _ours(path: str, shape: tuple[int, ...]):
     deblocker = weights.load(path, "deblocker")
-    everywhere, divided = parallel.shardings(parallel.dividing(shape[0]))
+    everywhere, divided = distributed.shardings(distributed.dividing(shape[0]))
     params = jax.device_put({"params": deblocker.variables["params"]}, everywhere)
     image = jax.device_put(_images(shape)[..., None], divided)
     restore = jax.jit(deblocker.model.apply)

@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import machine
-from cqr_jax import metrics, tables, weights
+from cqr_jax import tables, weights
 from cqr_jax.data.jpeg import list_images
+from cqr_jax.evaluation import metrics
 from cqr_jax.progress import over
 from cqr_jax.restoring import colour, network, pictures, restorer, tiles
 

@@ -22,9 +22,9 @@ from flax import linen as nn
 
 from benchmarks import machine, timing
 from configs import deblock
-from cqr_jax import config as config_lib
-from cqr_jax import stages, state
+from cqr_jax import tasks
 from cqr_jax.errors import one_line_errors
+from cqr_jax.training import stages, state
 
 WHOLE_SIDES = (256, 512, 1024)
 TRAINING = {  # one field of the compact preset at a time
@@ -36,10 +36,10 @@ TRAINING = {  # one field of the compact preset at a time
 
 def _train(field: str, value: int, repetitions: int) -> tuple[list[float], float]:
     """Milliseconds of plain L1's training step, and the peak of memory in GiB."""
-    config = deblock.get_config("compact,without=cqr")
+    config = deblock.get_config("compact,ablation=cqr")
     owner = config.model if field == "width" else config
     owner[field] = value
-    config_lib.check(config)
+    tasks.check(config)
     steps = stages.deblock_steps(config, None)
     images = np.zeros((config.batch_size, config.patch, config.patch, 1), np.uint8)
     batch = {"clean": images, "compressed": images[:, None]}
@@ -68,7 +68,7 @@ def _whole_run(side: int) -> tuple[list[float], float]:
 
 
 def _model(preset: str) -> nn.Module:
-    config = deblock.get_config(f"{preset},without=cqr")
+    config = deblock.get_config(f"{preset},ablation=cqr")
     return stages.deblock_steps(config, None).model
 
 

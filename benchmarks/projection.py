@@ -18,12 +18,13 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import machine
-from cqr_jax import evaluate_colour, files, progress, tables
+from cqr_jax import files, progress, tables
 from cqr_jax.data import degradations, jpeg, kinds
 from cqr_jax.data.compression import libjpeg
+from cqr_jax.data.held_out import held_out_images
 from cqr_jax.errors import one_line_errors
+from cqr_jax.evaluation import colour as evaluate_colour
 from cqr_jax.restoring import colour, pictures, projection, restorer
-from data_prep import sources
 
 QUALITIES = (10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 93, 95, 97, 98, 99, 100)
 _HEAD = [
@@ -139,7 +140,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=0, help="of photographs (all)")
     args = parser.parse_args()
     with one_line_errors():
-        paths = sources.held_out(args.photographs, kinds.COLOUR)
+        paths = held_out_images(args.photographs, kinds.COLOUR)
         paths = paths[: args.count or None]
         loaded = [jpeg.load_named(path, jpeg.load_rgb) for path in paths]
         photographs = [x for x in loaded if x.ndim == 3]

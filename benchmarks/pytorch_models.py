@@ -1,9 +1,9 @@
 """The ranker, the deblocker and their training steps in PyTorch, for comparison alone.
 
-The same functions as `cqr_jax.models`, `cqr_jax.losses` and `cqr_jax.steps`, written as
-PyTorch users write them: float32 of shape (batch, channels, height, width), in either
-memory format. Modules have the names of their Flax counterparts, a number at the end of
-a name being a place in a list, so that `from_flax` can load any weights.
+The same functions as `cqr_jax.models`, `cqr_jax.losses` and `cqr_jax.training.steps`,
+written as PyTorch users write them: float32 of shape (batch, channels, height, width),
+in either memory format. Modules have the names of their Flax counterparts, a number at
+the end of a name being a place in a list, so that `from_flax` can load any weights.
 
 BatchNorm: evaluation, the forward pass in training and all gradients equal Flax's; the
 running variance does not, for PyTorch feeds it the unbiased variance of the batch and
@@ -288,7 +288,7 @@ def guided_loss(
 
 
 class Trainer:
-    """Adam and the moving average of the weights, as `cqr_jax.state.update` has them.
+    """Adam and the moving average of the weights, as in `training.state.update`.
 
     Attributes:
       average: the averaged parameters, in the module's order.

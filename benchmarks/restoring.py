@@ -44,7 +44,7 @@ def _photograph(megapixels: float, path: pathlib.Path) -> None:
 
 def _restore(path: pathlib.Path, cache: str) -> tuple[float, float, float]:
     """Seconds of the process, megapixels a second that it tells, its peak in GiB."""
-    arguments = [sys.executable, "-m", "cqr_jax.restore", str(path), "--overwrite"]
+    arguments = [sys.executable, "-m", "cqr_jax.restoring", str(path), "--overwrite"]
     start = time.perf_counter()
     process = subprocess.Popen(
         arguments,

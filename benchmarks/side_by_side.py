@@ -27,10 +27,9 @@ import torch
 
 from benchmarks import machine, pytorch_models, timing
 from configs import deblock
-from cqr_jax import parallel, stages, state
-from cqr_jax.models.deblocker import Deblocker
-from cqr_jax.models.ranker import Ranker
+from cqr_jax.models import create
 from cqr_jax.restoring import tiles
+from cqr_jax.training import distributed, stages, state
 
 _TOLERANCE = 1e-4  # of outputs and losses, as a part of their largest magnitude
 JAX = ""  # in the place of a layout
@@ -99,7 +98,10 @@ def _variables(preset: str) -> dict[str, dict]:
     """Flax variables of both models, none of them zero, as NumPy arrays."""
     c = deblock.get_config(preset)
     rng = np.random.default_rng(0)
-    models = {"ranker": Ranker(**c.ranker.model), "deblocker": Deblocker(**c.model)}
+    models = {
+        "ranker": create(c.ranker.model, "ranker"),
+        "deblocker": create(c.model, "deblocker"),
+    }
     return {
         name: jax.tree.map(
             lambda x: np.float32(x + 0.01 * rng.standard_normal(x.shape)),
@@ -117,41 +119,46 @@ def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
     learner = ranking = stages.ranker_steps(c.ranker)
     if case.model == "deblocker":
         learner = stages.deblock_steps(c, ranking.model)
-    everywhere, divided = parallel.shardings(_devices(case))
+    everywhere, divided = distributed.shardings(_devices(case))
     own = jax.device_put(variables[case.model], everywhere)
     if not case.train:
         images = jax.device_put(_images(case, 1) / np.float32(255), divided)
         infer = jax.jit(learner.model.apply)
         return lambda: infer(own, images)
 
-    frozen = {}
+    ranker_variables = {}
     if case.model == "ranker":
         image_i, image_j = np.split(_images(case, 1), 2)
         batch = {"image_i": image_i, "image_j": image_j, **_labels(case)}
     else:
         batch = {"compressed": _images(case, 1)[:, None], "clean": _images(case, 2)}
         if case.guided:
-            frozen = jax.device_put(variables["ranker"], everywhere)
+            ranker_variables = jax.device_put(variables["ranker"], everywhere)
     train_state = state.create(learner.model, c.patch, learner.optimizer, 0).replace(
         params=own["params"],
         batch_stats=own.get("batch_stats", {}),
-        average=jax.tree.map(jax.numpy.copy, own["params"]),
+        ema_params=jax.tree.map(jax.numpy.copy, own["params"]),
     )
     batch = jax.device_put(batch, divided)
     step = jax.jit(learner.train_step, donate_argnums=0, out_shardings=everywhere)
     held = [jax.device_put(train_state, everywhere)]
 
     def work():
-        held[0], metrics = step(held[0], frozen, batch)
+        held[0], metrics = step(held[0], ranker_variables, batch)
         return metrics["loss"]
 
     return work
 
 
+def _attributes(fields: Any) -> dict:
+    """Returns the fields of a model without its name."""
+    return {k: v for k, v in fields.items() if k != "name"}
+
+
 def _devices(case: Case) -> list[jax.Device]:
     """As many of the devices as divide the case's batch."""
     pairs = case.train and case.model == "ranker"
-    return parallel.dividing(case.shape[0] // 2 if pairs else case.shape[0])
+    return distributed.dividing(case.shape[0] // 2 if pairs else case.shape[0])
 
 
 def _torch_work(
@@ -170,12 +177,12 @@ def _torch_work(
     def images(seed):
         return torch.tensor(_images(case, seed)).permute(0, 3, 1, 2).contiguous()
 
-    ranker = build(pytorch_models.Ranker(**c.ranker.model), "ranker")
+    ranker = build(pytorch_models.Ranker(**_attributes(c.ranker.model)), "ranker")
     given = images(1)
     if case.model == "ranker":
         module = ranker
     else:
-        module = build(pytorch_models.Deblocker(**c.model), "deblocker")
+        module = build(pytorch_models.Deblocker(**_attributes(c.model)), "deblocker")
     if not case.train:
         module.eval()
         given = to_float(given)

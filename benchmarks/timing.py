@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cqr_jax import stages, state
+from cqr_jax.training import stages, state
 
 
 def seconds(call: Callable[[], Any], repetitions: int) -> list[float]:
@@ -35,7 +35,7 @@ def three_digits(value: float) -> str:
 
 
 def training(
-    steps: stages.Steps, patch: int, frozen: Any, batch: dict, count: int
+    steps: stages.Steps, patch: int, ranker_variables: Any, batch: dict, count: int
 ) -> Callable[[], None]:
     """A call of `count` training steps on one batch, compiled."""
     held = [state.create(steps.model, patch, steps.optimizer, 0)]
@@ -43,7 +43,7 @@ def training(
 
     def learn():
         for _ in range(count):
-            held[0], figures = step(held[0], frozen, batch)
+            held[0], figures = step(held[0], ranker_variables, batch)
         jax.block_until_ready(figures)
 
     learn()

@@ -18,10 +18,9 @@ from ml_collections import ConfigDict
 
 from benchmarks import machine, timing
 from configs import deblock
-from cqr_jax import config as config_lib
-from cqr_jax import stages, state, weights
+from cqr_jax import losses, models, tasks, weights
 from cqr_jax.errors import one_line_errors
-from cqr_jax.models.ranker import Ranker
+from cqr_jax.training import stages, state
 
 
 def all_stages(config) -> list[tuple[stages.Stage, ConfigDict]]:
@@ -29,10 +28,10 @@ def all_stages(config) -> list[tuple[stages.Stage, ConfigDict]]:
 
     The ranker of the second is a fresh one.
     """
-    config_lib.check(config)
-    if not (config.loss.alpha or config.loss.beta):
+    tasks.check(config)
+    if not losses.needs_ranker(config.loss):
         return [(stages.deblock_stage(config, None), config)]
-    ranker = Ranker(**config.ranker.model)
+    ranker = models.create(config.ranker.model, "ranker")
     variables = state.init(ranker, config.patch, 0)
     given = weights.Weights(ranker, variables, {}, {})
     return [
@@ -57,7 +56,9 @@ def pipeline_speeds(stage: stages.Stage, repetitions: int, steps: int) -> list[f
 def _measure(stage: stages.Stage, config, repetitions: int, steps: int) -> list[str]:
     fed = pipeline_speeds(stage, repetitions, steps)
     batch = next(stage.batches(0))
-    learn = timing.training(stage.steps, config.patch, stage.frozen, batch, steps)
+    learn = timing.training(
+        stage.steps, config.patch, stage.ranker_variables, batch, steps
+    )
     images = steps * stage.images_per_step
     learned = [images / spent for spent in timing.seconds(learn, repetitions)]
     headroom = np.median(fed) / np.median(learned)

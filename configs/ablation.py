@@ -9,12 +9,13 @@ and ranker. Runs that are there are taken as they are; one that was stopped goes
 
 from ml_collections import ConfigDict
 
-from cqr_jax.config import ABLATIONS, beside, parse
+from configs import deblock
+from configs import eval as evaluation
+from cqr_jax.config import ABLATIONS, parse
 
 
 def get_config(text: str = "") -> ConfigDict:
     """The config of the ablation at the scale named by `text`."""
-    deblock = beside(__file__, "deblock")
     preset = parse(text, "configs/ablation.py", preset=deblock.PRESETS)["preset"]
 
     c = deblock.get_config(preset)  # of every run, and of the ranker they share
@@ -22,7 +23,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.workdir = f"runs/ablation-{preset}"  # VARIANT/seedN of every run, and the tables
     c.variants = ",".join(ABLATIONS)  # what the runs go without
     c.seeds = (0, 1)  # of each variant; config.seed is the ranker's alone
-    c.evaluation = beside(__file__, "eval").get_config("ablation")
+    c.evaluation = evaluation.get_config("ablation")
     for field in ("task", "workdir"):  # this config gives them
         del c.evaluation[field]
     if preset == "quickstart":

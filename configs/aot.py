@@ -10,12 +10,12 @@ fields are those of configs/deblock.py.
 
 from ml_collections import ConfigDict
 
-from cqr_jax.config import beside, parse
+from configs import deblock
+from cqr_jax.config import parse
 
 
 def get_config(text: str = "") -> ConfigDict:
     """The config at the scale named by `text`."""
-    deblock = beside(__file__, "deblock")
     preset = parse(text, "configs/aot.py", preset=deblock.PRESETS)["preset"]
 
     c = deblock.get_config(preset)

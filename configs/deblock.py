@@ -2,34 +2,36 @@
 
     python -m cqr_jax.main --config=configs/deblock.py
     python -m cqr_jax.main --config=configs/deblock.py:quickstart
-    python -m cqr_jax.main --config=configs/deblock.py:compact,without=dc \
+    python -m cqr_jax.main --config=configs/deblock.py:compact,ablation=dc \
         --config.data.name=NAME
 
 Presets: paper (default), compact (a CPU trains it in hours), quickstart (minutes, on
-photographs that come with scikit-image). `without` is an ablation of Table 1: cqr (no
+photographs that come with scikit-image). `ablation` is a variant of Table 1: cqr (no
 ranker), dc (no dilation), lq (no quality loss), lf (no feature matching loss);
 configs/ablation.py trains them all.
 """
 
 from ml_collections import ConfigDict
 
-from cqr_jax.config import ABLATIONS, ablate, beside, parse
+from configs import eval as evaluation
+from configs import ranker
+from cqr_jax.config import ABLATIONS, ablate, parse
 
 
 def get_config(text: str = "") -> ConfigDict:
     """The config of the preset and the ablation named by `text`."""
     file = "configs/deblock.py"
-    options = parse(text, file, preset=PRESETS, without=("nothing", *ABLATIONS))
-    preset, without = options["preset"], options["without"]
+    options = parse(text, file, preset=PRESETS, ablation=("none", *ABLATIONS))
+    preset, ablation = options["preset"], options["ablation"]
 
     c = ConfigDict()
     c.task = "deblock"
-    suffix = "" if without == "nothing" else f"-without-{without}"
+    suffix = "" if ablation == "none" else f"-without-{ablation}"
     c.workdir = f"runs/deblock-{preset}{suffix}"  # checkpoints, logs, weights, panels
     c.seed = 0  # of initialisation and data, in both stages
     c.parallel = "jit"  # jit or pmap: how a step runs on several devices
     c.compute_dtype = "float32"  # or bfloat16; parameters and losses stay float32
-    c.accumulate = 1  # parts that a step's batch is computed in, one after the other
+    c.grad_accum_steps = 1  # micro-batches per step, computed one after the other
     c.remat = False  # recompute activations in the backward pass, to save memory
 
     c.data = ConfigDict()
@@ -63,6 +65,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.colour.unknown = 0.15  # probability that the network isn't told the compression
 
     c.model = ConfigDict()
+    c.model.name = "deblocker"  # of cqr_jax/models
     c.model.width = 64  # channels
     c.model.local_blocks = 8  # dilated local blocks between the two non-local ones
     c.model.residual_blocks = 2  # in each of a block's trunk, mask and tail
@@ -85,10 +88,10 @@ def get_config(text: str = "") -> ConfigDict:
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam or muon
     c.optimizer.learning_rate = 1e-4  # at first
-    # halving, cosine to zero at the last step, or stable_decay: constant, then linear
-    # to zero
-    c.optimizer.schedule = "halving"
-    c.optimizer.halve_every = 100_000  # steps, for the schedule halving
+    # step_decay, cosine to zero at the last step, or stable_decay: constant, then
+    # linear to zero
+    c.optimizer.schedule = "step_decay"
+    c.optimizer.halve_every = 100_000  # steps, for the schedule step_decay
     c.optimizer.decay_steps = 0  # last ones, in which the rate of stable_decay falls
     c.optimizer.warmup_steps = 0  # of linear warm-up
     c.optimizer.clip_norm = 0.0  # global norm to which gradients are clipped; 0: none
@@ -103,16 +106,14 @@ def get_config(text: str = "") -> ConfigDict:
     c.keep = 2  # latest checkpoints kept beside the best
 
     # stage 1, as in configs/ranker.py
-    c.ranker = beside(__file__, "ranker").get_config(
-        "compact" if preset == "colour" else preset
-    )
+    c.ranker = ranker.get_config("compact" if preset == "colour" else preset)
     del c.ranker.task
-    for field in ("seed", "parallel", "compute_dtype", "accumulate"):
+    for field in ("seed", "parallel", "compute_dtype", "grad_accum_steps"):
         c.ranker[field] = c.get_oneway_ref(field)
     for field in ("data_dir", "name"):
         c.ranker.data[field] = c.data.get_oneway_ref(field)
 
-    c.evaluation = beside(__file__, "eval").get_config()  # of the weights, when trained
+    c.evaluation = evaluation.get_config()  # of the weights, when trained
     for field in ("task", "workdir", "weights", "restored"):  # this config gives them
         del c.evaluation[field]
     c.evaluation.sets = ""  # as in configs/eval.py; none: no evaluation
@@ -185,7 +186,7 @@ def get_config(text: str = "") -> ConfigDict:
         c.evaluation.sets = "embedded"
         c.evaluation.panels = True
 
-    ablate(c, without)
+    ablate(c, ablation)
     return c
 
 

@@ -21,7 +21,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.seed = 0  # of initialisation and data
     c.parallel = "jit"  # jit or pmap: how a step runs on several devices
     c.compute_dtype = "float32"  # or bfloat16; parameters and losses stay float32
-    c.accumulate = 1  # parts that a step's batch is computed in, one after the other
+    c.grad_accum_steps = 1  # micro-batches per step, computed one after the other
     c.sync_batch_norm = True  # under pmap; jit always sees the whole batch
 
     c.data = ConfigDict()
@@ -35,6 +35,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.margin = 0.5  # epsilon of eq. 2
 
     c.model = ConfigDict()
+    c.model.name = "ranker"  # of cqr_jax/models
     c.model.width = 64  # channels of the first convolution; others are multiples
     c.model.hidden = 100  # units of the first dense layer
 
@@ -48,10 +49,10 @@ def get_config(text: str = "") -> ConfigDict:
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam or muon
     c.optimizer.learning_rate = 1e-4  # at first
-    # halving, cosine to zero at the last step, or stable_decay: constant, then linear
-    # to zero
-    c.optimizer.schedule = "halving"
-    c.optimizer.halve_every = 100_000  # steps, for the schedule halving
+    # step_decay, cosine to zero at the last step, or stable_decay: constant, then
+    # linear to zero
+    c.optimizer.schedule = "step_decay"
+    c.optimizer.halve_every = 100_000  # steps, for the schedule step_decay
     c.optimizer.decay_steps = 0  # last ones, in which the rate of stable_decay falls
     c.optimizer.warmup_steps = 0  # of linear warm-up
     c.optimizer.clip_norm = 0.0  # global norm to which gradients are clipped; 0: none

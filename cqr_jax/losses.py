@@ -6,8 +6,15 @@ mean over the batch, so that its weight does not depend on the batch size; it is
 also where feature maps are bfloat16.
 """
 
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+
+# Images (batch, height, width, channels) to scores and feature maps.
+Rank = Callable[[jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 def margin_ranking(
@@ -51,10 +58,6 @@ def log_mean_squared_error(restored: jax.Array, clean: jax.Array) -> jax.Array:
     return 0.01 * jnp.mean(jnp.log(mse + 1e-4))
 
 
-# What pixels can be compared by: a term's name, and its function.
-PIXEL = {"mae": mean_absolute_error, "log_mse": log_mean_squared_error}
-
-
 def quality(score: jax.Array) -> jax.Array:
     """Quality-related loss L_Q = sigmoid(-CQR(M(x))) (eq. 4), mean over the batch."""
     return jnp.mean(jax.nn.sigmoid(-score))
@@ -78,26 +81,113 @@ def feature_matching(
     return jnp.sum(jnp.stack(differences))
 
 
-def overall(
-    terms: dict[str, jax.Array], alpha: float, beta: float, pixel: str = "mae"
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """L = L_MAE + alpha L_Q + beta L_F (eq. 6), and its terms by name.
+class Comparison:
+    """Restored images, their originals, and what the ranker says of both.
+
+    The ranker is called only for the attributes that are read.
+
+    Attributes:
+      restored: float32 in [0, 1], (batch * qualities, height, width, channels), with
+        the qualities of one image next to each other.
+      clean: the original of each restored image, of the same shape.
+    """
+
+    def __init__(self, restored: jax.Array, clean: jax.Array, rank: Rank):
+        """Pairs restored images with their originals.
+
+        Args:
+          restored: as the attribute.
+          clean: float32 in [0, 1], (batch, height, width, channels).
+          rank: the frozen ranker: images -> scores and feature maps.
+        """
+        self.restored = restored
+        self._originals, self._rank = clean, rank
+        self.clean = self._for_each_quality(clean)
+
+    def _for_each_quality(self, x: jax.Array) -> jax.Array:
+        return jnp.repeat(x, len(self.restored) // len(self._originals), axis=0)
+
+    @functools.cached_property
+    def _ranked(self) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return self._rank(self.restored)
+
+    @property
+    def score(self) -> jax.Array:
+        """Scores of the restored images, (batch * qualities,)."""
+        return self._ranked[0]
+
+    @property
+    def features(self) -> dict[str, jax.Array]:
+        """Feature maps of the restored images."""
+        return self._ranked[1]
+
+    @functools.cached_property
+    def clean_features(self) -> dict[str, jax.Array]:
+        """Feature maps of the originals; the ranker sees each original once."""
+        _, features = self._rank(self._originals)
+        return jax.tree.map(self._for_each_quality, features)
+
+
+# Terms of the deblocker's loss that compare pixels: name -> function of the restored
+# images and their originals.
+PIXEL: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "mae": mean_absolute_error,
+    "log_mse": log_mean_squared_error,
+}
+
+# Terms that need the ranker: name -> function of a `Comparison`.
+RANKED: dict[str, Callable[[Comparison], jax.Array]] = {
+    "quality": lambda x: quality(x.score),
+    "feature": lambda x: feature_matching(x.features, x.clean_features),
+}
+
+
+def weights(fields: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the weight of each term of the deblocker's loss, without zeros.
 
     Args:
-      terms: `pixel`, and `quality` and `feature` unless their weight is 0.
-      alpha: weight of `quality`.
-      beta: weight of `feature`.
-      pixel: one of `PIXEL`; the paper's is `mae`.
+      fields: `config.loss`. `pixel` names the term of weight 1, and `alpha` and `beta`
+        are the weights of `quality` and `feature` (eq. 6). Any other field is the
+        weight of the term of its name.
+    """
+    others = {k: v for k, v in fields.items() if k not in ("pixel", "alpha", "beta")}
+    found = {"quality": fields["alpha"], "feature": fields["beta"], **others}
+    return {fields["pixel"]: 1.0} | {k: v for k, v in found.items() if v}
+
+
+def needs_ranker(fields: Mapping[str, Any]) -> bool:
+    """Returns whether a term of the loss needs the ranker; fields: `config.loss`."""
+    return bool(weights(fields).keys() & RANKED.keys())
+
+
+def overall(
+    comparison: Comparison, weights: Mapping[str, float]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the overall loss (eq. 6) and its terms.
+
+    Args:
+      comparison: images and ranks to compute the terms of.
+      weights: name -> weight of each term of `PIXEL` or `RANKED`; the paper's are
+        {'mae': 1, 'quality': alpha, 'feature': beta}. Other terms are not computed.
 
     Returns:
-      L, and the terms with L among them as `loss`.
+      The loss, and the terms by name with the loss among them as `loss`.
     """
-    loss = terms[pixel]
-    if alpha:
-        loss = loss + alpha * terms["quality"]
-    if beta:
-        loss = loss + beta * terms["feature"]
-    return loss, {"loss": loss, **terms}
+    terms = {
+        name: RANKED[name](comparison)
+        if name in RANKED
+        else PIXEL[name](comparison.restored, comparison.clean)
+        for name in weights
+    }
+    return weighted(terms, weights)
+
+
+def weighted(
+    terms: dict[str, jax.Array], weights: Mapping[str, float]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the weighted sum of terms, and the terms with the sum as `loss`."""
+    loss = sum(weight * terms[name] for name, weight in weights.items())
+    return jnp.asarray(loss), {"loss": jnp.asarray(loss), **terms}
 
 
 def _check_same_shape(first: jax.Array, *others: jax.Array) -> None:

@@ -11,7 +11,6 @@ where a TPU pod slice, Slurm, Open MPI or Kubernetes tells each its part, and el
 """
 
 import logging
-import pathlib
 
 from cqr_jax.errors import UserError, extra, one_line_errors
 
@@ -19,6 +18,9 @@ with extra("train"):
     from absl import app, flags
     from absl import logging as absl_logging
     from ml_collections import config_flags
+
+    from cqr_jax import tasks
+    from cqr_jax.config import RENAMED
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, as FILE.py or FILE.py:PRESET."
@@ -47,6 +49,12 @@ def _parse_flags(argv: list[str]) -> list[str]:
             overrides = [x for x in argv if x.lstrip("-").startswith("config.")]
             if not overrides:
                 raise
+            for given in overrides:
+                name = given.partition("=")[0].rpartition(".")[2]
+                if name in RENAMED:
+                    raise UserError(
+                        f"{given}: '{name}' is now called '{RENAMED[name]}'"
+                    ) from None
             raise UserError(
                 f"no such config field: {error} in {' '.join(overrides)}"
             ) from None
@@ -71,64 +79,24 @@ def main(argv: list[str]) -> None:
             raise UserError(_NO_FILE) from None
 
         joining = _joining(task)
+        tasks.check(config)
 
         # After the flags, so that help and errors in them come at once.
         import jax
         import tensorflow as tf
 
-        from cqr_jax import config as config_lib
-        from cqr_jax import parallel
+        from cqr_jax.training import distributed
 
         tf.config.set_visible_devices([], "GPU")  # TensorFlow only feeds
-        config_lib.check(config)
         if joining:
-            parallel.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+            distributed.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         log = logging.getLogger("cqr_jax")
         if jax.process_index():
             log.setLevel(logging.WARNING)
         log.info("jax %s on %s", jax.__version__, jax.devices())
         log.info("config:\n%s", config)
-        with parallel.failing_alone():
-            _run_task(task, config)
-
-
-def _run_task(task: str, config) -> None:
-    from cqr_jax import (
-        ablation,
-        aot,
-        evaluate,
-        evaluate_blind,
-        evaluate_colour,
-        evaluate_ranker,
-        files,
-        train,
-    )
-    from cqr_jax.config import words
-
-    if task == "ranker":
-        train.train_ranker(config)
-    elif task == "deblock":
-        train.train_deblocker(config)
-    elif task == "ablation":
-        ablation.train_variants(config)
-    elif task == "aot":
-        aot.report(config)
-    else:
-        if task == "eval_ablation":
-            ablation.table1(config, config.workdir)
-        elif task == "eval_blind":
-            evaluate_blind.evaluate_blind(config)
-        elif task == "eval_blind_colour":
-            evaluate_blind.evaluate_blind_colour(config)
-        elif task == "eval_colour":
-            evaluate_colour.evaluate_colour(config)
-        elif task == "eval_ranker":
-            evaluate_ranker.evaluate_ranker(config)
-        else:
-            given = (words(config[name]) for name in ("weights", "restored"))
-            evaluate.table2(config, config.workdir, *given)
-        path = pathlib.Path(config.workdir) / "evaluation.json"
-        files.write(path, config.to_json(indent=2) + "\n")
+        with distributed.exit_without_barrier():
+            tasks.TASKS[task].run(config)
 
 
 def _joining(task: str) -> bool:
@@ -140,7 +108,7 @@ def _joining(task: str) -> bool:
         return False
     if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
         raise UserError(f"--coordinator={coordinator}: is not HOST:PORT")
-    if task not in ("ranker", "deblock", "ablation"):
+    if task not in tasks.TASKS or not tasks.TASKS[task].many_processes:
         raise UserError(f"config.task={task}: runs in one process")
     return True
 

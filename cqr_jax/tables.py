@@ -1,7 +1,7 @@
 """Results as tables: PSNR | SSIM | PSNR-B in the paper's layout, as text or Markdown.
 
-A row of results is a dict as `cqr_jax.evaluate` makes it. A table is a list of lines,
-the first of them the head, each a list of cells.
+A row of results is a dict as `cqr_jax.evaluation.table2` makes it. A table is a list of
+lines, the first of them the head, each a list of cells.
 """
 
 import csv

@@ -1,37 +1,17 @@
 """Where clean images come from: a folder, the embedded photographs, DIV2K."""
 
 import dataclasses
-import hashlib
-import os
 import pathlib
 from collections.abc import Callable, Iterator
 
 import requests
 from etils import epath
 
-from cqr_jax.data import jpeg, kinds
+from cqr_jax.data import kinds
+from cqr_jax.data.held_out import VALIDATION_FRACTION, divide, embedded
 from cqr_jax.errors import UserError
 
 _DIV2K_HOST = "https://data.vision.ee.ethz.ch"
-
-VALIDATION_FRACTION = 0.05  # of a folder's images, unless said otherwise
-
-# Photographs that scikit-image ships in its wheel, by their part in the quickstart.
-EMBEDDED = {
-    "train": (
-        "astronaut.png",
-        "brick.png",
-        "coins.png",
-        "grass.png",
-        "gravel.png",
-        "hubble_deep_field.jpg",
-        "moon.png",
-        "motorcycle_left.png",
-        "rocket.jpg",
-    ),
-    "validation": ("camera.png",),
-    "test": ("chelsea.png", "coffee.png"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +46,7 @@ def find(
       name: of the data set; by default 'div2k', 'embedded' or the folder's name.
       validation_fraction: part of a folder's images kept for validation (at least one
         image). DIV2K and the embedded photographs have splits of their own.
-      kind: of the records that are made of them; see `_divide`.
+      kind: of the records that are made of them; see `held_out.divide`.
 
     Raises:
       UserError: no such folder, no images in it, or a name with a separator in it.
@@ -89,28 +69,6 @@ def find(
     return found
 
 
-def embedded(split: str) -> list[pathlib.Path]:
-    """Paths of the embedded photographs of a split: train, validation or test."""
-    import skimage
-
-    folder = pathlib.Path(skimage.__file__).parent / "data"
-    return [folder / file for file in EMBEDDED[split]]
-
-
-def held_out(folder: str, kind: str = kinds.LADDER) -> list[pathlib.Path]:
-    """The images of a folder that are kept for validation where nothing else is said.
-
-    Args:
-      folder: of images.
-      kind: of the records; see `_divide`.
-
-    Raises:
-      UserError: no such folder, or fewer than two images in it.
-    """
-    found = _divide(epath.Path(folder), VALIDATION_FRACTION, kind)["validation"]
-    return [pathlib.Path(folder) / file for file in found]
-
-
 def _files(name: str, origin: str, splits: dict[str, list[pathlib.Path]]) -> Source:
     return Source(
         name,
@@ -123,45 +81,14 @@ def _files(name: str, origin: str, splits: dict[str, list[pathlib.Path]]) -> Sou
 def _folder(folder: str, name: str, validation_fraction: float, kind: str) -> Source:
     in_bucket = "://" in folder
     root = epath.Path(folder if in_bucket else pathlib.Path(folder).resolve())
-    splits = _divide(root, validation_fraction, kind)
+    splits = divide(root, validation_fraction, kind)
 
     def images(split):  # lists anew: a worker elsewhere gets no list, but the folder
-        for file in _divide(root, validation_fraction, kind)[split]:
+        for file in divide(root, validation_fraction, kind)[split]:
             yield file, str(root / file)
 
     counts = {split: len(files) for split, files in splits.items()}
     return Source(name or root.name, str(root), counts, images)
-
-
-def _divide(
-    root: epath.Path, validation_fraction: float, kind: str
-) -> dict[str, list[str]]:
-    """The images under `root` by split, as paths relative to it, sorted.
-
-    Which are held out is chosen by a hash of their names, so that it is random yet the
-    same everywhere. For the ladder those with the lowest hashes are, an exact share.
-    For colour records it is each whose hash, of its name without the suffix, falls
-    below that share: so that x.png of a gray folder is held out if x.webp of a coloured
-    one is, and one network can train on both.
-    """
-    files = [path.relative_to(root).as_posix() for path in jpeg.list_images(root)]
-    if len(files) < 2:
-        raise UserError(f"{root}: one image can't be split; at least two are needed")
-    count = min(max(1, round(validation_fraction * len(files))), len(files) - 1)
-
-    def by_hash(file):
-        name = file if kind == kinds.LADDER else os.path.splitext(file)[0]
-        return hashlib.sha256(name.encode()).digest()
-
-    ordered = sorted(files, key=by_hash)
-    if kind != kinds.LADDER:
-        below = int(validation_fraction * 2**64).to_bytes(8)
-        count = min(max(1, sum(by_hash(x) < below for x in files)), len(files) - 1)
-    held_out = set(ordered[:count])
-    return {
-        "train": [file for file in files if file not in held_out],
-        "validation": [file for file in files if file in held_out],
-    }
 
 
 def _div2k(name: str) -> Source:

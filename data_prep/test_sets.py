@@ -1,4 +1,4 @@
-"""The test sets of Table 2: which images they are, and where they come from.
+"""Fetches the test sets of Table 2 and checks every image.
 
     python -m data_prep.test_sets --set_dir=data/eval
 
@@ -7,170 +7,10 @@ checks every image. They are for research use; never train on them.
 """
 
 import argparse
-import concurrent.futures
-import csv
-import functools
-import hashlib
-import os
 import pathlib
-from typing import NamedTuple
 
-import numpy as np
-
-from cqr_jax import files, formats, progress
-from cqr_jax.data import jpeg
-from cqr_jax.errors import UserError, extra, one_line_errors
-
-with extra("train"):
-    import requests
-
-# Named sets -> the folder of their images under the folder of all.
-SETS = {
-    "classic5": "classic5",
-    "live1": "live1",
-    "bsds500-test": "bsds500/test",
-    "bsds500": "bsds500",
-}
-
-HOST = "https://raw.githubusercontent.com"
-# Folder -> where each of its images is, under HOST, {} being the rest of its name.
-_ADDRESSES = {
-    "classic5": "JingyunLiang/SwinIR/33f616625268d08ba600f8db89388eec0328edb1/"
-    "testsets/classic5/{}.bmp",
-    "live1": "cszn/DnCNN/badb6530935b23b2f2fcb40885898a2bab80eb73/"
-    "testsets/LIVE1/{}.bmp",
-    "bsds500": "BIDS/BSDS500/master/BSDS500/data/images/{}.jpg",
-}
-_CONNECTIONS = 8
-
-
-class Expected(NamedTuple):
-    """What test_sets.tsv says of an image: its shape, and the SHA-256 of its Y."""
-
-    shape: tuple[int, int]
-    sha256: str
-
-    def is_equal(self, y: np.ndarray) -> bool:
-        """Whether `y`, uint8 (height, width), is this image to the last bit."""
-        same_shape = y.shape == self.shape
-        return same_shape and hashlib.sha256(y.tobytes()).hexdigest() == self.sha256
-
-
-@functools.cache
-def expected(name: str) -> dict[str, Expected]:
-    """Key -> what is expected, of each image of a set; name: of `SETS`.
-
-    A key is the image's path under the folder of all sets, without its suffix.
-    """
-    table = pathlib.Path(__file__).with_name("test_sets.tsv")
-    with table.open(newline="") as file:
-        return {
-            row["image"]: Expected(
-                (int(row["height"]), int(row["width"])), row["sha256"]
-            )
-            for row in csv.DictReader(file, delimiter="\t")
-            if row["image"].startswith(SETS[name] + "/")
-        }
-
-
-def images(name: str, set_dir: str) -> dict[str, pathlib.Path]:
-    """Key -> path of each image of a named set, sorted; fetched if a folder is missing.
-
-    The suffix of a file may be any that Pillow reads.
-
-    Raises:
-      UserError: the set is not there whole and can't be fetched.
-    """
-    folder = pathlib.Path(set_dir) / SETS[name]
-    found, missing = _find(name, set_dir)
-    if not all((pathlib.Path(set_dir) / k).parent.is_dir() for k in missing):
-        fetch(name, set_dir)
-        found, missing = _find(name, set_dir)
-    if missing:
-        raise UserError(
-            f"{folder}: lacks {len(missing)} of the {len(found) + len(missing)} images "
-            f"of {name}, {missing[0]} the first; `python -m data_prep.test_sets "
-            f"--set_dir={set_dir}` fetches them; for another set of images give its "
-            "folder in config.sets"
-        )
-    return found
-
-
-def fetch(name: str, set_dir: str) -> None:
-    """Downloads the images that a set lacks; each is checked before it is written.
-
-    Raises:
-      UserError: no network, or an image is not what it should be.
-    """
-    _, missing = _find(name, set_dir)
-    if not missing:
-        return
-    wanted = expected(name)
-
-    def fetch_one(image):
-        folder, rest = image.split("/", 1)
-        address = f"{HOST}/{_ADDRESSES[folder].format(rest)}"
-        try:
-            answer = session.get(address, timeout=20)
-            answer.raise_for_status()
-        except requests.RequestException as error:
-            raise UserError(
-                f"{name} is not in {set_dir} and could not be fetched from {address} "
-                f"({type(error).__name__}); put its {len(wanted)} images into "
-                f"{set_dir}/{SETS[name]}, or name the folder that holds the sets with "
-                "config.set_dir"
-            ) from error
-        try:
-            whole = wanted[image].is_equal(jpeg.load_luma(answer.content))
-        except jpeg.ImageError:
-            whole = False
-        if not whole:
-            raise UserError(f"{address}: is not the image that it was (SHA-256 of Y)")
-        path = pathlib.Path(set_dir) / f"{image}{pathlib.Path(address).suffix}"
-        files.write(path, answer.content)
-
-    with (
-        requests.Session() as session,
-        concurrent.futures.ThreadPoolExecutor(_CONNECTIONS) as pool,
-    ):
-        fetch_one(missing[0])  # fails before the others are tried
-        fetched = pool.map(fetch_one, missing[1:])
-        try:
-            for _ in progress.over(
-                fetched, len(missing) - 1, f"fetching {name}", "image"
-            ):
-                pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _find(name: str, set_dir: str) -> tuple[dict[str, pathlib.Path], list[str]]:
-    """The images of a set that are there, and the keys of those that are not."""
-    present = by_key(pathlib.Path(set_dir), SETS[name])
-    keys = sorted(expected(name))
-    found = {k: present[k] for k in keys if k in present}
-    return found, [k for k in keys if k not in present]
-
-
-def key(path: pathlib.Path, root: str | os.PathLike) -> str:
-    """The path of an image under `root`, without suffix."""
-    return path.relative_to(root).with_suffix("").as_posix()
-
-
-def by_key(root: pathlib.Path, folder: str = "") -> dict[str, pathlib.Path]:
-    """Key under `root` -> path, of the images in a folder of it.
-
-    Raises:
-      UserError: two have one key.
-    """
-    found: dict[str, pathlib.Path] = {}
-    for path in sorted((root / folder).rglob("*")):
-        if formats.format_of(path):
-            other = found.setdefault(key(path, root), path)
-            if other != path:
-                raise UserError(f"{other} and {path} differ in their suffix alone")
-    return found
+from cqr_jax.data import jpeg, test_sets
+from cqr_jax.errors import UserError, one_line_errors
 
 
 def main() -> None:
@@ -182,13 +22,13 @@ def main() -> None:
     parser.add_argument("--set_dir", default="data/eval", help="folder of all sets")
     set_dir = parser.parse_args().set_dir
     with one_line_errors():
-        for name in SETS:
-            fetch(name, set_dir)
-            _check(name, images(name, set_dir))
+        for name in test_sets.SETS:
+            test_sets.fetch(name, set_dir)
+            _check(name, test_sets.images(name, set_dir))
 
 
 def _check(name: str, found: dict[str, pathlib.Path]) -> None:
-    wanted = expected(name)
+    wanted = test_sets.expected(name)
     other = [k for k, p in found.items() if not wanted[k].is_equal(jpeg.load_named(p))]
     if other:
         raise UserError(

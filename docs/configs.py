@@ -7,6 +7,7 @@ lines above it. Values are those of the presets.
 """
 
 import ast
+import importlib
 import pathlib
 import re
 import types
@@ -15,11 +16,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cqr_jax.config import beside
-
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 FILES = ("deblock", "ranker", "eval", "ablation", "aot")
 _ABSENT = "-"  # in place of a value
+# Names of imported config modules -> their files.
+_MODULES = {"ranker": "ranker", "evaluation": "eval"}
 
 _HEAD = f"""\
 # Config fields
@@ -85,7 +86,7 @@ def rows(file: str) -> list[Row]:
 
 def module(file: str) -> types.ModuleType:
     """`configs/FILE.py`."""
-    return beside(str(FOLDER / "any.py"), file)
+    return importlib.import_module(f"configs.{file}")
 
 
 def presets(file: str) -> tuple[str, ...]:
@@ -182,12 +183,12 @@ def _assignments(file: str) -> Iterator[_Assignment]:
     for statement, names in _statements(function.body, presets(file)):
         target, value = ast.unparse(statement.targets[0]), ast.unparse(statement.value)
         if target.startswith("c."):
-            source = re.match(r"beside\(__file__, '(\w+)'\)\.get_config", value)
+            source = re.match(r"(ranker|evaluation)\.get_config", value)
             yield _Assignment(
                 target.removeprefix("c."),
                 names,
                 _comment(statement, text.splitlines()),
-                source[1] if source else "",
+                _MODULES[source[1]] if source else "",
             )
 
 

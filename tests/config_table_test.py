@@ -39,7 +39,12 @@ def test_every_field_is_in_a_table():
     ("file", "field", "values", "words"),
     [
         ("deblock", "model.width", "`64` `32` `16` `32`", "channels"),
-        ("deblock", "ranker", "   ", "`data.name`, `parallel` and `seed` follow"),
+        (
+            "deblock",
+            "ranker",
+            "   ",
+            "`grad_accum_steps`, `parallel` and `seed` follow",
+        ),
         (
             "deblock",
             "evaluation.panels",

@@ -92,7 +92,7 @@ def save_fresh(folder, kind) -> pathlib.Path:
     from cqr_jax.models.ranker import Ranker
 
     model = (Ranker if kind == "ranker" else Deblocker)(**FRESH[kind])
-    # Without `cqr_jax.state`, which needs what training needs.
+    # Without `cqr_jax.training.state`, which needs what training needs.
     blank = np.zeros((1, 48, 48, channels(model)), np.float32)
     variables = jax.jit(model.init)(jax.random.key(0), blank)
     if kind == "colour":

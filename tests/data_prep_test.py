@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cqr_jax.data import jpeg, records
+from cqr_jax.data.held_out import EMBEDDED
 from cqr_jax.errors import UserError
 from data_prep import ladder, sources
 from data_prep.build import build
@@ -191,7 +192,7 @@ def test_a_killed_build_looks_incomplete_and_starts_again(tmp_path):
 
 
 def test_embedded_photographs_are_there_and_apart():
-    splits = [set(sources.embedded(split)) for split in sources.EMBEDDED]
+    splits = [set(sources.embedded(split)) for split in EMBEDDED]
     assert all(path.is_file() for split in splits for path in split)
     assert len(set.union(*splits)) == sum(map(len, splits))
 

@@ -25,11 +25,11 @@ RUN, CONFIG, FLAGS = "run", "config", "flags"
 # its config is loaded, overridden and checked, as the rest takes hours or a cluster;
 # FLAGS: the module has the flags that it is given; else the reason for doing nothing.
 WAYS = {
-    r".*--config\.loss\.gamma=": "needs a patch, which tests/extending_test.py tries",
+    r".*--config\.loss\.edge=": "needs a patch, which tests/extending_test.py tries",
     r".*-m cqr_jax\.main ": CONFIG,
     r".*-m (data_prep|benchmarks)\.\w+|build ": FLAGS,
     r"(cat \S+ \| )?cqr-restore (?!--demo)": RUN,
-    r"python -m cqr_jax\.(figures|weights|restoring\.export) ": RUN,
+    r"python -m cqr_jax\.(evaluation\.panels|weights|export) ": RUN,
     r".*python -m docs\.configs ": RUN,
     r".*-m cqr_jax\.restoring\.on_beam ": "tests/restoring/on_beam_test.py, with Beam",
     r".*python notebooks/execute\.py": "tests/notebooks_test.py runs the notebooks",
@@ -50,8 +50,8 @@ PLACEHOLDERS = {
 }
 CHECK = """
 from absl import app, flags
-from cqr_jax import config, main
-app.run(lambda _: config.check(flags.FLAGS.config))
+from cqr_jax import main, tasks
+app.run(lambda _: tasks.check(flags.FLAGS.config))
 """
 
 

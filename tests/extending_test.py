@@ -18,10 +18,11 @@ _PATCHES = dict(
 _LOSS = """
 import jax, numpy as np
 from configs import deblock
-from cqr_jax import losses, stages, state
+from cqr_jax import losses
+from cqr_jax.training import stages, state
 
-config = deblock.get_config("quickstart,without=cqr")
-config.loss.gamma = 0.1
+config = deblock.get_config("quickstart,ablation=cqr")
+config.loss.edge = 0.1
 steps = stages.deblock_steps(config, None)
 clean = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 1), np.uint8)
 batch = {"clean": clean, "compressed": clean[:, None] // 2}
@@ -37,11 +38,11 @@ np.testing.assert_allclose(terms["loss"], terms["mae"] + 0.1 * edge, rtol=1e-5)
 _METRIC = """
 import csv, json, pathlib
 from configs import eval as evaluation
-from cqr_jax import evaluate
+from cqr_jax.evaluation import table2
 
 config = evaluation.get_config()
 config.sets, config.qualities = "embedded", (10,)
-evaluate.table2(config, "out", [])
+table2.table2(config, "out", [])
 (row,) = json.loads(pathlib.Path("out/rows.json").read_text())
 each = list(csv.DictReader(open("out/images.csv")))
 assert 4 < row["mae"] < 8, row

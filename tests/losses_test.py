@@ -62,16 +62,20 @@ def test_feature_matching_by_hand():
     assert losses.feature_matching(restored, clean) == pytest.approx(1.5)
 
 
+def _weights(alpha, beta, pixel="mae"):
+    return losses.weights({"pixel": pixel, "alpha": alpha, "beta": beta})
+
+
 def test_overall_by_hand():
     terms = {"mae": 0.5, "quality": 0.25, "feature": 2.0}
-    loss, named = losses.overall(terms, 0.01, 0.9)
+    loss, named = losses.weighted(terms, _weights(0.01, 0.9))
     assert loss == pytest.approx(0.5 + 0.0025 + 1.8)
     assert named == {"loss": loss, **terms}
-    assert losses.overall({"mae": 0.5}, 0, 0)[0] == 0.5
+    assert losses.weighted({"mae": 0.5}, _weights(0, 0))[0] == 0.5
     with_another = {"log_mse": -0.1, "quality": 0.25, "feature": 2.0}
-    assert losses.overall(with_another, 0.01, 0.9, "log_mse")[0] == pytest.approx(
-        1.7025
-    )
+    assert losses.weighted(with_another, _weights(0.01, 0.9, "log_mse"))[
+        0
+    ] == pytest.approx(1.7025)
 
 
 def test_shapes_that_would_broadcast_are_refused():

@@ -17,12 +17,14 @@ import torch
 
 from configs import ablation, deblock, ranker
 from configs import eval as evaluation
-from cqr_jax import ablation as table1
-from cqr_jax import checkpoint, stages, state, train, weights
 from cqr_jax import config as config_lib
+from cqr_jax import tasks, weights
 from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
+from cqr_jax.training import ablation as table1
+from cqr_jax.training import checkpoint, loop, stages, state
+from cqr_jax.training.workdir import Workdir
 from tests.conftest import run, start
 
 # A ranker and a deblocker that train in seconds.
@@ -72,8 +74,17 @@ def _train_ranker(data_dir, workdir, steps, validate_every, *more):
         (["--config=configs/none.py"], "does not exist"),
         (["--config=configs/none.py", "--config.steps=3"], "does not exist"),
         (["--config=configs/deblock.py:fast"], "'fast' is no preset; choose paper"),
-        (["--config=configs/deblock.py:compact,without=x"], "'x' is no without"),
+        (["--config=configs/deblock.py:compact,ablation=x"], "'x' is no ablation"),
         (["--config=configs/deblock.py", "--config.typo=1"], "no such config field"),
+        (
+            ["--config=configs/deblock.py", "--config.accumulate=2"],
+            "'accumulate' is now called 'grad_accum_steps'",
+        ),
+        (
+            ["--config=configs/deblock.py:without=dc"],
+            "'without' is now called 'ablation'",
+        ),
+        (["--config=configs/deblock.py:ablation=nothing"], "is now ablation=none"),
         (["--config=configs/deblock.py", "-config.typo=1"], "no such config field"),
         (["--config=configs/deblock.py", "--config.batch-size=1"], "batch-size"),
         (["--config=configs/deblock.py", "--config.workdir.x=1"], "workdir.x=1"),
@@ -126,7 +137,7 @@ def test_bad_paths_get_one_line(arguments, words, tmp_path):
         ("parallel", "mpi", "choose jit or pmap"),
         ("sync_batch_norm", False, "needs config.parallel=pmap"),
         ("compute_dtype", "float16", "choose float32 or bfloat16"),
-        ("accumulate", 0, "at least 1"),
+        ("grad_accum_steps", 0, "at least 1"),
         ("steps", 0, "at least 1"),
         ("seed", 2**31, r"must be in \[0, 2147483647\]"),
         ("ema_decay", 1.0, r"must be in \[0, 1\)"),
@@ -136,7 +147,7 @@ def test_ranges_of_the_ranker(field, value, words):
     config = ranker.get_config()
     config[field] = value
     with pytest.raises(UserError, match=words):
-        config_lib.check(config)
+        tasks.check(config)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +163,7 @@ def test_ranges_of_the_ranker(field, value, words):
         ("blind.qualities", (5,), "needs two numbers"),
         ("blind.double", 1.5, r"must be in \[0, 1\]"),
         ("optimizer.name", "sgd", "choose adam or muon"),
+        ("optimizer.schedule", "halving", "'halving': is now 'step_decay'"),
         ("loss.beta", -1.0, "is negative"),
         ("loss.pixel", "l1", "choose mae or log_mse"),
         ("model.dilations", (), "needs one or more dilations"),
@@ -166,7 +178,7 @@ def test_ranges_of_the_deblocker(field, value, words):
     config = deblock.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=words):
-        config_lib.check(config)
+        tasks.check(config)
 
 
 @pytest.mark.parametrize(
@@ -181,16 +193,17 @@ def test_ranges_of_the_deblocker(field, value, words):
 )
 def test_ranges_of_the_evaluation(preset, field, value, words):
     config = evaluation.get_config(preset)
-    config_lib.check(config)
+    tasks.check(config)
     config[field] = value
     with pytest.raises(UserError, match=words):
-        config_lib.check(config)
+        tasks.check(config)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("variants", "cqr,x", "'x': choose cqr, dc, lq, lf or nothing"),
+        ("variants", "cqr,nothing", "'nothing' is now 'none'"),
+        ("variants", "cqr,x", "'x': choose cqr, dc, lq, lf or none"),
         ("seeds", (), "one or more"),
         ("variants", "", "one or more"),
         ("seeds", (1, 1), "none twice"),
@@ -200,15 +213,15 @@ def test_ranges_of_the_evaluation(preset, field, value, words):
 )
 def test_ranges_of_the_ablation(field, value, words):
     config = ablation.get_config("compact")
-    config_lib.check(config)
+    tasks.check(config)
     config[field] = value
     with pytest.raises(UserError, match=words):
-        config_lib.check(config)
+        tasks.check(config)
 
 
 def test_the_paper_is_the_default():
     config = deblock.get_config()
-    config_lib.check(config)
+    tasks.check(config)
     assert (config.loss.alpha, config.loss.beta) == (0.01, 0.9)
     assert config.ranker.margin == 0.5
     assert config_lib.level_ranges(config.ranker) == ((1, 10), (11, 20), (21, 30))
@@ -216,7 +229,7 @@ def test_the_paper_is_the_default():
     assert config.data.name == config.ranker.data.name == "div2k"
     for optimizer in (config.optimizer, config.ranker.optimizer):
         assert optimizer.learning_rate == 1e-4
-        assert (optimizer.schedule, optimizer.halve_every) == ("halving", 100_000)
+        assert (optimizer.schedule, optimizer.halve_every) == ("step_decay", 100_000)
 
 
 def test_the_ranker_follows_the_deblocker_and_not_the_other_way():
@@ -238,8 +251,8 @@ def test_ablations_of_table_1(preset):
     full = deblock.get_config(preset)
     changed = {}
     for without in config_lib.ABLATIONS[:-1]:
-        config = deblock.get_config(f"{preset},without={without}")
-        config_lib.check(config)
+        config = deblock.get_config(f"{preset},ablation={without}")
+        tasks.check(config)
         changed[without] = {
             "alpha": config.loss.alpha != full.loss.alpha,
             "beta": config.loss.beta != full.loss.beta,
@@ -254,11 +267,11 @@ def test_ablations_of_table_1(preset):
 
 def test_variants_without_a_ranker_train_none(monkeypatch, tmp_path):
     trained, rankers = [], []
-    monkeypatch.setattr(train, "train_deblocker", trained.append)
+    monkeypatch.setattr(loop, "train_deblocker", trained.append)
     monkeypatch.setattr(
-        train, "train_ranker", lambda *args: rankers.append(args) or "R.safetensors"
+        loop, "train_ranker", lambda *args: rankers.append(args) or "R.safetensors"
     )
-    for variants, count in (("cqr", 0), ("cqr,nothing", 1)):
+    for variants, count in (("cqr", 0), ("cqr,none", 1)):
         config = ablation.get_config("quickstart")
         config.variants, config.seeds, config.workdir = variants, (0,), str(tmp_path)
         config.evaluation.sets = ""
@@ -356,7 +369,7 @@ def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
 
 @pytest.mark.slow
 def test_two_runs_do_not_share_a_workdir(data_dir, tmp_path):
-    with train._only_run(str(tmp_path), "config"):
+    with Workdir(str(tmp_path)).lock():
         no_warmup = "--config.optimizer.warmup_steps=0"
         process = start(*_train_ranker(data_dir, tmp_path, 2, 2, no_warmup))
         for line in process.stderr:
@@ -374,7 +387,7 @@ def test_a_signal_during_the_last_validation_stops_too(tmp_path):
     config.workdir, config.steps, config.validate_every = str(tmp_path), 2, 2
     ones = {"x": np.ones((jax.device_count(), 1), np.float32)}
 
-    def step(state, frozen, batch):
+    def step(state, ranker_variables, batch):
         return state.replace(step=state.step + 1), {"loss": batch["x"].mean()}
 
     def summarize(sums):
@@ -384,7 +397,7 @@ def test_a_signal_during_the_last_validation_stops_too(tmp_path):
     stage = stages.Stage(
         "ranker",
         stages.Steps(None, None, step, lambda *args: {"loss": args[-1]["x"].mean()}),
-        frozen={},
+        ranker_variables={},
         batches=lambda first: itertools.repeat(ones),
         validation=[ones],
         summarize=summarize,
@@ -395,7 +408,7 @@ def test_a_signal_during_the_last_validation_stops_too(tmp_path):
     begin = state.TrainState(np.zeros((), np.int32), weight, {}, {}, weight)
     with checkpoint.open_manager(tmp_path, 1, *stage.best) as manager:
         with pytest.raises(SystemExit) as caught:
-            train._loop(config, stage, manager, begin)
+            loop.train(config, stage, manager, begin, Workdir(str(tmp_path)))
         assert caught.value.code == 128 + signal.SIGTERM
         assert manager.metrics(2) == {"loss": 1}
     assert json.loads((tmp_path / "stopped.json").read_text())["step"] == 2
@@ -404,7 +417,8 @@ def test_a_signal_during_the_last_validation_stops_too(tmp_path):
 def test_a_full_disk_is_told_of_when_a_checkpoint_meets_it(tmp_path):
     script = """
 import numpy as np
-from cqr_jax import checkpoint, errors, state
+from cqr_jax import errors
+from cqr_jax.training import checkpoint, state
 weight = {"w": np.random.default_rng(0).random(100_000)}
 begin = state.TrainState(np.zeros((), np.int32), weight, {}, {}, weight)
 with errors.one_line_errors(), checkpoint.open_manager("run", 1, "x", "min") as manager:
@@ -438,11 +452,25 @@ def test_a_ranker_is_the_same_trained_alone_or_before_stage_2(preset, tmp_path):
     before = deblock.get_config(preset).ranker
     for first, second in ((alone, before), (before, alone)):
         first.workdir = second.workdir = str(tmp_path)
-        train._keep_config(first, "config", resuming=False)
-        train._keep_config(second, "config", resuming=True)
+        Workdir(str(tmp_path)).keep_config(first, resuming=False)
+        Workdir(str(tmp_path)).keep_config(second, resuming=True)
     second.margin = 0.4
     with pytest.raises(UserError, match=r"begun with margin=0\.5, now 0\.4"):
-        train._keep_config(second, "config", resuming=True)
+        Workdir(str(tmp_path)).keep_config(second, resuming=True)
+
+
+def test_a_run_with_the_former_names_of_fields_is_resumed(tmp_path):
+    config = ranker.get_config("quickstart")
+    old = json.loads(config.to_json())
+    old["accumulate"] = old.pop("grad_accum_steps")
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    config.optimizer.schedule = "step_decay"
+    old["optimizer"]["schedule"] = "halving"
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    Workdir(str(tmp_path)).keep_config(config, resuming=True)
+    config.grad_accum_steps = 2
+    with pytest.raises(UserError, match="begun with grad_accum_steps=1, now 2"):
+        Workdir(str(tmp_path)).keep_config(config, resuming=True)
 
 
 def test_a_non_finite_loss_stops_with_its_step(data_dir, tmp_path):
@@ -513,7 +541,7 @@ def test_the_choices_of_a_training_together(tmp_path):
     """As the README names them; the embedded photographs' records are made first."""
     code, _, err = run(
         "cqr_jax.main",
-        "--config=configs/deblock.py:quickstart,without=cqr",
+        "--config=configs/deblock.py:quickstart,ablation=cqr",
         f"--config.workdir={tmp_path}/deblock",
         f"--config.data.data_dir={tmp_path}/data",
         "--config.degradation=blind",
@@ -521,7 +549,7 @@ def test_the_choices_of_a_training_together(tmp_path):
         "--config.optimizer.name=muon",
         "--config.loss.pixel=log_mse",
         "--config.compute_dtype=bfloat16",
-        "--config.accumulate=2",
+        "--config.grad_accum_steps=2",
         "--config.evaluation.sets=",
         *DEBLOCKER,
     )
@@ -538,7 +566,7 @@ def test_the_choices_of_a_training_together(tmp_path):
 def test_blind_crops_need_room(data_dir, tmp_path):
     code, _, err = run(
         "cqr_jax.main",
-        "--config=configs/deblock.py:quickstart,without=cqr",
+        "--config=configs/deblock.py:quickstart,ablation=cqr",
         f"--config.workdir={tmp_path}",
         f"--config.data.data_dir={data_dir}",
         "--config.data.name=photos",
@@ -562,7 +590,7 @@ def test_the_ablation_and_its_table(data_dir, tmp_path, photographs):
         "--config.data.name=photos",
         f"--config.evaluation.sets={photographs}",
         "--config.evaluation.qualities=10,20",
-        "--config.variants=cqr,nothing",
+        "--config.variants=cqr,none",
         "--config.seeds=3,4",
         *DEBLOCKER,
     )
@@ -644,7 +672,7 @@ def test_weights_are_mixed(tmp_path):
     a, b, mixed = (tmp_path / f"{x}.safetensors" for x in "abm")
     weights.save(a, "ranker", fields, ones, {"step": 3})
     weights.save(b, "ranker", fields, fours, {"step": 5, "initial": {"step": 3}})
-    command = ("cqr_jax.weights", a, f"--mix={mixed}", f"--other={b}")
+    command = ("cqr_jax.weights", a, f"--interpolate={mixed}", f"--other={b}")
     code, out, err = run(*command, "--share=0.75")
     assert (code, out) == (0, ""), err
     held = weights.load(mixed, "ranker", fields)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from configs import deblock
-from cqr_jax import metrics, weights
+from cqr_jax import weights
 from cqr_jax.data import jpeg
+from cqr_jax.evaluation import metrics
 from cqr_jax.restoring import network
-from cqr_jax.steps import to_float
+from cqr_jax.training.steps import to_float
 from data_prep import sources
 
 

@@ -28,6 +28,9 @@ _BANDS = tuple(
     for first, last in ((0, 0), (1, 2), (3, 5), (6, 14))
 )
 
+# How a network is told the compression; see `models.deblocker`.
+CONDITIONINGS = ("none", "planes", "modulation")
+
 FEATURES = 3 + 2 * len(_BANDS)  # length of what `features` returns
 
 

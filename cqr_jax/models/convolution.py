@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from cqr_jax.models.layers import space_to_depth
 
 
-def halving(
+def strided_conv(
     x: jax.Array,
     kernel: jax.Array,
     window_strides: Sequence[int],

@@ -15,8 +15,6 @@ from cqr_jax.models.layers import (
     space_to_depth,
 )
 
-CONDITIONINGS = ("none", "planes", "modulation")
-
 
 class Deblocker(nn.Module):
     """Head, non-local block, local blocks, 3x3, non-local block, tail; plus the input.

@@ -16,6 +16,10 @@ import jax.numpy as jnp
 
 from cqr_jax.models.attention import attend
 
+# The initialisers of kernels; `cqr_jax.models.init` draws from them.
+NORMAL = nn.initializers.lecun_normal()
+ZEROS = nn.initializers.zeros
+
 
 def conv3x3(
     x: jax.Array,
@@ -33,19 +37,15 @@ def conv3x3(
         kernel_dilation=dilation,
         padding=dilation,
         dtype=x.dtype,
-        kernel_init=_kernel_init(zero),
+        kernel_init=ZEROS if zero else NORMAL,
         name=name,
     )(x)
 
 
 def dense(x: jax.Array, features: int, name: str, zero: bool = False) -> jax.Array:
     """A 1x1 convolution; its kernel starts at zero if asked."""
-    kernel_init = _kernel_init(zero)
+    kernel_init = ZEROS if zero else NORMAL
     return nn.Dense(features, dtype=x.dtype, kernel_init=kernel_init, name=name)(x)
-
-
-def _kernel_init(zero: bool) -> nn.initializers.Initializer:
-    return nn.initializers.zeros if zero else nn.initializers.lecun_normal()
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cqr_jax.models.convolution import halving
+from cqr_jax.models.convolution import strided_conv
 
 MIN_SIDE = 32  # five halvings must leave a pixel
 
@@ -75,7 +75,7 @@ class Ranker(nn.Module):
                 strides=stride,
                 padding=1,
                 dtype=self.dtype,
-                conv_general_dilated=halving if stride == 2 else None,
+                conv_general_dilated=strided_conv if stride == 2 else None,
                 name=f"conv{i}",
             )(x)
             if i > 0:

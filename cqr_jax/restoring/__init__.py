@@ -1,5 +1,5 @@
-"""Restoring images and image files, big and small, with the weights that are shipped.
+"""Restores images and image files with the shipped weights.
 
-`cqr_jax.restore` is for arrays and Pillow's images in memory, `python -m
-cqr_jax.restore` for files. Neither needs what training needs.
+`cqr_jax.restore` takes arrays and Pillow images. The command `cqr-restore`, or `python -m
+cqr_jax.restoring`, takes files. Neither needs the packages that training needs.
 """

@@ -21,10 +21,10 @@ import numpy as np
 from tqdm import tqdm
 
 from cqr_jax import files, formats, progress, tables
-from cqr_jax.ahead import ahead
 from cqr_jax.data.compression import nearest_quality
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError
+from cqr_jax.prefetch import prefetch
 from cqr_jax.restoring import (
     network,
     pictures,
@@ -234,7 +234,7 @@ def _restored(
         return job._replace(target=target, data=None), picture
 
     def decoded() -> Iterator[Picture]:
-        for job, picture in ahead(pool, read, map(_with_stream, jobs), _AHEAD):
+        for job, picture in prefetch(pool, read, map(_with_stream, jobs), _AHEAD):
             if isinstance(picture, Outcome):
                 tell(picture)
                 continue
@@ -272,7 +272,7 @@ def _restored(
             projected=restoration.projected,
         )
 
-    return ahead(pool, write, restored(), _AHEAD)
+    return prefetch(pool, write, restored(), _AHEAD)
 
 
 def _with_stream(job: Job) -> Job:
@@ -373,7 +373,7 @@ def measure(args: argparse.Namespace) -> int:
 
     with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
         jobs = (Job(x, "") if x.problem else _with_stream(Job(x, "")) for x in found)
-        each = map(measured, ahead(pool, read, jobs, _AHEAD))
+        each = map(measured, prefetch(pool, read, jobs, _AHEAD))
         rows += progress.over(each, len(found), "measuring", "image")
     failures = [row for row in rows if "reason" in row]
     for row in failures:

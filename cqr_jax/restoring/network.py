@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from cqr_jax import parallel, weights
+from cqr_jax import weights
 from cqr_jax.data.compression import FEATURES, transposed
 from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.data.ycbcr import ZERO
+from cqr_jax.training import distributed
 
 # Maps images to restored images. The input is (count, height, width), uint8 or float32
 # in [0, 1]. The output is float32 of the same shape, near [0, 1] but not clipped. A
@@ -78,7 +79,9 @@ class Network:
             inputs.append(unknown if compression is None else compression)
         shape = inputs[0].shape
         if shape not in self._compiled:
-            everywhere, divided = parallel.shardings(parallel.dividing(len(images)))
+            everywhere, divided = distributed.shardings(
+                distributed.dividing(len(images))
+            )
             shardings = (everywhere, *[divided] * len(inputs))
             apply = jax.jit(self._model.apply, in_shardings=shardings)
             self._compiled[shape] = apply.lower(self._params, *inputs).compile()

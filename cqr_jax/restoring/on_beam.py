@@ -84,10 +84,10 @@ class Restore(beam.PTransform):
 
         Args:
           root, output, form: as of `target`.
-          strength, weights: as of `cqr_jax.restore`.
+          strength, weights: as in `cqr_jax.restore`.
           side: of a tile in pixels.
           quality: of JPEGs that are written.
-          quality_factor, projection: as of `cqr_jax.restore`.
+          quality_factor, projection: as in `cqr_jax.restore`.
         """
         super().__init__()
         self._targets = root, output, form

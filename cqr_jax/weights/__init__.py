@@ -18,15 +18,10 @@ import safetensors
 import safetensors.numpy
 from flax import linen as nn
 
-from cqr_jax import files
+from cqr_jax import files, models
 from cqr_jax.errors import UserError
-from cqr_jax.models import channels
-from cqr_jax.models.deblocker import Deblocker
-from cqr_jax.models.ranker import Ranker
 
 SHIPPED = pathlib.Path(__file__).parent  # folder of the weights of the package
-
-_MODELS = {"ranker": Ranker, "deblocker": Deblocker}
 
 
 class Weights(NamedTuple):
@@ -91,7 +86,12 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
     if held != kind:
         raise UserError(f"{path}: holds a {held}, not a {kind}")
     # A file that is older than a field was made with the field's default.
-    made_with = {x.name: x.default for x in dataclasses.fields(_MODELS[kind])} | found
+    try:
+        model = models.create(found, kind)
+    except TypeError as error:
+        raise UserError(f"{path}: fields of another version ({error})") from None
+    defaults = {x.name: x.default for x in dataclasses.fields(model)}
+    made_with = defaults | {"name": kind} | found
     for name, value in (fields or {}).items():
         ours, theirs = (json.loads(json.dumps(x)) for x in (value, made_with[name]))
         if ours != theirs:
@@ -99,13 +99,7 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
                 f"{path}: holds a {kind} with {name} {theirs}, but the config asks for "
                 f"{value}"
             )
-    try:
-        model = _MODELS[kind](
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-        )
-    except TypeError as error:
-        raise UserError(f"{path}: fields of another version ({error})") from None
-    image = jnp.zeros((1, 64, 64, channels(model)))
+    image = jnp.zeros((1, 64, 64, models.channels(model)))
     expected = jax.eval_shape(model.init, jax.random.key(0), image)
     _check(path, arrays, _flatten(expected))
     variables = flax.traverse_util.unflatten_dict(arrays, sep="/")

@@ -3,8 +3,9 @@
     python -m cqr_jax.weights runs/a/deblocker.safetensors
     python -m cqr_jax.weights runs/a/deblocker.safetensors --ship=a.safetensors
     python -m cqr_jax.weights runs/a/deblocker.safetensors --deepen=deeper.safetensors
-    python -m cqr_jax.weights runs/a/deblocker.safetensors --mix=mixed.safetensors \
-        --other=runs/b/deblocker.safetensors --share=0.75
+    python -m cqr_jax.weights runs/a/deblocker.safetensors \
+        --interpolate=mixed.safetensors --other=runs/b/deblocker.safetensors \
+        --share=0.75
 
 The first prints its model, parameters and provenance as JSON. The second rounds the
 parameters to half precision, which halves the file, and leaves the folders of the
@@ -82,7 +83,7 @@ def deepen(path: str, output: str) -> None:
     weights.save(output, "deblocker", fields, {"params": params}, provenance)
 
 
-def mix(path: str, other: str, share: float, output: str) -> None:
+def interpolate(path: str, other: str, share: float, output: str) -> None:
     """Writes the weights between those of `path` and of `other`.
 
     (1 - share) of the first and `share` of the second, which has to be trained on from
@@ -126,8 +127,8 @@ def main() -> None:
     outputs = parser.add_mutually_exclusive_group()
     outputs.add_argument("--ship", metavar="OUTPUT", help="file to write")
     outputs.add_argument("--deepen", metavar="OUTPUT", help="file to write")
-    outputs.add_argument("--mix", metavar="OUTPUT", help="file to write")
-    parser.add_argument("--other", metavar="FILE", help="to mix with")
+    outputs.add_argument("--interpolate", metavar="OUTPUT", help="file to write")
+    parser.add_argument("--other", metavar="FILE", help="weights to interpolate with")
     parser.add_argument(
         "--share", type=float, default=0.5, help="of the other (%(default)s)"
     )
@@ -137,10 +138,10 @@ def main() -> None:
             ship(args.file, args.ship)
         elif args.deepen:
             deepen(args.file, args.deepen)
-        elif args.mix:
+        elif args.interpolate:
             if not args.other:
-                raise UserError("--mix needs --other=FILE")
-            mix(args.file, args.other, args.share, args.mix)
+                raise UserError("--interpolate needs --other=FILE")
+            interpolate(args.file, args.other, args.share, args.interpolate)
         else:
             print(json.dumps(describe(args.file), indent=2))
 

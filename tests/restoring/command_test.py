@@ -1,4 +1,4 @@
-"""`python -m cqr_jax.restore` as a process."""
+"""`python -m cqr_jax.restoring` as a process."""
 
 import io
 import json
@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cqr_jax import metrics, weights
+from cqr_jax import weights
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError
+from cqr_jax.evaluation import metrics
 from cqr_jax.restoring import (
     colour,
     command,
@@ -33,7 +34,7 @@ LUMA_ONLY = weights.SHIPPED / "compact-blind.safetensors"
 
 def _run(*args, **kwargs):
     process = subprocess.run(
-        [sys.executable, "-m", "cqr_jax.restore", *map(str, args)],
+        [sys.executable, "-m", "cqr_jax.restoring", *map(str, args)],
         capture_output=True,
         timeout=300,
         **kwargs,
@@ -335,7 +336,15 @@ def test_names_of_outputs(folder, flags, name, form):
 
 def test_a_watched_folder(folder):
     """Files that come are restored, each once, until Ctrl-C."""
-    command = [sys.executable, "-m", "cqr_jax.restore", "deep", "-o", "out", "--watch"]
+    command = [
+        sys.executable,
+        "-m",
+        "cqr_jax.restoring",
+        "deep",
+        "-o",
+        "out",
+        "--watch",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder)
     lines = []
     for line in process.stderr:
@@ -367,7 +376,7 @@ def test_waiting_for_a_stream_can_be_interrupted(folder, name, number):
             "-X",
             "importtime",
             "-m",
-            "cqr_jax.restore",
+            "cqr_jax.restoring",
             name,
             "-o",
             "x.png",
@@ -486,7 +495,15 @@ def test_a_full_disk(folder, tmp_path):
     """What can't be written whole isn't there; a smaller file is."""
     Image.new("L", (16, 16)).save(folder / "small.png")
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "cqr_jax.restore", "a.jpg", "small.png", "-o", out]
+    command = [
+        sys.executable,
+        "-m",
+        "cqr_jax.restoring",
+        "a.jpg",
+        "small.png",
+        "-o",
+        out,
+    ]
     found = subprocess.run(
         ["sh", "-c", 'ulimit -f 40; exec "$@"', "sh", *map(str, command)],  # of 512
         capture_output=True,
@@ -512,7 +529,7 @@ def test_ctrl_c_leaves_no_half_file(folder, tmp_path):
     for i in range(200):
         (folder / f"more{i:03}.jpg").write_bytes((folder / "a.jpg").read_bytes())
     process = subprocess.Popen(
-        [sys.executable, "-m", "cqr_jax.restore", str(folder), "-o", str(out)],
+        [sys.executable, "-m", "cqr_jax.restoring", str(folder), "-o", str(out)],
         stderr=subprocess.PIPE,
         text=True,
     )

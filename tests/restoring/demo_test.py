@@ -33,7 +33,7 @@ SHOTS = os.environ.get("CQR_JAX_SHOTS")  # a folder that gets pictures of the pa
 
 
 def _serve(*flags):
-    process = start("cqr_jax.restore", "--demo", *flags)
+    process = start("cqr_jax.restoring", "--demo", *flags)
     line = process.stdout.readline()
     assert line.startswith("http://127.0.0.1:"), line + process.stderr.read()
     yield line.split()[0]

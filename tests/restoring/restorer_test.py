@@ -10,13 +10,13 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 
 import cqr_jax
-from cqr_jax import state
 from cqr_jax.data.compression import libjpeg
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.restoring import network, pictures, projection, quality, restorer, tiles
 from cqr_jax.restoring.pictures import Metadata, Picture
+from cqr_jax.training import state
 from cqr_jax.weights import Weights
 from tests.conftest import save_fresh
 

@@ -1,0 +1,102 @@
+"""The division of clean images into training, validation and test splits.
+
+`data_prep` makes records of the training and validation splits. Evaluation uses the
+images that are held out of them.
+"""
+
+import hashlib
+import os
+import pathlib
+
+from etils import epath
+
+from cqr_jax.data import jpeg, kinds
+from cqr_jax.errors import UserError
+
+VALIDATION_FRACTION = 0.05  # of a folder's images, unless said otherwise
+
+# Photographs that scikit-image ships in its wheel, by their part in the quickstart.
+EMBEDDED = {
+    "train": (
+        "astronaut.png",
+        "brick.png",
+        "coins.png",
+        "grass.png",
+        "gravel.png",
+        "hubble_deep_field.jpg",
+        "moon.png",
+        "motorcycle_left.png",
+        "rocket.jpg",
+    ),
+    "validation": ("camera.png",),
+    "test": ("chelsea.png", "coffee.png"),
+}
+
+
+def embedded(split: str) -> list[pathlib.Path]:
+    """Returns the paths of the embedded photographs of a split.
+
+    Args:
+      split: 'train', 'validation' or 'test'.
+    """
+    import skimage
+
+    folder = pathlib.Path(skimage.__file__).parent / "data"
+    return [folder / file for file in EMBEDDED[split]]
+
+
+def held_out_images(folder: str, kind: str = kinds.LADDER) -> list[pathlib.Path]:
+    """Returns the images of a folder that are held out with the default fraction.
+
+    Args:
+      folder: path of the folder.
+      kind: kind of the records; see `divide`.
+
+    Raises:
+      UserError: no such folder, or fewer than two images in it.
+    """
+    found = divide(epath.Path(folder), VALIDATION_FRACTION, kind)["validation"]
+    return [pathlib.Path(folder) / file for file in found]
+
+
+def divide(
+    root: epath.Path, validation_fraction: float, kind: str
+) -> dict[str, list[str]]:
+    """Divides the images under `root` into a training and a validation split.
+
+    A hash of the names chooses the images that are held out, so that the choice is
+    random but the same on every machine. For ladder records, the images with the
+    lowest hashes are held out, and their number is an exact fraction. For colour
+    records, the hash is of the name without the suffix, and every image whose hash is
+    below the fraction is held out. So x.png of a gray folder is held out whenever
+    x.webp of a colour folder is, and one network can train on both folders.
+
+    Args:
+      root: folder of the images.
+      validation_fraction: fraction of the images to hold out; at least one is.
+      kind: kind of the records, one of `kinds.KINDS`.
+
+    Returns:
+      Split -> sorted paths relative to `root`.
+
+    Raises:
+      UserError: no such folder, or fewer than two images in it.
+    """
+    files = [path.relative_to(root).as_posix() for path in jpeg.list_images(root)]
+    if len(files) < 2:
+        raise UserError(f"{root}: one image can't be split; at least two are needed")
+    count = min(max(1, round(validation_fraction * len(files))), len(files) - 1)
+
+    def by_hash(file):
+        name = file if kind == kinds.LADDER else os.path.splitext(file)[0]
+        return hashlib.sha256(name.encode()).digest()
+
+    ordered = sorted(files, key=by_hash)
+    if kind != kinds.LADDER:
+        below = int(validation_fraction * 2**64).to_bytes(8)
+        count = min(max(1, sum(by_hash(x) < below for x in files)), len(files) - 1)
+    held_out = set(ordered[:count])
+    return {
+        "train": [file for file in files if file not in held_out],
+        "validation": [file for file in files if file in held_out],
+    }

@@ -1,0 +1,1 @@
+"""Evaluation of deblockers and of the ranker."""

@@ -1,0 +1,332 @@
+"""What deblockers gain where they were not trained: any quality, grid, and twice."""
+
+import functools
+import itertools
+import json
+import logging
+import operator
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from cqr_jax import files, progress, tables
+from cqr_jax.config import SUBSAMPLINGS, split_list
+from cqr_jax.data import jpeg, kinds
+from cqr_jax.data.compression import features, libjpeg
+from cqr_jax.errors import UserError
+from cqr_jax.evaluation import colour, metrics, table2
+from cqr_jax.restoring import network, restorer, tiles
+from cqr_jax.restoring.pictures import Picture
+
+_log = logging.getLogger(__name__)
+
+_QUALITIES = (5, *range(10, 91, 10), 95)
+_SHIFT = (3, 5)  # rows and columns cropped away, so that blocks begin elsewhere
+_DOUBLE = ((10, 90), (90, 10), (30, 50), (50, 30), (75, 95), (95, 75))
+_HALF = (4, 4)  # the shift of FBCNN (Jiang et al. 2021), half a block
+
+_COLOUR_QUALITIES = (*_QUALITIES, 98, 100)
+_COLOUR_DOUBLE = ((10, 50), (50, 10), (30, 90), (75, 95))
+_FEW = (10, 40, 80)  # qualities of the chroma subsamplings that are rarer
+
+
+class Degradation(NamedTuple):
+    """How an image became what is to be restored.
+
+    Attributes:
+      kind: 'aligned' (its blocks begin at its corner), 'shifted' (cropped afterwards),
+        'double' (twice on one grid) or 'double shifted' (cropped in between).
+      qualities: JPEG quality factors, in the order of the compressions.
+      shift: rows and columns cropped away, if it is shifted.
+      subsampling: of an RGB image, of `config.SUBSAMPLINGS`; empty of a gray one.
+    """
+
+    kind: str
+    qualities: tuple[int, ...]
+    shift: tuple[int, int] = _SHIFT
+    subsampling: str = ""
+
+    def is_file(self) -> bool:
+        """Whether what is to be restored is a JPEG file: a cropped one is a PNG."""
+        return self.kind != "shifted"
+
+    def title(self) -> str:
+        """The kind, with the shift where it isn't that of most, and the subsampling."""
+        words = [self.subsampling, self.kind]
+        if "shifted" in self.kind and self.shift != _SHIFT:
+            words.append(f"by {self.shift[0]}, {self.shift[1]}")
+        return " ".join(filter(None, words))
+
+
+DEGRADATIONS = (
+    *(Degradation("aligned", (quality,)) for quality in _QUALITIES),
+    *(Degradation("shifted", (quality,)) for quality in _QUALITIES),
+    *(Degradation("double", pair) for pair in _DOUBLE),
+    *(Degradation("double shifted", pair) for pair in _DOUBLE),
+    # Cases that FBCNN published.
+    *(Degradation("double", pair) for pair in ((10, 50), (50, 10))),
+    Degradation("double shifted", (30, 50), _HALF),
+)
+
+
+def _of_colour(
+    kind: str, qualities: tuple[int, ...], subsampling: str = "4:2:0"
+) -> Degradation:
+    return Degradation(kind, qualities, _HALF, subsampling)
+
+
+COLOUR_DEGRADATIONS = (
+    *(_of_colour("aligned", (quality,)) for quality in _COLOUR_QUALITIES),
+    *(
+        _of_colour("aligned", (quality,), subsampling)
+        for subsampling in ("4:2:2", "4:4:4")
+        for quality in _FEW
+    ),
+    *(_of_colour("shifted", (quality,)) for quality in _FEW),
+    *(_of_colour("double", pair) for pair in _COLOUR_DOUBLE),
+    *(_of_colour("double shifted", pair) for pair in _COLOUR_DOUBLE),
+)
+
+
+def degrade(
+    clean: np.ndarray, degradation: Degradation
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image that is to be restored, and the original of what it shows.
+
+    Args:
+      clean: uint8, (height, width), sides above 5 pixels.
+      degradation: what befalls it, of a gray image.
+
+    Returns:
+      The degraded image and its original, both uint8 of one shape.
+    """
+    first, *second = degradation.qualities
+    image, clean = _cropped(jpeg.compress(clean, first), clean, degradation)
+    for quality in second:
+        image = jpeg.compress(image, quality)
+    return image, clean
+
+
+def degrade_colour(
+    clean: np.ndarray, degradation: Degradation
+) -> tuple[Picture, np.ndarray]:
+    """The picture that is to be restored, and the original of what it shows.
+
+    Args:
+      clean: uint8 RGB, (height, width, 3), sides above 5 pixels.
+      degradation: what befalls it, of an RGB image.
+
+    Returns:
+      The degraded picture, as cqr-restore reads its file, and its original, uint8; both
+      of one shape. A picture that was cropped at last is one without a compression.
+    """
+    sampling = SUBSAMPLINGS[degradation.subsampling]
+    first, *second = (libjpeg(x, sampling) for x in degradation.qualities)
+    picture = colour.compress(clean, first)
+    if "shifted" in degradation.kind:
+        image, clean = _cropped(picture.pixels, clean, degradation)
+        picture = Picture(image)
+    for compression in second:
+        picture = colour.compress(picture.pixels, compression)
+    return picture, clean
+
+
+def _cropped(
+    image: np.ndarray, clean: np.ndarray, degradation: Degradation
+) -> tuple[np.ndarray, np.ndarray]:
+    """An image and its original, cropped if the degradation is shifted."""
+    if "shifted" not in degradation.kind:
+        return image, clean
+    top, left = degradation.shift
+    cut = np.ascontiguousarray(image[top:, left:])
+    return cut, np.ascontiguousarray(clean[top:, left:])
+
+
+def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
+    """Restores degraded images with every deblocker; prints and writes the gains.
+
+    Writes WORKDIR/blind.json, blind.csv and blind.md.
+
+    Args:
+      config: as the preset blind of `configs/eval.py` makes it.
+
+    Returns:
+      A row for each degradation and method: kind, qualities, method, images, and psnr
+      (dB, averaged over the images) of the degraded ones and gain (dB), the mean of
+      what restoring adds to it, with `worst`, the lowest of any image. Images that
+      are equal to their original, before or after, are left out.
+
+    Raises:
+      UserError: no weights are given, or they, a set or an image can't be read.
+    """
+    batch = network.tile_batch()
+
+    def degraded(clean, degradation):
+        image, clean = degrade(clean, degradation)
+        last = degradation.qualities[-1]
+        told = table2.told_gray(last) if degradation.is_file() else features(None)
+        return tiles.Told(image, told), clean
+
+    return _compare(
+        config,
+        DEGRADATIONS,
+        table2.load,
+        degraded,
+        lambda run, images: map(
+            metrics.to_uint8, tiles.restore(run, images, batch=batch)
+        ),
+        lambda clean, image: metrics.psnr(
+            clean, image.image if isinstance(image, tiles.Told) else image
+        ),
+    )
+
+
+def evaluate_blind_colour(config: ml_collections.ConfigDict) -> list[dict]:
+    """As `evaluate_blind`, of colour pictures, restored as cqr-restore does.
+
+    PSNR is over RGB.
+
+    Args:
+      config: as the preset blind_colour of `configs/eval.py` makes it.
+
+    Returns:
+      As `evaluate_blind`; kinds begin with the chroma subsampling.
+
+    Raises:
+      UserError: as `evaluate_blind`, or an image is gray.
+    """
+    return _compare(
+        config,
+        COLOUR_DEGRADATIONS,
+        colour.load,
+        degrade_colour,
+        functools.partial(_restored_pictures, config.projection),
+        lambda clean, picture: colour.psnr(clean, picture.pixels),
+        kinds.COLOUR,
+    )
+
+
+def _restored_pictures(
+    projecting: bool, run: network.Run, pictures: Iterable[Picture]
+) -> Iterator[Picture]:
+    return restorer.restore_pictures(run, pictures, projecting=projecting)
+
+
+def _compare(
+    config: ml_collections.ConfigDict,
+    degradations: Sequence[Degradation],
+    load: Callable[[pathlib.Path], np.ndarray],
+    degrade: Callable[[np.ndarray, Degradation], tuple[Any, np.ndarray]],
+    restore: Callable[[network.Run, Iterator[Any]], Iterable[Any]],
+    psnr: Callable[[np.ndarray, Any], float],
+    kind: str = kinds.LADDER,
+) -> list[dict]:
+    """Restores degraded images with every deblocker; prints and writes the gains.
+
+    Images are restored one after the other: few are in memory at a time.
+
+    Args:
+      config: with sets, set_dir, weights and workdir.
+      degradations: of each image.
+      load: path -> clean image.
+      degrade: clean image, degradation -> degraded one, and its original.
+      restore: network, degraded images -> restored ones.
+      psnr: original, degraded or restored image -> dB.
+      kind: of records, as of `table2.find_images`.
+    """
+    if not config.weights:
+        raise UserError("config.weights: name deblockers' weights, .safetensors files")
+    methods = table2.by_name(split_list(config.weights), [table2.JPEG])
+    runs = table2.networks(methods)
+    images = table2.find_images(split_list(config.sets), config.set_dir, kind)
+    table2.check(images.values(), config.set_dir)
+    cases = [(image.path, x) for image in images.values() for x in degradations]
+
+    def measure(name, restored):
+        """PSNR of each case."""
+        degraded, again = itertools.tee(_degraded(cases, load, degrade))
+        found = restored(image for image, _ in degraded)
+        values = (
+            psnr(clean, image) for (_, clean), image in zip(again, found, strict=True)
+        )
+        return list(progress.over(values, len(cases), name, "image"))
+
+    ways: Mapping[str, Callable] = {table2.JPEG: iter} | {
+        name: functools.partial(restore, run) for name, run in runs.items()
+    }
+    found = np.array([measure(*way) for way in ways.items()])
+    found = found.reshape(len(ways), len(images), len(degradations))
+    rows = gains(found, list(methods), degradations)
+    folder = pathlib.Path(config.workdir)
+    shown = as_table(rows)
+    files.write(folder / "blind.json", json.dumps(rows, indent=2) + "\n")
+    files.write(folder / "blind.csv", tables.to_csv(rows))
+    files.write(folder / "blind.md", tables.markdown(shown) + "\n")
+    print(tables.text(shown))
+    _log.info("gains in %s", folder)
+    return rows
+
+
+def gains(
+    psnr: np.ndarray,
+    methods: Sequence[str],
+    degradations: Sequence[Degradation] = DEGRADATIONS,
+) -> list[dict]:
+    """The rows of `evaluate_blind`.
+
+    Args:
+      psnr: dB, (1 + methods, images, degradations), those of the degraded images first.
+      methods: their names.
+      degradations: of each image.
+    """
+    rows = []
+    for i, degradation in enumerate(degradations):
+        counted = np.isfinite(psnr[:, :, i]).all(0)
+        if not counted.any():
+            continue
+        plain, *restored = psnr[:, counted, i]
+        for name, gain in zip(methods, restored - plain, strict=True):
+            rows.append(
+                {
+                    "kind": degradation.title(),
+                    "qualities": " then ".join(map(str, degradation.qualities)),
+                    "images": int(counted.sum()),
+                    "psnr": float(np.mean(plain)),
+                    "method": name,
+                    "gain": float(np.mean(gain)),
+                    "worst": float(np.min(gain)),
+                }
+            )
+    return rows
+
+
+def as_table(rows: Iterable[dict]) -> tables.Table:
+    """A line for each degradation; each method's mean gain and the lowest in dB."""
+    return tables.pivot(
+        ("degraded", "QF", "images", "PSNR"),
+        (
+            (
+                (row["kind"], row["qualities"], str(row["images"]), _db(row["psnr"])),
+                row["method"],
+                f"{row['gain']:+.2f} ({row['worst']:+.2f})",
+            )
+            for row in rows
+        ),
+    )
+
+
+def _degraded(
+    cases: Iterable[tuple[pathlib.Path, Degradation]], load: Callable, degrade: Callable
+) -> Iterator[tuple[Any, np.ndarray]]:
+    """`degrade` of each case; an image in several cases on end is read once."""
+    for path, group in itertools.groupby(cases, operator.itemgetter(0)):
+        clean = load(path)
+        for _, degradation in group:
+            yield degrade(clean, degradation)
+
+
+def _db(value: float) -> str:
+    return tables.shown("psnr", value)

@@ -1,0 +1,105 @@
+"""Draws images side by side with their metrics, and feature maps as heat maps."""
+
+import io
+import pathlib
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cqr_jax import files, tables
+from cqr_jax.data import jpeg
+from cqr_jax.evaluation import metrics
+
+_GAP = 8  # pixels between images
+_LEAST_WIDTH = 256  # of a shown crop: smaller ones are enlarged by a whole number
+
+
+def caption(name: str, reference: np.ndarray, image: np.ndarray) -> str:
+    """Two lines: a method, and PSNR | SSIM | PSNR-B of its (height, width) image."""
+    values = (
+        tables.shown(figure, metrics.METRICS[figure](reference, image))
+        for figure in tables.FIGURES
+    )
+    return f"{name}\n{' | '.join(values)}"
+
+
+def panel(images: dict[str, np.ndarray], path: pathlib.Path) -> None:
+    """Writes images side by side, each above its caption, as a PNG.
+
+    Args:
+      images: caption (of one or two lines) -> uint8 image of shape (height, width), all
+        of one shape. Small ones are enlarged by a whole number, pixel for pixel.
+      path: of the PNG.
+    """
+    height, width = next(iter(images.values())).shape
+    zoom = -(-_LEAST_WIDTH // width)
+    height, width = height * zoom, width * zoom
+    font = ImageFont.load_default(size=14)
+    below = 44
+    sheet = Image.new("L", (len(images) * (width + _GAP) - _GAP, height + below), 255)
+    draw = ImageDraw.Draw(sheet)
+    for i, (words, image) in enumerate(images.items()):
+        left = i * (width + _GAP)
+        sheet.paste(Image.fromarray(image.repeat(zoom, 0).repeat(zoom, 1)), (left, 0))
+        center = (left + width // 2, height + below // 2)
+        draw.multiline_text(
+            center, words, fill=0, font=font, anchor="mm", align="center"
+        )
+    files.write(path, jpeg.encode_png(np.asarray(sheet)))
+
+
+def feature_maps(
+    images: dict[str, np.ndarray],
+    maps: dict[str, dict[str, np.ndarray]],
+    path: pathlib.Path,
+) -> None:
+    """Writes the mean magnitude of feature maps as a grid of heat maps (Figure 4).
+
+    A column for each image; beneath it a line for each convolution, every map stretched
+    to the image's size; one colour scale along a line, from zero.
+
+    Args:
+      images: title of the column -> uint8 (height, width), all of one shape.
+      maps: title -> name of the convolution -> (height', width', channels).
+      path: of the PNG.
+    """
+    from matplotlib.figure import Figure  # slow to import, and only for this
+
+    names = list(next(iter(maps.values())))
+    height, width = next(iter(images.values())).shape
+    side = 2.0  # inches
+    figure = Figure(
+        figsize=(
+            side * len(maps) + 1,
+            (len(names) + 1) * (side * height / width + 0.2),
+        ),
+        layout="constrained",
+    )
+    grid = figure.subplots(len(names) + 1, len(maps), squeeze=False)
+    for axes, (title, image) in zip(grid[0], images.items(), strict=True):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set(xticks=[], yticks=[], title=title)
+    for line, name in zip(grid[1:], names, strict=True):
+        responses = [np.abs(found[name]).mean(axis=-1) for found in maps.values()]
+        top = max(response.max() for response in responses)
+        for axes, response in zip(line, responses, strict=True):
+            shown = axes.imshow(
+                response,
+                vmin=0,
+                vmax=top,
+                cmap="magma",
+                extent=(0, width, height, 0),
+                interpolation="nearest",
+            )
+            axes.set(xticks=[], yticks=[])
+            axes.set_xlabel(f"mean {response.mean():.3f}", fontsize=8)
+        line[0].set_ylabel(name)
+        figure.colorbar(shown, ax=list(line), shrink=0.8)
+    files.write(path, png(figure, dpi=80))
+
+
+def png(figure, dpi: int) -> bytes:
+    """A Matplotlib figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()

@@ -1,0 +1,122 @@
+"""Pictures of results, as in the paper's Figures 3 to 6.
+
+    python -m cqr_jax.evaluation.panels panel IMAGE \
+        --weights=A.safetensors,B.safetensors --quality=10 --crop=200,120,96,96 \
+        --output=panel.png
+    python -m cqr_jax.evaluation.panels features IMAGE --weights=ranker.safetensors \
+        --output=features.png
+
+panel: a crop of the original, of its JPEG and of what each deblocker makes of it, with
+PSNR | SSIM | PSNR-B of the whole image beneath. features: how strongly each convolution
+of the ranker responds, clean against QF 10, 20 and 30.
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+
+from cqr_jax.data import jpeg
+from cqr_jax.errors import UserError, extra, one_line_errors
+from cqr_jax.evaluation import drawing, metrics
+
+
+def _draw_panel(args: argparse.Namespace) -> None:
+    with extra("train"):  # after the flags, so that help comes at once
+        from cqr_jax import weights
+        from cqr_jax.config import split_list
+        from cqr_jax.evaluation import table2
+        from cqr_jax.restoring import network
+
+    if not 1 <= args.quality <= 100:
+        raise UserError(f"--quality={args.quality}: is 1 to 100")
+    clean = table2.load(args.image)
+    compressed = jpeg.compress(clean, args.quality)
+    methods = table2.by_name(split_list(args.weights), [table2.JPEG])
+    images = {
+        drawing.caption(f"JPEG, QF {args.quality}", clean, compressed): compressed
+    }
+    for name, path in methods.items():
+        run = network.Network(weights.load(path, "deblocker"))
+        restored = metrics.to_uint8(run(compressed[None])[0])
+        images[drawing.caption(name, clean, restored)] = restored
+    images = {"original": clean, **images}
+    rows, columns = _window(args.crop, clean.shape)
+    drawing.panel(
+        {k: x[rows, columns] for k, x in images.items()}, pathlib.Path(args.output)
+    )
+
+
+def _draw_features(args: argparse.Namespace) -> None:
+    with extra("train"):
+        import jax
+
+        from cqr_jax import weights
+        from cqr_jax.models.ranker import MIN_SIDE
+        from cqr_jax.training.steps import to_float
+
+    ranker = weights.load(args.weights, "ranker")
+    clean = jpeg.load_named(args.image)
+    rows, columns = _window(args.crop, clean.shape)
+    whole = {"clean": clean}
+    for quality in (10, 20, 30):
+        whole[f"QF {quality}"] = jpeg.compress(clean, quality)
+    apply = jax.jit(ranker.model.apply)
+    images, maps = {}, {}
+    for name, y in whole.items():
+        cut = y[rows, columns]
+        if min(cut.shape) < MIN_SIDE:
+            raise UserError(
+                f"the ranker needs {MIN_SIDE} pixels a side, not {cut.shape}"
+            )
+        score, features = apply(ranker.variables, to_float(cut[None, :, :, None]))
+        title = f"{name}\nscore {float(score[0]):.2f}"
+        images[title] = cut
+        maps[title] = {conv: np.asarray(x[0]) for conv, x in features.items()}
+    drawing.feature_maps(images, maps, pathlib.Path(args.output))
+
+
+def _window(crop: str, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns of 'left,top,width,height'; of everything if it is empty."""
+    height, width = shape
+    if not crop:
+        return slice(0, height), slice(0, width)
+    try:
+        left, top, wide, high = map(int, crop.split(","))
+    except ValueError:
+        raise UserError(f"--crop={crop}: is LEFT,TOP,WIDTH,HEIGHT in pixels") from None
+    if min(left, top) < 0 or min(wide, high) < 1:
+        raise UserError(f"--crop={crop}: is LEFT,TOP,WIDTH,HEIGHT in pixels")
+    if left + wide > width or top + high > height:
+        raise UserError(f"--crop={crop}: goes beyond the image of {width}x{height}")
+    return slice(top, top + high), slice(left, left + wide)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m cqr_jax.evaluation.panels",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True)
+    for name, draw, what in (
+        ("panel", _draw_panel, "deblockers, comma between them; may be empty"),
+        ("features", _draw_features, "the ranker"),
+    ):
+        command = commands.add_parser(name)
+        command.set_defaults(draw=draw)
+        command.add_argument("image", metavar="IMAGE", help="an original")
+        command.add_argument("--weights", required=True, help=what)
+        command.add_argument("--crop", default="", help="LEFT,TOP,WIDTH,HEIGHT")
+        command.add_argument("--output", required=True, help="PNG to write")
+        if name == "panel":
+            command.add_argument(
+                "--quality", type=int, default=10, help="JPEG's, 1 to 100 (%(default)s)"
+            )
+    args = parser.parse_args()
+    with one_line_errors():
+        args.draw(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""How well the ranker ranks: pairwise accuracy, rank correlation, score against QF."""
+
+import json
+import logging
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+from scipy import stats
+
+from cqr_jax import files, progress, tables, weights
+from cqr_jax.config import level_ranges, split_list
+from cqr_jax.data import jpeg
+from cqr_jax.data.jpeg import BLOCK
+from cqr_jax.errors import UserError
+from cqr_jax.evaluation import drawing, table2
+from cqr_jax.models.ranker import MIN_SIDE
+from cqr_jax.restoring import quality
+from cqr_jax.training.steps import to_float
+
+_log = logging.getLogger(__name__)
+
+_QUALITIES = np.arange(1, 101)
+_BATCH = 26  # images scored at once
+_TOLD = (5, 10, 20, 30, 50)  # quality factors at which telling them is measured
+
+
+def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
+    """Scores images at QF 1 to 100 and as they are; prints and writes what it finds.
+
+    Writes ranker.json, scores.csv, typical.tsv (the median score of each QF, by which a
+    score tells a QF) and ranker.png into `config.workdir`.
+
+    Args:
+      config: as the preset ranker of `configs/eval.py` makes it.
+
+    Returns:
+      What ranker.json holds; see `summary`.
+
+    Raises:
+      UserError: no weights are given, or they, a set or an image can't be read; or an
+        image is too small.
+    """
+    if not config.weights:
+        raise UserError(
+            "config.weights: name the ranker's weights, a .safetensors file"
+        )
+    ranker = weights.load(config.weights, "ranker")
+    images = table2.find_images(split_list(config.sets), config.set_dir)
+    table2.check(images.values(), config.set_dir)
+    score = jax.jit(
+        lambda batch: ranker.model.apply(ranker.variables, to_float(batch))[0]
+    )
+
+    def scores(path):
+        clean = _middle(path, config.side)
+        ladder = [jpeg.compress(clean, int(q)) for q in _QUALITIES] + [clean] * _BATCH
+        batches = np.stack(ladder)[: len(ladder) // _BATCH * _BATCH, :, :, None]
+        found = [score(x) for x in batches.reshape(-1, _BATCH, *batches.shape[1:])]
+        return np.concatenate(jax.device_get(found))[: len(_QUALITIES) + 1]
+
+    paths = {key: image.path for key, image in images.items()}
+    scored = map(scores, paths.values())
+    done = progress.over(scored, len(paths), "scoring", "image")
+    table = np.stack(list(done)).astype(np.float64)
+    result = {
+        "weights": config.weights,
+        "sets": list(split_list(config.sets)),
+        "images": len(paths),
+        "side": config.side,
+        **summary(table[:, :-1], table[:, -1], level_ranges(config)),
+    }
+    folder = pathlib.Path(config.workdir)
+    names = [*map(str, _QUALITIES), "clean"]
+    rows = [
+        {"image": key, **dict(zip(names, line, strict=True))}
+        for key, line in zip(paths, table.tolist(), strict=True)
+    ]
+    files.write(folder / "scores.csv", tables.to_csv(rows))
+    files.write(folder / "typical.tsv", typical(table[:, :-1]))
+    files.write(folder / "ranker.json", json.dumps(result, indent=2) + "\n")
+    files.write(folder / "ranker.png", plot(table[:, :-1], table[:, -1]))
+    print(describe(result))
+    _log.info("figures, scores and plot in %s", folder)
+    return result
+
+
+def typical(scores: np.ndarray) -> str:
+    """Median score of each QF over the images, of (images, 100) scores, as TSV."""
+    lines = [
+        f"{qf}\t{score:.4f}"
+        for qf, score in zip(_QUALITIES, np.median(scores, axis=0), strict=True)
+    ]
+    return "\n".join(["qf\tscore", *lines]) + "\n"
+
+
+def summary(
+    scores: np.ndarray, clean: np.ndarray, levels: tuple[tuple[int, int], ...]
+) -> dict:
+    """Figures of a ranker over the quality factors of its levels.
+
+    Args:
+      scores: (images, 100), those of each image at QF 1 to 100.
+      clean: (images,), those of the images without compression.
+      levels: first and last quality factor of each level, worst first.
+
+    Returns:
+      Of pairs of one image at two quality factors within the levels: `accuracy`, over
+      all pairs of different levels, as in training; `accuracy_by_levels`, 'i-j' ->
+      accuracy; `accuracy_by_distance`, difference in QF -> accuracy, pairs of one
+      level too. A tie is an error. `spearman` and `kendall` (tau-b), correlations of
+      score and QF within the levels, `pooled` over all images and as `mean` and `min`
+      over them. `clean`: `mean` score and `std`, and the `fraction_above` of images
+      that score higher than each of their own JPEGs up to the highest level, and up to
+      QF 100. `qf_error`: QF -> `mean` and `max` over images of how far the QF that a
+      score tells is off, by the median scores of the other images; of several images.
+    """
+    first, last = levels[0][0], levels[-1][1]
+    qualities = np.arange(first, last + 1)
+    inside = scores[:, first - 1 : last]
+    level = np.array(
+        [i for i, (low, high) in enumerate(levels, 1) for _ in range(low, high + 1)]
+    )
+    low, high = np.triu_indices(len(qualities), 1)
+    right = np.mean(inside[:, low] < inside[:, high], axis=0)
+
+    def accuracy(chosen):
+        return float(np.mean(right[chosen]))
+
+    by_levels = {
+        f"{i}-{j}": accuracy((level[low] == i) & (level[high] == j))
+        for i in range(1, len(levels) + 1)
+        for j in range(i + 1, len(levels) + 1)
+    }
+    by_distance = {
+        str(distance): accuracy(high - low == distance)
+        for distance in range(1, len(qualities))
+    }
+
+    def correlation(function):
+        each = [float(function(qualities, line).statistic) for line in inside]
+        everywhere = np.tile(qualities, len(inside))
+        pooled = function(everywhere, inside.ravel()).statistic
+        return {"pooled": float(pooled), "mean": float(np.mean(each)), "min": min(each)}
+
+    def off(i):
+        others = np.median(np.delete(scores, i, axis=0), axis=0)
+        return np.abs(quality.factors_of_scores(scores[i], others) - _QUALITIES)
+
+    errors = [off(i) for i in range(len(scores))] if len(scores) > 1 else []
+    return {
+        "accuracy": accuracy(level[low] != level[high]),
+        "accuracy_by_levels": by_levels,
+        "accuracy_by_distance": by_distance,
+        "spearman": correlation(stats.spearmanr),
+        "kendall": correlation(stats.kendalltau),
+        "clean": {
+            "mean": float(np.mean(clean)),
+            "std": float(np.std(clean)),
+            f"fraction_above_q{last}": float(np.mean(clean > inside.max(axis=1))),
+            "fraction_above_q100": float(np.mean(clean > scores.max(axis=1))),
+        },
+        "qf_error": {
+            str(qf): {"mean": float(np.mean(each)), "max": int(np.max(each))}
+            for qf in _TOLD
+            if (each := [error[qf - 1] for error in errors])
+        },
+    }
+
+
+def describe(result: dict) -> str:
+    """The result as text for a terminal."""
+    distances = result["accuracy_by_distance"]
+    shown = [d for d in ("1", "2", "3", "5", "10", "15", "20") if d in distances]
+    lines = [
+        ["accuracy, all pairs of levels", f"{result['accuracy']:.4f}"],
+        *(
+            [f"accuracy, levels {pair}", f"{value:.4f}"]
+            for pair, value in result["accuracy_by_levels"].items()
+        ),
+        *([f"accuracy, QF {d} apart", f"{distances[d]:.4f}"] for d in shown),
+    ]
+    for name in ("spearman", "kendall"):
+        for how, value in result[name].items():
+            lines.append([f"{name}, {how}", f"{value:.4f}"])
+    for name, value in result["clean"].items():
+        lines.append([f"clean: {name.replace('_', ' ')}", f"{value:.4f}"])
+    for qf, off in result["qf_error"].items():
+        text = f"{off['mean']:.1f} on average, at most {off['max']}"
+        lines.append([f"QF {qf} told by the score: off by", text])
+    head = [f"ranker on {', '.join(result['sets'])}", f"{result['images']} images"]
+    return tables.text([head, *lines])
+
+
+def plot(scores: np.ndarray, clean: np.ndarray) -> bytes:
+    """PNG of the score against QF: median and spread over images, clean beside it.
+
+    Args:
+      scores: (images, 100), at QF 1 to 100.
+      clean: (images,).
+    """
+    from matplotlib.figure import Figure  # slow to import, and only for this
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    bands = ((0, 100, 0.15, "all images"), (25, 75, 0.35, "middle half"))
+    for low, high, alpha, label in bands:
+        edges = np.percentile(scores, [low, high], axis=0)
+        axes.fill_between(_QUALITIES, *edges, alpha=alpha, color="C0", label=label)
+        axes.fill_between(
+            [103, 107], *np.percentile(clean, [low, high]), alpha=alpha, color="C1"
+        )
+    axes.plot(_QUALITIES, np.median(scores, axis=0), color="C0", label="median")
+    axes.plot([103, 107], [np.median(clean)] * 2, color="C1", label="without JPEG")
+    axes.set_xlabel("JPEG quality factor")
+    axes.set_ylabel("score (higher is better)")
+    axes.set_title(f"Ranker's score, {len(scores)} images")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return drawing.png(figure, dpi=120)
+
+
+def _middle(path: pathlib.Path, side: int) -> np.ndarray:
+    """Y of an image, or of the square of `side` in its middle, on the 8-grid."""
+    y = jpeg.load_named(path)
+    if min(y.shape) < max(side, MIN_SIDE):
+        raise UserError(
+            f"{path}: smaller than {max(side, MIN_SIDE)} pixels; lower config.side"
+        )
+    if not side:
+        return y
+    top, left = ((length - side) // 2 // BLOCK * BLOCK for length in y.shape)
+    return np.ascontiguousarray(y[top : top + side, left : left + side])

@@ -1,0 +1,100 @@
+"""Writes the deblocker as a program for other runtimes: ONNX or StableHLO.
+
+    python -m cqr_jax.export deblocker.onnx
+    python -m cqr_jax.export deblocker.stablehlo
+
+The file holds the network and its weights, and maps compressed images to restored ones.
+The number of images, the height and the width are free.
+
+|            | ONNX                         | StableHLO                      |
+|------------|------------------------------|--------------------------------|
+| `image`    | (batch, 3, height, width)    | (batch, height, width, 3)      |
+| `quality`  | (1,) or (batch,), optional   | (batch,)                       |
+| `restored` | of the image's shape         | of the image's shape           |
+
+All are float32. `image` is RGB in [0, 1]. `restored` is RGB near [0, 1], not clipped.
+`quality` is libjpeg's quality factor, 1 to 100, or 0 where it is unknown. The program
+rounds it, clips it to 0 to 100, and assumes 4:2:0 chroma subsampling. ONNX takes 0 if
+`quality` is left out. StableHLO has no optional inputs: give zeros.
+
+A network of Y (`channels` of 1) takes and gives images of 1 channel in place of 3. A
+network that can't be told the compression (`conditioning` of 'none') has no `quality`.
+
+ONNX is what onnxruntime and others read. Its metadata describe the inputs and the
+output. `--side` fixes the height and the width, for runtimes that need this.
+
+    session = onnxruntime.InferenceSession("deblocker.onnx")
+    (restored,) = session.run(None, {"image": image, "quality": quality})
+
+onnxruntime warns that `quality` "will not be treated as constant value": no fault, for
+that is how ONNX marks an optional input.
+
+StableHLO is what jax.export reads, for CPU, CUDA and TPU. It has no metadata; this text
+describes it.
+
+    with open("deblocker.stablehlo", "rb") as file:
+        exported = jax.export.deserialize(bytearray(file.read()))
+    restored = jax.jit(exported.call)(image, quality)
+
+Both hold all scores of the attention at once. Cut large images into tiles.
+
+Needs the extra `export` for ONNX.
+"""
+
+import argparse
+import os
+import pathlib
+
+from cqr_jax import files, weights
+from cqr_jax.errors import UserError, one_line_errors
+from cqr_jax.export import onnx, stablehlo
+from cqr_jax.restoring import restorer
+
+
+def write(
+    path: str | os.PathLike, deblocker: weights.Weights, side: int | None = None
+) -> None:
+    """Writes ONNX or StableHLO, as the path's suffix says.
+
+    Args:
+      path: of the file.
+      deblocker: the network.
+      side: height and width of ONNX's images, a multiple of 8 from 16 on; None for
+        any. StableHLO takes images of any size whatever it is.
+
+    Raises:
+      UserError: another suffix, or a side that is not a multiple of 8 from 16 on.
+      SystemExit: the package onnx is missing.
+    """
+    suffix = pathlib.Path(path).suffix
+    if suffix not in (".onnx", ".stablehlo"):
+        raise UserError(f"{path}: must end in .onnx or .stablehlo")
+    if side is not None and (side % 8 or side < 16):
+        raise UserError(f"--side={side}: must be a multiple of 8 from 16 on")
+    is_stablehlo = suffix == ".stablehlo"
+    data = (
+        stablehlo.to_stablehlo(deblocker)
+        if is_stablehlo
+        else onnx.to_onnx(deblocker, side)
+    )
+    files.write(pathlib.Path(path), data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m cqr_jax.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("output", metavar="OUTPUT", help=".onnx or .stablehlo")
+    parser.add_argument("--weights", default=restorer.WEIGHTS, help="a deblocker")
+    parser.add_argument(
+        "--side", type=int, help="height and width of ONNX's images (default: any)"
+    )
+    args = parser.parse_args()
+    with one_line_errors():
+        write(args.output, weights.load(args.weights, "deblocker"), args.side)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,301 @@
+"""The deblocker as ONNX; `python -m cqr_jax.export --help` describes the file.
+
+The graph is written by hand, node by node, and follows `cqr_jax.models.deblocker`.
+"""
+
+import json
+
+import numpy as np
+
+import cqr_jax
+from cqr_jax import weights
+from cqr_jax.data import ycbcr
+from cqr_jax.errors import extra
+from cqr_jax.export.program import deblocker_of, multiple_of, quality_table
+from cqr_jax.models.deblocker import Deblocker
+
+_OPSET = 17
+_IR_VERSION = 8  # of ONNX 1.10 and later
+
+
+def to_onnx(deblocker: weights.Weights, side: int | None = None) -> bytes:
+    """The network as a serialized ONNX model of `image` and `quality`.
+
+    `python -m cqr_jax.export --help` gives the shapes.
+
+    Args:
+      deblocker: the network.
+      side: height and width of the images; None for any.
+
+    Raises:
+      SystemExit: the package onnx is missing.
+    """
+    with extra("export"):
+        import onnx
+
+    model = deblocker_of(deblocker)
+    graph = _Graph()
+    out = _program(graph, model, deblocker.variables["params"], side)
+    shape: list[str | int | None] = ["batch", model.channels, "height", "width"]
+    if side is not None:
+        shape[2:] = side, side
+    descriptions = _descriptions(model)
+    values = {
+        name: onnx.helper.make_tensor_value_info(
+            name,
+            onnx.TensorProto.FLOAT,
+            ["qualities"] if name == "quality" else shape,
+            description,
+        )
+        for name, description in descriptions.items()
+    }
+    restored = values.pop(out)
+    made = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes, "deblocker", list(values.values()), [restored], graph.constants
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="cqr_jax",
+        producer_version=cqr_jax.__version__,
+        doc_string="Removes the artifacts of JPEG compression from images.",
+    )
+    fields = json.dumps(deblocker.fields)
+    onnx.helper.set_model_props(made, {**descriptions, "network": fields})
+    onnx.checker.check_model(made, full_check=True)
+    return made.SerializeToString()
+
+
+def _descriptions(model: Deblocker) -> dict[str, str]:
+    """What the inputs and the output of the ONNX are, by their names."""
+    rgb = model.channels == 3
+    channels = "RGB" if rgb else "Y (luma)"
+    layout = f"float32, (batch, {model.channels}, height, width)"
+    described = {"image": f"The compressed images, {channels} in [0, 1]. {layout}."}
+    if model.conditioning != "none":
+        described["quality"] = (
+            "The JPEG quality factor of libjpeg, 1 to 100, or 0 where it is unknown "
+            "(the default). It is rounded to a whole number"
+            + (", and 4:2:0 chroma subsampling is assumed" if rgb else "")
+            + ". float32, (1,) for all images or (batch,)."
+        )
+    described["restored"] = (
+        f"The restored images, {channels} near [0, 1] but not clipped. {layout}."
+    )
+    return described
+
+
+class _Graph:
+    """Nodes and constants of an ONNX graph in the making; channels come second."""
+
+    def __init__(self):
+        self.nodes: list = []
+        self.constants: list = []
+
+    def add(self, operator: str, *inputs: str, name: str = "", **attributes) -> str:
+        """Adds a node; returns its output's name, which is the node's too."""
+        import onnx
+
+        name = name or f"{operator}_{len(self.nodes)}"
+        node = onnx.helper.make_node(operator, inputs, [name], name, **attributes)
+        self.nodes.append(node)
+        return name
+
+    def constant(self, values, name: str = "") -> str:
+        """Adds an array; returns its name."""
+        import onnx
+
+        name = name or f"constant_{len(self.constants)}"
+        self.constants.append(onnx.numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def convolve(self, x: str, layer: dict, dilation: int = 1, stride: int = 1) -> str:
+        """A Flax convolution of 3x3, or a dense layer as one of 1x1."""
+        kernel = np.asarray(layer["kernel"], np.float32)
+        kernel = kernel.reshape(*(1,) * (4 - kernel.ndim), *kernel.shape)
+        padding = dilation if kernel.shape[0] == 3 else 0
+        return self.add(
+            "Conv",
+            x,
+            self.constant(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))),
+            self.constant(np.asarray(layer["bias"], np.float32)),
+            dilations=[dilation] * 2,
+            pads=[padding] * 4,
+            strides=[stride] * 2,
+        )
+
+    def sides(self, x: str) -> str:
+        """Height and width, (2,)."""
+        return self.add("Shape", x, start=2)
+
+    def crop(self, x: str, sides: str) -> str:
+        """The first rows and columns, as many as `sides` says."""
+        zero, axes = self.constant(np.array([0, 0])), self.constant(np.array([2, 3]))
+        return self.add("Slice", x, zero, sides, axes)
+
+
+def _program(graph: _Graph, model: Deblocker, params: dict, side: int | None) -> str:
+    """As `Deblocker.__call__`, on RGB where it has three channels."""
+    x = "image"
+    if model.channels == 3:
+        from_rgb = {"kernel": ycbcr.FROM_RGB.T, "bias": ycbcr.ZERO}
+        x = graph.convolve(x, from_rgb)
+    x = graph.add("Sub", x, graph.constant(np.float32(0.5)))
+    multiple = multiple_of(model)
+    filling = side is None or side % multiple
+    if filling:
+        x = _fill(graph, x, multiple)
+    x = graph.add("SpaceToDepth", x, blocksize=model.scale)
+    embedding = None
+    if model.conditioning != "none":
+        told = _told(graph, quality_table(model))
+        if model.conditioning == "planes":
+            x = graph.add("Concat", x, _planes(graph, told, x), axis=1)
+        else:
+            embedding = told
+            for name in ("embedding0", "embedding1"):
+                embedding = graph.convolve(embedding, params[name])
+                embedding = graph.add("Relu", embedding)
+    x = graph.convolve(x, params["head"])
+    x = _level(graph, x, params, model, embedding, 0)
+    x = graph.convolve(x, params["tail"])
+    x = graph.add("DepthToSpace", x, blocksize=model.scale, mode="DCR")
+    if filling:
+        x = graph.crop(x, graph.sides("image"))
+    if model.channels == 3:  # of the change alone, for the image's own is exact
+        x = graph.convolve(x, {"kernel": ycbcr.TO_RGB.T, "bias": np.zeros(3)})
+    return graph.add("Add", "image", x, name="restored")
+
+
+def _fill(graph, x, multiple) -> str:
+    """Repeats the last rows and columns up to sides that are a multiple."""
+    missing = graph.add("Neg", graph.sides(x))
+    missing = graph.add("Mod", missing, graph.constant(np.array([multiple])))
+    none = graph.constant(np.zeros(6, np.int64))
+    pads = graph.add("Concat", none, missing, axis=0)
+    return graph.add("Pad", x, pads, mode="edge")
+
+
+def _told(graph, table) -> str:
+    """What the network is told of the compression, (1 or batch, FEATURES, 1, 1)."""
+    quality = graph.constant(np.zeros(1, np.float32), "quality")  # the default
+    quality = graph.add("Round", quality)
+    first, last = graph.constant(np.float32(0)), graph.constant(np.float32(100))
+    row = graph.add("Clip", quality, first, last)
+    row = graph.add("Cast", row, to=7)  # int64
+    return graph.add("Gather", graph.constant(table[..., None, None]), row)
+
+
+def _planes(graph, told, x) -> str:
+    """Constant planes of the shape of `x`."""
+    one = graph.constant(np.array([1]))
+    batch = graph.add("Shape", x, end=1)
+    shape = graph.add("Concat", batch, one, graph.sides(x), axis=0)
+    return graph.add("Expand", told, shape)
+
+
+def _level(graph, x, params, model, embedding, level) -> str:
+    """As `Deblocker._level`."""
+
+    def block(x, name, non_local=False, mask=model.masks):
+        return _dilated_block(graph, x, params[name], model, embedding, non_local, mask)
+
+    if level == len(model.deeper_widths):
+        x = block(x, "non_local_in", True)
+        for i in range(model.local_blocks):
+            x = block(x, f"local{i}")
+        return block(graph.convolve(x, params["body"]), "non_local_out", True)
+    for i in range(model.outer_blocks):
+        x = block(x, f"level{level}_in{i}", mask=model.outer_masks)
+    y = graph.add("SpaceToDepth", x, blocksize=2)
+    y = graph.convolve(y, params[f"down{level}"])
+    y = _level(graph, y, params, model, embedding, level + 1)
+    y = graph.convolve(y, params[f"up{level}"])
+    y = graph.add("DepthToSpace", y, blocksize=2, mode="DCR")
+    x = graph.add("Add", x, y)
+    for i in range(model.outer_blocks):
+        x = block(x, f"level{level}_out{i}", mask=model.outer_masks)
+    return x
+
+
+def _dilated_block(graph, x, params, model, embedding, non_local, mask) -> str:
+    blocks = range(model.residual_blocks)
+    x = _residual(graph, x, params["head"], embedding)
+    if mask:
+        trunk = x
+        for i in blocks:
+            trunk = _residual(graph, trunk, params[f"trunk{i}"])
+        branch = _mask(graph, x, params["mask"], model, non_local)
+        x = graph.add("Add", x, graph.add("Mul", trunk, branch))
+    for i in blocks:
+        x = _residual(graph, x, params[f"tail{i}"])
+    y = graph.add("Relu", x)
+    scales = [
+        graph.convolve(y, params["multi_dilation"][f"dilated{i}"], dilation)
+        for i, dilation in enumerate(model.dilations)
+    ]
+    return graph.add("Add", x, graph.add("Concat", *scales, axis=1))
+
+
+def _residual(graph, x, params, embedding=None) -> str:
+    y = graph.convolve(x, params["inner"])
+    if embedding is not None:
+        kernel, bias = (
+            np.split(np.asarray(params["modulation"][name]), 2, axis=-1)
+            for name in ("kernel", "bias")
+        )
+        scale = {"kernel": kernel[0], "bias": 1 + bias[0]}
+        shift = {"kernel": kernel[1], "bias": bias[1]}
+        y = graph.add("Mul", y, graph.convolve(embedding, scale))
+        y = graph.add("Add", y, graph.convolve(embedding, shift))
+    y = graph.add("Relu", y)
+    return graph.add("Add", x, graph.convolve(y, params["out"]))
+
+
+def _mask(graph, x, params, model, non_local) -> str:
+    if non_local:
+        x = _attention(graph, x, params["non_local"], model.key_pool)
+    x = _residual(graph, x, params["before"])
+    y = graph.convolve(x, params["down"], stride=2)
+    for i in range(model.residual_blocks):
+        y = _residual(graph, y, params[f"inner{i}"])
+    y = graph.convolve(y, params["up"]["conv"])
+    y = graph.add("DepthToSpace", y, blocksize=2, mode="DCR")
+    x = _residual(graph, graph.add("Add", x, y), params["after"])
+    return graph.add("Sigmoid", graph.convolve(x, params["mask"]))
+
+
+def _attention(graph, x, params, key_pool) -> str:
+    source = _average(graph, x, key_pool) if key_pool > 1 else x
+    flat = graph.constant(np.array([0, 0, -1]))
+
+    def rows(x, name):
+        """(batch, channels, pixels)."""
+        return graph.add("Reshape", graph.convolve(x, params[name]), flat)
+
+    theta = graph.add("Transpose", rows(x, "theta"), perm=[0, 2, 1])
+    scores = graph.add("MatMul", theta, rows(source, "phi"))
+    weights_ = graph.add("Softmax", scores, axis=-1)
+    g = graph.add("Transpose", rows(source, "g"), perm=[0, 2, 1])
+    y = graph.add("MatMul", weights_, g)
+    y = graph.add("Transpose", y, perm=[0, 2, 1])
+    inner = params["theta"]["kernel"].shape[-1]
+    shape = graph.add(
+        "Concat",
+        graph.constant(np.array([0, inner])),
+        graph.sides(x),
+        axis=0,
+    )
+    y = graph.add("Reshape", y, shape)
+    return graph.add("Add", x, graph.convolve(y, params["out"]))
+
+
+def _average(graph, x, side) -> str:
+    """Means over squares, whole ones alone unless the image is smaller than one."""
+    pool = {"kernel_shape": [side] * 2, "strides": [side] * 2}
+    if side == 2:  # sides are even
+        return graph.add("AveragePool", x, **pool)
+    # Pads are left out of the means, and squares that hold some are cut off.
+    means = graph.add("AveragePool", x, pads=[0, 0, side - 1, side - 1], **pool)
+    whole = graph.add("Div", graph.sides(x), graph.constant(np.array([side])))
+    return graph.crop(means, graph.add("Max", whole, graph.constant(np.array([1]))))

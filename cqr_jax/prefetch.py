@@ -1,0 +1,25 @@
+"""Work done ahead on threads, while what came before is used."""
+
+import collections
+import concurrent.futures
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def prefetch(
+    pool: concurrent.futures.Executor,
+    function: Callable[[A], B],
+    items: Iterable[A],
+    depth: int,
+) -> Iterator[B]:
+    """Results of `function` in the items' order, computed up to `depth` items ahead."""
+    futures: collections.deque = collections.deque()
+    for item in items:
+        futures.append(pool.submit(function, item))
+        if len(futures) > depth or futures[0].done():
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()

@@ -1,0 +1,103 @@
+"""Restores images in memory: `cqr_jax.restore`."""
+
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from cqr_jax.restoring import pictures, restorer
+from cqr_jax.restoring.pictures import Picture
+
+_IN_INFO = ("exif", "icc_profile", "xmp", "dpi")  # of metadata, as Pillow names them
+_T = TypeVar("_T", np.ndarray, Image.Image)
+
+
+def restore(
+    image: _T,
+    strength: float = 1.0,
+    weights: str | None = None,
+    self_ensemble: bool = False,
+    quality_factor: int | None = None,
+    projection: bool = True,
+) -> _T:
+    """Removes the artifacts of JPEG compression from a decoded image.
+
+    Args:
+      image: gray (height, width), RGB (height, width, 3) or RGBA (height, width, 4),
+        uint8 or uint16; or one of Pillow's, `Image.open("photo.jpg")`.
+      strength: 0 (nothing changes) to 1.
+      weights: a deblocker's file; None for the one that is shipped.
+      self_ensemble: take the mean over flips and turns: a little better, and eight
+        times as slow.
+      quality_factor: what the network is told of the compression, 1 to 100; a lower
+        one removes more. None for what the image tells: a JPEG of Pillow's its tables,
+        others what the ranker makes of them.
+      projection: keep the result within the quantisation intervals that a JPEG file
+        tells. This needs one of Pillow's that is not loaded yet, as `Image.open` gives
+        it, and no `quality_factor`.
+
+    Returns:
+      The restored image, of the same kind, size and dtype; its alpha is what it was. Of
+      Pillow's one with a palette becomes RGB, and EXIF (with the orientation), colour
+      profile, XMP and resolution are in its `info`, as Pillow had them there (but
+      EXIF of a TIFF).
+
+    Raises:
+      ValueError: an array of another shape or dtype, or strength outside 0 to 1 or
+        quality_factor outside 1 to 100.
+      UserError: the weights can't be read, or can't be told a quality factor.
+      ImageError: one of Pillow's images that is damaged, or of a mode that can't be
+        restored.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength={strength}: is 0 to 1")
+    if quality_factor is not None and not 1 <= quality_factor <= 100:
+        raise ValueError(f"quality_factor={quality_factor}: is 1 to 100")
+    run = restorer.load(weights, self_ensemble)
+    restorer.check_quality_factor(run, quality_factor)
+    if isinstance(image, Image.Image):
+        projecting = projection and quality_factor is None
+        stored = projecting and _is_as_stored(image)
+        picture = pictures.from_pillow(image, stored)
+    else:
+        picture = _picture(image)
+    (restored,) = restorer.restore_pictures(
+        run,
+        [picture],
+        strength,
+        quality_factor=quality_factor,
+        projecting=projection,
+    )
+    if isinstance(image, Image.Image):
+        found = pictures.to_pillow(restored)
+        kept = {name: getattr(picture.metadata, name) for name in _IN_INFO}
+        found.info.update({name: value for name, value in kept.items() if value})
+        return found
+    return restored.stacked().reshape(image.shape)
+
+
+def _is_as_stored(image: Image.Image) -> bool:
+    """Whether an opened JPEG is its file's first picture, in its size.
+
+    `Image.draft` makes it smaller, and an MPO file holds others.
+    """
+    scale, *_ = getattr(image, "decoderconfig", ()) or (1,)
+    return scale == 1 and image.tell() == 0
+
+
+def _picture(image: np.ndarray) -> Picture:
+    if not isinstance(image, np.ndarray):
+        raise ValueError(
+            f"an image of {type(image)}: must be a NumPy array or one of Pillow's"
+        )
+    shape, dtype = image.shape, image.dtype
+    if image.ndim == 2:
+        image = image[..., None]
+    good = image.ndim == 3 and image.shape[-1] in (1, 3, 4) and image.size
+    if not good or dtype not in (np.uint8, np.uint16):
+        raise ValueError(
+            f"an image of shape {shape} and {dtype}: must be (height, width), "
+            "(height, width, 3) or (height, width, 4), uint8 or uint16"
+        )
+    alpha = image[..., 3] if image.shape[-1] == 4 else None
+    return Picture(image[..., :3], alpha)

@@ -1,0 +1,1 @@
+"""Training of both stages: the loop, its steps, and how they are distributed."""

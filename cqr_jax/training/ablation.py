@@ -1,0 +1,52 @@
+"""The ablation study: trains the variants of Table 1 with several seeds."""
+
+import logging
+import pathlib
+
+import ml_collections
+
+from cqr_jax import losses
+from cqr_jax.config import ablate, split_list
+from cqr_jax.training import loop
+
+_log = logging.getLogger(__name__)
+
+
+def train_variants(config: ml_collections.ConfigDict) -> None:
+    """Trains the missing runs of `config.variants` x `config.seeds`.
+
+    All runs share one ranker, so that the spread over the seeds is the deblocker's. The
+    first seed of every variant comes first: a table can be had from the start.
+
+    Args:
+      config: as `configs/ablation.py` makes it.
+    """
+    resolved = config.copy_and_resolve_references()
+    cases = [(v, seed) for seed in config.seeds for v in split_list(config.variants)]
+    runs = [_run(resolved, variant, seed) for variant, seed in cases]
+    for run in runs:
+        loop.check_start(run, "deblocker")
+    guided = [run for run in runs if losses.needs_ranker(run.loss)]
+    if guided and not resolved.ranker_weights:
+        path = loop.train_ranker(resolved.ranker, "config.ranker")
+        resolved.ranker_weights = str(path)
+    for run in guided:
+        run.ranker_weights = resolved.ranker_weights
+    for i, ((variant, seed), run) in enumerate(zip(cases, runs, strict=True), 1):
+        _log.info("run %d of %d: without %s, seed %d", i, len(runs), variant, seed)
+        loop.train_deblocker(run)
+
+
+def _run(
+    config: ml_collections.ConfigDict, variant: str, seed: int
+) -> ml_collections.ConfigDict:
+    """The config of one training, but for the ranker's weights."""
+    run = ml_collections.ConfigDict(config.to_dict())
+    del run["variants"], run["seeds"]
+    run.task = "deblock"
+    run.seed = seed
+    run.workdir = str(pathlib.Path(config.workdir, variant, f"seed{seed}"))
+    run.ranker_weights = ""
+    run.evaluation.sets = ""
+    ablate(run, variant)
+    return run

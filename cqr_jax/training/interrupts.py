@@ -1,0 +1,36 @@
+"""Signals that ask a training run to stop."""
+
+import signal
+import time
+
+
+class Interrupts:
+    """Records SIGTERM and SIGINT, so that the loop can save a checkpoint and stop.
+
+    A second signal that arrives more than a second later has its usual effect at once.
+    (`timeout` sends two signals within a second.)
+
+    Attributes:
+      caught: number of the signal; 0 if none arrived.
+    """
+
+    def __enter__(self) -> "Interrupts":
+        self.caught = 0
+        self._before = {
+            number: signal.signal(number, self._record)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def _record(self, number, frame):
+        del frame
+        now = time.monotonic()
+        if not self.caught:
+            self.caught, self._since = int(number), now
+        elif now - self._since > 1:
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

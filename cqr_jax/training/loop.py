@@ -1,0 +1,285 @@
+"""The training loop of both stages.
+
+    from cqr_jax.training import loop
+    path = loop.train_ranker(config)  # of configs/ranker.py
+
+`cqr_jax.tasks` also makes missing records and evaluates the weights.
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from cqr_jax import losses, weights
+from cqr_jax.errors import UserError
+from cqr_jax.training import checkpoint, distributed, runner, state
+from cqr_jax.training.interrupts import Interrupts
+from cqr_jax.training.reporter import Reporter
+from cqr_jax.training.stages import Stage, deblock_stage, ranker_stage
+from cqr_jax.training.workdir import Workdir
+
+_log = logging.getLogger(__name__)
+
+# Steps between two exchanges of the processes about whether one was told to stop.
+_AGREE_EVERY = 10
+
+
+def train_ranker(
+    config: ml_collections.ConfigDict, where: str = "config"
+) -> pathlib.Path:
+    """Trains the ranker (stage 1).
+
+    Args:
+      config: config of `configs/ranker.py`.
+      where: prefix of the config's fields on the command line, for error messages.
+
+    Returns:
+      The path of the ranker's weights.
+    """
+    return _run(config, "ranker", ranker_stage, where)
+
+
+def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
+    """Trains the deblocker (stage 2), and first the ranker if none is given.
+
+    Args:
+      config: config of `configs/deblock.py`.
+
+    Returns:
+      The path of the deblocker's weights.
+    """
+    ranker = None
+    check_start(config, "deblocker")  # before hours of stage 1
+    if losses.needs_ranker(config.loss):
+        path = config.ranker_weights or train_ranker(config.ranker, "config.ranker")
+        fields = config.ranker.model.to_dict()
+        ranker = weights.load(path, "ranker", fields)
+    stage = functools.partial(deblock_stage, ranker=ranker)
+    return _run(config, "deblocker", stage)
+
+
+def check_start(
+    config: ml_collections.ConfigDict, kind: str, where: str = "config"
+) -> weights.Weights | None:
+    """Checks what a stage is given.
+
+    Args:
+      config: config of the stage.
+      kind: 'ranker' or 'deblocker'.
+      where: prefix of the config's fields on the command line, for error messages.
+
+    Returns:
+      The initial weights, if any.
+
+    Raises:
+      UserError: devices and micro-batches do not divide the batch, or the initial
+        weights cannot be read or are of another model.
+    """
+    batch, validated = config.batch_size, config.validation.batch_size
+    distributed.check_batch(batch, f"{where}.batch_size", config.grad_accum_steps)
+    distributed.check_batch(validated, f"{where}.validation.batch_size")
+    if not config.initial_weights:
+        return None
+    return weights.load(config.initial_weights, kind, config.model.to_dict())
+
+
+def _run(
+    config: ml_collections.ConfigDict,
+    kind: str,
+    make_stage: Callable[[ml_collections.ConfigDict], Stage],
+    where: str = "config",
+) -> pathlib.Path:
+    """Trains a stage up to `config.steps`, from the latest checkpoint if there is one.
+
+    Returns:
+      The path of the weights.
+    """
+    initial = check_start(config, kind, where)
+    stage = make_stage(config)
+    workdir = Workdir(config.workdir, where)
+    checkpoints = checkpoint.open_manager(config.workdir, config.keep, *stage.best)
+    # Closing the manager waits for the other processes.
+    with (
+        workdir.lock(),
+        checkpoints as manager,
+        distributed.exit_without_barrier(),
+    ):
+        workdir.keep_config(config, resuming=manager.latest_step() is not None)
+        workdir.check_shared()
+        train_state = _start(config, stage, manager, initial)
+        if train_state.step < config.steps:
+            train_state = train(config, stage, manager, train_state, workdir)
+        checkpoint.wait(manager)
+        best = manager.best_step()
+        metrics = manager.metrics(best)
+        best_state = checkpoint.restore(manager, train_state, best)
+    provenance = {
+        "step": best,
+        "validation": metrics,
+        "curve": workdir.read_curve(config.steps),
+        "initial": initial.provenance if initial else None,
+        "config": json.loads(config.to_json()),
+    }
+    path = workdir.path / weights.file_name(kind)
+    if jax.process_index() == 0:
+        fields = config.model.to_dict()
+        weights.save(path, kind, fields, best_state.variables(), provenance)
+    distributed.barrier("weights")
+    _log.info("%s: weights of step %d in %s", stage.name, best, path)
+    return path
+
+
+def _start(
+    config: ml_collections.ConfigDict,
+    stage: Stage,
+    manager,
+    initial: weights.Weights | None,
+) -> state.TrainState:
+    """Returns the state to start from.
+
+    It is that of the latest checkpoint if there is one, else that of the initial
+    weights if they are given, else a state drawn from `config.seed`.
+    """
+    model, optimizer = stage.steps.model, stage.steps.optimizer
+    fresh = jax.device_get(state.create(model, config.patch, optimizer, config.seed))
+    latest = manager.latest_step()
+    if latest is not None:
+        _log.info("%s: resuming at step %d", stage.name, latest)
+        return checkpoint.restore(manager, fresh, latest)
+    if initial:
+        params = initial.variables["params"]
+        fresh = dataclasses.replace(
+            fresh,
+            params=params,
+            batch_stats=initial.variables["batch_stats"],
+            ema_params=jax.tree.map(np.copy, params),
+        )
+    count = sum(x.size for x in jax.tree.leaves(fresh.params))
+    _log.info("%s: %s parameters", stage.name, f"{count:,}")
+    return fresh
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    stage: Stage,
+    manager,
+    train_state: state.TrainState,
+    workdir: Workdir,
+) -> state.TrainState:
+    """Runs the remaining steps.
+
+    Args:
+      config: config of the stage.
+      stage: the stage.
+      manager: checkpoint manager of `checkpoint.open_manager`.
+      train_state: state to start from; that of the last step is returned.
+      workdir: folder of the run.
+
+    Raises:
+      UserError: the loss or the validation metric is not finite.
+      SystemExit: a signal stopped the run; its state is saved.
+    """
+    run = runner.create(config.parallel)
+    train_step = run.compile_train_step(stage.steps.train_step)
+    validate = _compile_validation(run, stage)
+    ranker_variables = run.replicate(stage.ranker_variables)
+    first = int(train_state.step) + 1
+    batches = map(run.shard_batch, stage.batches(first - 1))
+    train_state = run.replicate(train_state)
+    history = workdir.history(first - 1)
+    pending = _PendingMetrics(config.workdir)
+    reporter = Reporter(config.workdir, stage.name, config.steps, stage.images_per_step)
+    with Interrupts() as interrupts, reporter:
+        for step in range(first, config.steps + 1):
+            batch = next(batches)
+            train_state, metrics = train_step(train_state, ranker_variables, batch)
+            pending.append(step, metrics)
+            if step == first:
+                jax.block_until_ready(metrics)
+                reporter.clock.mark(step)
+            last = step == config.steps
+            stop = _agree_to_stop(interrupts.caught, step)
+            due = last or step % config.validate_every == 0
+            if due or step % config.log_every == 0 or stop:
+                reporter.training(step, pending.flush())
+            if due:
+                metrics = validate(train_state, ranker_variables)
+                _check_finite(config.workdir, stage.best[0], metrics, step)
+                reporter.validation(step, metrics)
+                history.keep_validation(step, metrics)
+                checkpoint.save(manager, run.unreplicate(train_state), metrics)
+                reporter.clock.mark(step)
+            if last:  # also of a signal that arrived during the validation
+                stop = distributed.all_reduce_max(interrupts.caught)
+            if stop:
+                checkpoint.save(manager, run.unreplicate(train_state))
+                checkpoint.wait(manager)
+                history.keep_stop(step)
+                _log.info("%s: stopped at step %d, saved", stage.name, step)
+                raise SystemExit(128 + stop)
+    return run.unreplicate(train_state)
+
+
+def _agree_to_stop(caught: int, step: int) -> int:
+    """Returns the signal that stops the run at this step, or 0.
+
+    All processes must stop at the same step: otherwise they wait for each other.
+    """
+    if jax.process_count() == 1:
+        return caught
+    return 0 if step % _AGREE_EVERY else distributed.all_reduce_max(caught)
+
+
+def _compile_validation(run: runner.Runner, stage: Stage) -> Callable[..., dict]:
+    """Returns (train_state, ranker_variables) -> metrics of all validation batches."""
+    eval_step = run.compile_eval_step(stage.steps.eval_step)
+
+    def validate(train_state: state.TrainState, ranker_variables: Any) -> dict:
+        variables = train_state.variables()
+        sums = [
+            eval_step(variables, ranker_variables, run.shard_batch(batch))
+            for batch in stage.validation
+        ]
+        sums = run.unreplicate(sums)
+        total = jax.tree.map(lambda *x: np.sum(x, axis=0, dtype=np.float64), *sums)
+        return {name: float(x) for name, x in stage.summarize(total).items()}
+
+    return validate
+
+
+class _PendingMetrics:
+    """Metrics of training steps that are still on the devices."""
+
+    def __init__(self, workdir: str):
+        self._workdir = workdir
+        self._pending: list[tuple[int, dict]] = []
+
+    def append(self, step: int, metrics: dict) -> None:
+        self._pending.append((step, metrics))
+
+    def flush(self) -> dict[str, float]:
+        """Checks that all losses are finite; returns the metrics of the last step."""
+        for step, metrics in jax.device_get(self._pending):
+            scalars = {name: float(np.ravel(x)[0]) for name, x in metrics.items()}
+            _check_finite(self._workdir, "loss", scalars, step, "loss")
+        self._pending.clear()
+        return scalars
+
+
+def _check_finite(
+    workdir: str, name: str, metrics: dict[str, float], step: int, what: str = ""
+) -> None:
+    if not np.isfinite(metrics[name]):
+        raise UserError(
+            f"{workdir}: the {what or f'validation {name}'} became {metrics[name]} at "
+            f"step {step}; in a new workdir, lower optimizer.learning_rate or set "
+            "optimizer.clip_norm"
+        )

@@ -1,0 +1,238 @@
+"""What differs between the two stages of training."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import optax
+from flax import linen as nn
+
+from cqr_jax import losses, models, weights
+from cqr_jax.config import level_ranges
+from cqr_jax.data import kinds, pipeline
+from cqr_jax.data.degradations import MARGIN, Mixture
+from cqr_jax.models import colour
+from cqr_jax.psnr import psnr_of_mse
+from cqr_jax.training import runner, state, steps
+
+
+class Steps(NamedTuple):
+    """A model and the pure functions that train it.
+
+    Attributes:
+      model: the module that is trained.
+      optimizer: optimizer of `train_step`.
+      train_step, eval_step: functions of `cqr_jax.training.steps` with everything but
+        the arrays bound.
+    """
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    train_step: Callable
+    eval_step: Callable
+
+
+class Stage(NamedTuple):
+    """What differs between the two stages.
+
+    Attributes:
+      name: 'ranker' or 'deblocker', in the log.
+      steps: the model and its steps.
+      ranker_variables: variables of the frozen ranker; see `cqr_jax.training.steps`.
+      batches: first step -> the training batches from there on.
+      validation: the validation batches.
+      summarize: the summed results of the evaluation step -> named figures.
+      best: name and mode ('max' or 'min') of the figure that tells the best.
+      images_per_step: compressed images that one training step sees.
+    """
+
+    name: str
+    steps: Steps
+    ranker_variables: Any
+    batches: Callable[[int], Iterator[dict]]
+    validation: list[dict]
+    summarize: Callable[[dict], dict[str, float]]
+    best: tuple[str, str]
+    images_per_step: int
+
+
+def ranker_steps(config: ml_collections.ConfigDict) -> Steps:
+    """Model and steps of stage 1, as `configs/ranker.py` sets them."""
+    axis_name = runner.create(config.parallel).axis_name
+    model = models.create(
+        config.model,
+        "ranker",
+        axis_name=axis_name if config.sync_batch_norm else None,
+        dtype=config.compute_dtype,
+    )
+    optimizer = state.create_optimizer(config.optimizer, config.steps)
+    shared = {"apply": model.apply, "margin": config.margin, "axis_name": axis_name}
+    train_step = functools.partial(
+        steps.ranker_train_step,
+        optimizer=optimizer,
+        ema_decay=config.ema_decay,
+        grad_accum_steps=config.grad_accum_steps,
+        **shared,
+    )
+    eval_step = functools.partial(steps.ranker_eval_step, **shared)
+    return Steps(model, optimizer, train_step, eval_step)
+
+
+def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -> Steps:
+    """Model and steps of stage 2, as `configs/deblock.py` sets them.
+
+    Args:
+      config: the config.
+      ranker: the frozen ranker; None if no term of the loss needs it.
+    """
+    axis_name = runner.create(config.parallel).axis_name
+    model = models.create(
+        config.model, "deblocker", dtype=config.compute_dtype, remat=config.remat
+    )
+    optimizer = state.create_optimizer(config.optimizer, config.steps)
+    apply = model.apply
+    rank = ranker and ranker.clone(dtype=config.compute_dtype).apply
+    if models.channels(model) == 3:
+        apply, rank = colour.on_rgb(apply), rank and colour.on_luma(rank)
+    train_step = functools.partial(
+        steps.deblock_train_step,
+        apply=apply,
+        rank=rank,
+        optimizer=optimizer,
+        loss_weights=losses.weights(config.loss),
+        ema_decay=config.ema_decay,
+        grad_accum_steps=config.grad_accum_steps,
+        axis_name=axis_name,
+    )
+    eval_step = functools.partial(
+        steps.deblock_eval_step, apply=apply, axis_name=axis_name
+    )
+    return Steps(model, optimizer, train_step, eval_step)
+
+
+def ranker_stage(config: ml_collections.ConfigDict) -> Stage:
+    """Stage 1 of `config`; opens its records."""
+    levels = level_ranges(config)
+
+    def summarize(sums):
+        count = sums["count"]
+        return {"loss": sums["loss"] / count, "accuracy": sums["correct"] / count}
+
+    return Stage(
+        name="ranker",
+        steps=ranker_steps(config),
+        ranker_variables={},
+        **_data(
+            config,
+            pipeline.pairs(config.patch, levels, augment=True),
+            pipeline.pairs(config.validation.patch, levels, augment=False),
+        ),
+        summarize=summarize,
+        best=("loss", "min"),
+        images_per_step=2 * config.batch_size,
+    )
+
+
+def deblock_stage(
+    config: ml_collections.ConfigDict, ranker: weights.Weights | None
+) -> Stage:
+    """Stage 2 of `config`, guided by `ranker` (None if the loss has no use for it)."""
+    examples: functools.partial[pipeline.Example]
+    kind = kinds.COLOUR if config.degradation == "colour" else kinds.LADDER
+    if config.degradation == "blind":
+        names, margin = ["blind"], pipeline.BLIND_MARGIN
+        examples = functools.partial(pipeline.blind, **config.blind)
+        training = validation = examples
+    elif config.degradation == "colour":
+        cases = (10, 20, 30, 40, 80)
+        names, margin = [*(f"q{quality}" for quality in cases), "mixed"], MARGIN
+        mixture = Mixture(**config.colour)
+        training = functools.partial(pipeline.colour, mixture=mixture)
+        validation = functools.partial(training, cases=cases)
+    else:
+        names, margin = [f"q{quality}" for quality in config.qualities], 0
+        examples = functools.partial(pipeline.ladders, qualities=config.qualities)
+        training = functools.partial(examples, draws=config.qualities_per_crop)
+        validation = examples
+
+    def summarize(sums):
+        results = {}
+        for name, kind in (("psnr", "mse"), ("jpeg", "mse_jpeg")):
+            values = [psnr_of_mse(x / sums["count"]) for x in sums[kind]]
+            for case, value in zip(names, values, strict=True):
+                results[f"{name}_{case}"] = value
+            results[name] = sum(values) / len(values)
+        return results
+
+    return Stage(
+        name="deblocker",
+        steps=deblock_steps(config, ranker.model if ranker else None),
+        ranker_variables=ranker.variables if ranker else {},
+        **_data(
+            config,
+            training(patch=config.patch, augment=True),
+            validation(patch=config.validation.patch, augment=False),
+            margin,
+            kind,
+        ),
+        summarize=summarize,
+        best=("psnr", "max"),
+        images_per_step=config.batch_size * (config.qualities_per_crop or len(names)),
+    )
+
+
+def _data(
+    config: ml_collections.ConfigDict,
+    training: pipeline.Example,
+    validation: pipeline.Example,
+    margin: int = 0,
+    kind: str = kinds.LADDER,
+) -> dict:
+    """Returns the `batches` and `validation` of a stage.
+
+    Args:
+      config: of the stage.
+      training, validation: the examples.
+      margin: pixels that an example needs beyond its patch, both sides together.
+      kind: of the records.
+    """
+    name, data_dir = config.data.name, config.data.data_dir
+    side = max(config.patch, config.validation.patch) + margin
+    builder = pipeline.open_records(data_dir, name, side, kind)
+    sizes = {name: config.batch_size}
+    builders = {name: builder}
+    if kind == kinds.COLOUR and config.data.gray_name:
+        gray = config.data.gray_name
+        builders[gray] = pipeline.open_records(data_dir, gray, side, kind)
+        sizes = {name: config.batch_size - config.data.gray_crops}
+        sizes[gray] = config.data.gray_crops
+    process = {
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+
+    def batches(first_step):
+        streams = [
+            pipeline.training_batches(
+                builders[name],
+                training,
+                batch_size=size,
+                seed=config.seed,
+                first_step=first_step,
+                **process,
+            )
+            for name, size in sizes.items()
+        ]
+        return pipeline.joined(streams) if len(streams) > 1 else streams[0]
+
+    held_out = pipeline.validation_batches(
+        builder,
+        validation,
+        examples=config.validation.examples,
+        batch_size=config.validation.batch_size,
+        seed=config.seed,
+        **process,
+    )
+    return {"batches": batches, "validation": held_out}

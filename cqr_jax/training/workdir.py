@@ -1,0 +1,191 @@
+"""The folder of a training run: its lock, its config, its curve and its stop file."""
+
+import contextlib
+import csv
+import fcntl
+import json
+import logging
+import pathlib
+import time
+
+import jax
+import ml_collections
+
+from cqr_jax import files, tables
+from cqr_jax.config import with_new_names
+from cqr_jax.errors import UserError
+from cqr_jax.training import distributed
+
+_log = logging.getLogger(__name__)
+
+CURVE_FILE = "validation.csv"  # hours and metrics at each validation
+_CONFIG_FILE = "config.json"
+_STOPPED_FILE = "stopped.json"  # step and hours of the latest stop
+
+# Fields that a resumed run may change, since they do not affect what is learned.
+_FREE_FIELDS = (
+    "data_dir",
+    "evaluation",
+    "keep",
+    "log_every",
+    "parallel",
+    "remat",
+    "task",  # which configs/deblock.py leaves out of its ranker's config
+    "workdir",
+)
+
+
+class Workdir:
+    """The folder of a training run.
+
+    Attributes:
+      path: path of the folder.
+    """
+
+    def __init__(self, path: str, where: str = "config"):
+        """Names the folder, without touching it.
+
+        Args:
+          path: path of the folder.
+          where: prefix of the config's fields on the command line, for error messages.
+        """
+        self.path = pathlib.Path(path)
+        self._where = where
+
+    def lock(self) -> contextlib.AbstractContextManager:
+        """Locks the folder until the returned context is closed.
+
+        If another run holds the lock, this waits for it: that run may be training the
+        ranker that both need. File systems without locks are not locked.
+
+        Raises:
+          UserError: another run holds the lock, and this run has several processes.
+        """
+        if jax.process_index():
+            return contextlib.nullcontext()
+        with files.writing_to(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if jax.process_count() > 1:  # the other processes would time out
+                lock.close()
+                with distributed.exit_without_barrier():
+                    raise UserError(
+                        f"{self.path}: another run is training there, for {lock.name} "
+                        "is locked; wait for its end, or choose another "
+                        f"{self._where}.workdir"
+                    ) from None
+            _log.info(
+                "%s: waiting for the run that is training there to end", self.path
+            )
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        return lock
+
+    def keep_config(self, config: ml_collections.ConfigDict, resuming: bool) -> None:
+        """Writes the config to the folder.
+
+        Args:
+          config: config of the run.
+          resuming: whether the folder has a checkpoint to resume from.
+
+        Raises:
+          UserError: the run to resume was started with another config.
+        """
+        path = self.path / _CONFIG_FILE
+        text = config.to_json(indent=2) + "\n"
+        if resuming and path.is_file():
+            old = with_new_names(json.loads(path.read_text()))
+            ours, theirs = _learned(json.loads(text)), _learned(old)
+            # Runs from before models had names.
+            theirs.setdefault("model.name", ours.get("model.name"))
+            theirs.setdefault("ranker.model.name", ours.get("ranker.model.name"))
+            for field in sorted(ours.keys() | theirs.keys()):
+                if ours.get(field) != theirs.get(field):
+                    raise UserError(
+                        f"{self.path}: was begun with {field}={theirs.get(field)}, "
+                        f"now {ours.get(field)}; choose another {self._where}.workdir"
+                    )
+        if jax.process_index() == 0:
+            files.write(path, text)
+
+    def check_shared(self) -> None:
+        """Checks that all processes see the config that the first one wrote.
+
+        Raises:
+          UserError: a process does not see it.
+        """
+        distributed.barrier("config")
+        if distributed.all_reduce_max(not (self.path / _CONFIG_FILE).is_file()):
+            raise UserError(
+                f"{self.path}: not all processes see this folder; choose a "
+                f"{self._where}.workdir that they share"
+            )
+
+    def read_curve(self, last: int) -> list[dict]:
+        """Returns the rows of `CURVE_FILE` up to the step `last`.
+
+        A row holds the step, the hours of training and the validation metrics.
+        """
+        path = self.path / CURVE_FILE
+        if not path.is_file():
+            return []
+        rows = [
+            {name: float(value) for name, value in row.items()}
+            for row in csv.DictReader(path.read_text().splitlines())
+        ]
+        return [
+            {**row, "step": int(row["step"])} for row in rows if row["step"] <= last
+        ]
+
+    def history(self, step: int) -> "History":
+        """Returns the history of the run, which starts or resumes at `step`."""
+        return History(self, step)
+
+
+class History:
+    """The validation curve and the hours of training of a run, across restarts."""
+
+    def __init__(self, workdir: Workdir, step: int):
+        self._path = workdir.path
+        self._curve = workdir.read_curve(step)
+        self._before, self._begin = self._hours_before(step), time.perf_counter()
+
+    def hours(self) -> float:
+        """Returns the hours of training so far, those before a restart included."""
+        return round(self._before + (time.perf_counter() - self._begin) / 3600, 4)
+
+    def keep_validation(self, step: int, metrics: dict[str, float]) -> None:
+        """Adds a validation to the curve and writes it."""
+        self._curve.append({"step": step, "hours": self.hours(), **metrics})
+        if jax.process_index() == 0:
+            files.write(self._path / CURVE_FILE, tables.to_csv(self._curve))
+
+    def keep_stop(self, step: int) -> None:
+        """Writes the step and the hours at which a signal stopped the run."""
+        if jax.process_index() == 0:
+            stopped = json.dumps({"step": step, "hours": self.hours()})
+            files.write(self._path / _STOPPED_FILE, stopped)
+
+    def _hours_before(self, step: int) -> float:
+        path = self._path / _STOPPED_FILE
+        stopped = json.loads(path.read_text()) if path.is_file() else {"step": -1}
+        if stopped["step"] == step:
+            return stopped["hours"]
+        return self._curve[-1]["hours"] if self._curve else 0.0
+
+
+def _learned(fields: dict, prefix: str = "") -> dict:
+    """Returns the fields that affect what is learned, by their full names."""
+    found = {}
+    for name, value in fields.items():
+        if name in _FREE_FIELDS:
+            continue
+        if isinstance(value, dict):
+            found.update(_learned(value, f"{prefix}{name}."))
+        else:
+            found[prefix + name] = value
+    return found

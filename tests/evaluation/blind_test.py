@@ -1,0 +1,227 @@
+"""Blind use: what befalls the images, and the command as a process."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import eval as eval_config
+from cqr_jax.data import jpeg
+from cqr_jax.data.compression import features, libjpeg
+from cqr_jax.errors import UserError
+from cqr_jax.evaluation import blind, colour, metrics, table2
+from cqr_jax.evaluation.blind import Degradation
+from cqr_jax.restoring import tiles
+from data_prep import sources
+from tests.conftest import run, save_fresh
+from tests.evaluation.colour_test import save_colour
+
+
+def test_degradations(image):
+    """Each against the same done by hand."""
+    once = jpeg.compress(image, 20)
+    cut = np.ascontiguousarray(once[3:, 5:])
+    expected = {
+        Degradation("aligned", (20,)): (once, image),
+        Degradation("shifted", (20,)): (cut, image[3:, 5:]),
+        Degradation("double", (20, 60)): (jpeg.compress(once, 60), image),
+        Degradation("double shifted", (20, 60)): (
+            jpeg.compress(cut, 60),
+            image[3:, 5:],
+        ),
+        Degradation("double shifted", (20, 60), (4, 4)): (
+            jpeg.compress(np.ascontiguousarray(once[4:, 4:]), 60),
+            image[4:, 4:],
+        ),
+    }
+    for degradation, pair in expected.items():
+        found = blind.degrade(image, degradation)
+        for left, right in zip(found, pair, strict=True):
+            np.testing.assert_array_equal(left, right, str(degradation))
+    assert {x.kind for x in blind.DEGRADATIONS} == {x.kind for x in expected}
+
+
+def test_gains():
+    """By hand, of two methods and three images, one of which is perfect at first."""
+    shape = (3, 3, len(blind.DEGRADATIONS))
+    psnr = np.full(shape, 30.0)
+    psnr[1, :, 0] = (31.0, 29.5, 33.0)
+    psnr[2, :, 0] = (30.0, 32.0, 31.0)
+    psnr[:, :, 1] = np.inf
+    psnr[0, :, 2] = (20.0, 40.0, np.inf)
+    psnr[1, :, 2] = (21.0, 43.0, 50.0)
+    psnr[2, :, 2] = (22.0, np.inf, 50.0)
+    rows = blind.gains(psnr, ["a", "b"])
+    first, second = rows[:2]
+    assert (first["kind"], first["qualities"], first["images"]) == ("aligned", "5", 3)
+    assert [r["method"] for r in rows[:2]] == ["a", "b"]
+    assert (first["psnr"], first["gain"], first["worst"]) == (30, 3.5 / 3, -0.5)
+    assert (second["psnr"], second["gain"], second["worst"]) == (30, 1, 0)
+    found = [(r["qualities"], r["images"], r["psnr"], r["gain"]) for r in rows[2:4]]
+    assert found == [("20", 1, 20, 1), ("20", 1, 20, 2)]
+    assert len(rows) == 2 * (shape[2] - 1)
+    lines = blind.as_table(rows)
+    assert lines[1] == ["aligned", "5", "3", "30.00", "+1.17 (-0.50)", "+1.00 (+0.00)"]
+
+
+@pytest.fixture
+def rgb():
+    """A uint8 photograph of 72x56 pixels in colour."""
+    return np.ascontiguousarray(jpeg.load_rgb(sources.embedded("test")[1])[:72, :56])
+
+
+def _compressed(rgb, quality, subsampling="4:2:0"):
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+    with Image.open(buffer) as image:
+        return np.asarray(image)
+
+
+def test_colour_degradations(rgb):
+    """Each against Pillow, by hand; and what the restorer learns of the file."""
+    once = _compressed(rgb, 20)
+    cut = np.ascontiguousarray(once[4:, 4:])
+    wide = _compressed(rgb, 20, "4:2:2")
+    shift = (4, 4)
+    told, twice = libjpeg(20), libjpeg(60)
+    for degradation, image, clean, compression in (
+        (Degradation("aligned", (20,), shift, "4:2:0"), once, rgb, told),
+        (
+            Degradation("aligned", (20,), shift, "4:2:2"),
+            wide,
+            rgb,
+            told._replace(sampling=(1, 2)),
+        ),
+        (Degradation("shifted", (20,), shift, "4:2:0"), cut, rgb[4:, 4:], None),
+        (
+            Degradation("double", (20, 60), shift, "4:2:0"),
+            _compressed(once, 60),
+            rgb,
+            twice,
+        ),
+        (
+            Degradation("double shifted", (20, 60), shift, "4:2:0"),
+            _compressed(cut, 60),
+            rgb[4:, 4:],
+            twice,
+        ),
+    ):
+        picture, original = blind.degrade_colour(rgb, degradation)
+        np.testing.assert_array_equal(picture.pixels, image, degradation.title())
+        np.testing.assert_array_equal(original, clean)
+        assert picture.compression == compression
+        assert (picture.stored is None) == (compression is None)
+
+
+def test_no_two_degradations_share_a_line():
+    for degradations in (
+        blind.DEGRADATIONS,
+        blind.COLOUR_DEGRADATIONS,
+    ):
+        lines = [(x.title(), x.qualities) for x in degradations]
+        assert len(set(lines)) == len(lines)
+    titles = [x.title() for x in blind.DEGRADATIONS]
+    assert titles.count("double shifted") == 6  # as before there were others
+    assert titles[-1] == "double shifted by 4, 4"
+
+
+def _told_once(monkeypatch, config):
+    """What a run of the evaluation tells the network of each distinct image."""
+    found = {}
+
+    def spy(images, compression):
+        for image, told in zip(images, compression, strict=True):
+            found[image.tobytes()] = told
+        return images / np.float32(255)
+
+    monkeypatch.setattr(table2, "networks", lambda methods, *rest: {"spy": spy})
+    blind.evaluate_blind(config)
+    return found
+
+
+def test_gray_files_tell_their_last_table(image, tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    clean = np.tile(image, (2, 3))[: tiles.SIDE, : tiles.SIDE]  # one tile
+    (tmp_path / "one" / "a.png").write_bytes(jpeg.encode_png(clean))
+    config = eval_config.get_config("blind")
+    config.update(sets=str(tmp_path / "one"), workdir=str(tmp_path / "out"))
+    config.weights = "spy.safetensors"
+    degradations = (
+        Degradation("aligned", (10,)),
+        Degradation("double", (10, 60)),
+    )
+    monkeypatch.setattr(blind, "DEGRADATIONS", degradations)
+    found = _told_once(monkeypatch, config)
+    for degradation in degradations:
+        degraded, _ = blind.degrade(clean, degradation)
+        last = libjpeg(degradation.qualities[-1], gray=True)
+        np.testing.assert_array_equal(found[degraded.tobytes()], features(last))
+
+    shifted = Degradation("shifted", (10,))
+    monkeypatch.setattr(blind, "DEGRADATIONS", (shifted,))
+    (told,) = {told.tobytes() for told in _told_once(monkeypatch, config).values()}
+    assert told == features(None).tobytes()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colour_gains(rgb, tmp_path, monkeypatch, channels):
+    """A deblocker that does nothing gains nothing, of whatever kind of file."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").write_bytes(jpeg.encode_png(rgb))
+    config = eval_config.get_config("blind_colour")
+    config.update(sets=str(tmp_path / "one"), workdir=str(tmp_path / "out"))
+    path = save_colour(tmp_path) if channels == 3 else save_fresh(tmp_path, "deblocker")
+    config.update(weights=str(path), projection=False)
+    kinds = {x.title(): x for x in blind.COLOUR_DEGRADATIONS}
+    degradations = list(kinds.values())  # one of each kind
+    monkeypatch.setattr(blind, "COLOUR_DEGRADATIONS", degradations)
+    rows = blind.evaluate_blind_colour(config)
+    assert [row["kind"] for row in rows] == [x.title() for x in degradations]
+    assert json.loads((tmp_path / "out" / "blind.json").read_text()) == rows
+    for row, degradation in zip(rows, degradations, strict=True):
+        picture, clean = blind.degrade_colour(rgb, degradation)
+        assert row["psnr"] == colour.psnr(clean, picture.pixels)
+        assert row["gain"] == row["worst"] == 0
+
+    config.sets = str(tmp_path / "gray")
+    (tmp_path / "gray").mkdir()
+    (tmp_path / "gray" / "b.png").write_bytes(jpeg.encode_png(rgb[..., 0]))
+    with pytest.raises(UserError, match=r"b\.png: is gray"):
+        blind.evaluate_blind_colour(config)
+
+
+@pytest.mark.slow
+def test_the_command(photographs, tmp_path):
+    """A deblocker that does nothing gains nothing, however the images were degraded."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for file in sorted(photographs.iterdir())[:2]:
+        y = jpeg.load_luma(file)[:90, :100]
+        (folder / file.name).write_bytes(jpeg.encode_png(y))
+    path = save_fresh(tmp_path, "deblocker")
+    arguments = (
+        "cqr_jax.main",
+        "--config=configs/eval.py:blind",
+        f"--config.sets={folder}",
+        f"--config.workdir={tmp_path}/out",
+    )
+    code, out, err = run(*arguments, f"--config.weights={path}")
+    assert code == 0, err
+    rows = json.loads((tmp_path / "out" / "blind.json").read_text())
+    assert len(rows) == len(blind.DEGRADATIONS)
+    kept = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (kept["sets"], kept["weights"]) == (str(folder), str(path))
+    assert {row["gain"] for row in rows} == {row["worst"] for row in rows} == {0.0}
+    plain = [
+        metrics.psnr(y, jpeg.compress(y, 5))
+        for y in map(jpeg.load_luma, folder.iterdir())
+    ]
+    assert rows[0]["psnr"] == pytest.approx(np.mean(plain))
+    assert out.splitlines()[1].split()[:2] == ["aligned", "5"]
+    assert "+0.00 (+0.00)" in out.splitlines()[1]
+
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: config.weights: name deblockers'")

@@ -1,0 +1,94 @@
+"""The pictures' command line as a process; what the pictures show."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cqr_jax.data import jpeg
+from cqr_jax.evaluation import drawing, metrics
+from data_prep import sources
+from tests.conftest import run, save_fresh
+
+IMAGE = sources.embedded("test")[1]
+
+
+def _draw(tmp_path, *arguments):
+    """The picture that a command draws, which says nothing, as it is in the file."""
+    path = tmp_path / "picture.png"
+    code, out, err = run("cqr_jax.evaluation.panels", *arguments, f"--output={path}")
+    assert (code, out, err) == (0, "", "")
+    with Image.open(path) as sheet:
+        sheet.load()
+        return sheet
+
+
+def test_caption(image):
+    compressed = jpeg.compress(image, 10)
+    psnr = metrics.psnr(image, compressed)
+    name, line = drawing.caption("JPEG", image, compressed).splitlines()
+    assert name == "JPEG"
+    assert line.split(" | ")[0] == f"{psnr:.2f}"
+    assert drawing.caption("same", image, image).splitlines()[1].startswith("inf | 1.0")
+
+
+def test_panel_shows_the_crop_enlarged(tmp_path):
+    arguments = ("panel", IMAGE, "--weights=", "--crop=200,120,64,48", "--quality=20")
+    sheet = np.asarray(_draw(tmp_path, *arguments))
+    assert sheet.shape == (48 * 4 + 44, 2 * 64 * 4 + 8)
+    clean = jpeg.load_luma(IMAGE)
+    shown = (clean, jpeg.compress(clean, 20))
+    for left, whole in zip((0, 264), shown, strict=True):
+        crop = whole[120:168, 200:264]
+        np.testing.assert_array_equal(sheet[0:192:4, left : left + 256 : 4], crop)
+        np.testing.assert_array_equal(sheet[3:192:4, left + 3 : left + 256 : 4], crop)
+    assert sheet[192:].min() == 0  # the captions
+
+
+def test_panel_of_a_deblocker(tmp_path):
+    """A fresh deblocker changes nothing: the third picture is the JPEG."""
+    path = save_fresh(tmp_path, "deblocker")
+    arguments = ("panel", IMAGE, f"--weights={path}", "--crop=0,0,256,64")
+    sheet = np.asarray(_draw(tmp_path, *arguments))[:64]
+    assert sheet.shape == (64, 3 * 256 + 2 * 8)
+    np.testing.assert_array_equal(sheet[:, 264:520], sheet[:, 528:])
+
+
+def test_feature_maps(tmp_path):
+    path = save_fresh(tmp_path, "ranker")
+    arguments = ("features", IMAGE, f"--weights={path}", "--crop=0,0,96,64")
+    sheet = _draw(tmp_path, *arguments)
+    assert sheet.height > 10 * 100  # a line for each of the ten convolutions
+    assert len(sheet.convert("RGB").getcolors(2**24)) > 100
+
+
+@pytest.mark.parametrize(
+    ("image", "quality", "words"),
+    [
+        ("none.png", 10, "none.png: can't be read: No such file or directory"),
+        (IMAGE, 0, "--quality=0: is 1 to 100"),
+    ],
+)
+def test_bad_arguments_get_one_line(image, quality, words, tmp_path):
+    arguments = ("panel", image, "--weights=", f"--quality={quality}")
+    code, out, err = run(
+        "cqr_jax.evaluation.panels", *arguments, f"--output={tmp_path}/x.png"
+    )
+    assert (code, out, err) == (1, "", f"error: {words}\n")
+
+
+@pytest.mark.parametrize(
+    ("crop", "words"),
+    [
+        ("1,2,3", "is LEFT,TOP,WIDTH,HEIGHT"),
+        ("0,0,0,9", "is LEFT,TOP,WIDTH,HEIGHT"),
+        ("590,0,20,20", "goes beyond the image of 600x400"),
+    ],
+)
+def test_bad_crops_get_one_line(crop, words, tmp_path):
+    output = tmp_path / "panel.png"
+    arguments = ("panel", IMAGE, "--weights=", f"--crop={crop}", f"--output={output}")
+    code, out, err = run("cqr_jax.evaluation.panels", *arguments)
+    assert (code, out) == (1, "")
+    assert len(err.splitlines()) == 1
+    assert f"error: --crop={crop}: {words}" in err
+    assert not output.exists()

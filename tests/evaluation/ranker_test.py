@@ -1,0 +1,96 @@
+"""The ranker's own figures: hand-made scores, and the command as a process."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cqr_jax.evaluation import ranker
+from tests.conftest import run, save_fresh
+
+LEVELS = ((1, 10), (11, 20), (21, 30))
+
+
+def test_a_perfect_ranker():
+    scores = np.stack([np.arange(100.0), np.arange(100.0) * 2 + 7])
+    result = ranker.summary(scores, np.array([200.0, 90.0]), LEVELS)
+    assert result["accuracy"] == 1
+    assert result["accuracy_by_levels"] == {"1-2": 1, "1-3": 1, "2-3": 1}
+    assert set(result["accuracy_by_distance"].values()) == {1}
+    assert list(result["accuracy_by_distance"]) == [str(d) for d in range(1, 30)]
+    for name in ("spearman", "kendall"):
+        assert result[name]["mean"] == pytest.approx(1)
+        assert result[name]["pooled"] < 1  # two images, two scales
+    clean = result["clean"]
+    assert (clean["mean"], clean["std"]) == (145, 55)
+    assert (clean["fraction_above_q30"], clean["fraction_above_q100"]) == (1, 0.5)
+    # By hand: at QF 20 the first has 19, as the second at QF 7, and the second 45, as
+    # the first at QF 46; at QF 50 49 (22) and 105 (beyond the first's QF 100).
+    error = result["qf_error"]
+    assert error["20"] == {"mean": 19.5, "max": 26}
+    assert error["50"] == {"mean": 39, "max": 50}
+
+
+def test_a_ranker_that_swaps_two_and_ties_two():
+    """By hand: QF 10 and 11 swapped, QF 21 and 22 equal (an error where they meet)."""
+    scores = np.arange(1.0, 101)[None]
+    scores[0, [9, 10]] = scores[0, [10, 9]]
+    scores[0, 21] = scores[0, 20]
+    result = ranker.summary(scores, np.array([50.0]), LEVELS)
+    assert result["accuracy"] == pytest.approx(1 - 1 / 300)
+    assert result["accuracy_by_levels"] == pytest.approx(
+        {"1-2": 0.99, "1-3": 1, "2-3": 1}
+    )
+    assert result["accuracy_by_distance"]["1"] == pytest.approx(27 / 29)
+    assert result["accuracy_by_distance"]["2"] == 1
+    # tau-b: 435 pairs, one discordant, one tied in score.
+    assert result["kendall"]["mean"] == pytest.approx(432 / (435 * 434) ** 0.5)
+    assert result["clean"]["fraction_above_q30"] == 1
+    assert result["clean"]["fraction_above_q100"] == 0
+    assert result["qf_error"] == {}  # there is no other image
+
+
+def test_the_plot_is_a_picture():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(5, 100)).cumsum(axis=1)
+    with Image.open(io.BytesIO(ranker.plot(scores, scores[:, -1]))) as image:
+        colours = image.convert("RGB").getcolors(2**24)
+    assert len(colours) > 50
+
+
+def test_the_command(photographs, tmp_path):
+    path = save_fresh(tmp_path, "ranker")
+    arguments = (
+        "cqr_jax.main",
+        "--config=configs/eval.py:ranker",
+        f"--config.sets={photographs}",
+        f"--config.workdir={tmp_path}/out",
+    )
+    code, out, err = run(*arguments, f"--config.weights={path}", "--config.side=64")
+    assert code == 0, err
+    result = json.loads((tmp_path / "out" / "ranker.json").read_text())
+    assert result["images"] == 4
+    assert f"{result['accuracy']:.4f}" in out.splitlines()[1]
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [len(row) for row in rows] == [102] * 4
+    scores = np.array([[float(row[str(q)]) for q in range(1, 101)] for row in rows])
+    clean = np.array([float(row["clean"]) for row in rows])
+    typical = (tmp_path / "out" / "typical.tsv").read_text().splitlines()
+    assert typical[:2] == ["qf\tscore", f"1\t{np.median(scores[:, 0]):.4f}"]
+    assert typical[100] == f"100\t{np.median(scores[:, 99]):.4f}"
+    summary = ranker.summary(scores, clean, LEVELS)
+    for name, value in summary.items():
+        assert result[name] == value
+
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        "error: config.weights: name the ranker's weights, a .safetensors file"
+    )
+    code, _, err = run(*arguments, f"--config.weights={path}")
+    assert code == 1
+    assert "smaller than 256 pixels; lower config.side" in err.splitlines()[-1]

@@ -1,0 +1,86 @@
+"""Lowering for machines that are not there, and counting what they would do."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import aot as aot_config
+from cqr_jax.export import aot
+from tests.conftest import run
+
+
+def _shape(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def test_operations_of_products_and_convolutions():
+    def convolve(image, kernel):
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            image, kernel, (2, 2), "SAME", dimension_numbers=dimensions
+        )
+
+    image, kernel = _shape(2, 8, 8, 3), _shape(3, 3, 3, 5)
+    forward = 2 * (2 * 4 * 4 * 5) * (3 * 3 * 3)
+    assert aot.flop(convolve, image, kernel) == forward
+    assert aot.flop(jnp.matmul, _shape(4, 5), _shape(5, 6)) == 2 * 4 * 5 * 6
+
+    def weight_gradient(image, kernel):
+        return jax.grad(lambda k: convolve(image, k).sum())(kernel)
+
+    # The output's zeros between strides count: a dense convolution with 7x7 of them.
+    found = aot.flop(weight_gradient, image, kernel)
+    assert found - forward == 2 * (3 * 3 * 3 * 5) * (2 * 4 * 4)
+
+    def repeated(x):
+        return jax.lax.scan(lambda c, _: (c @ c, None), x, None, length=10)[0]
+
+    assert aot.flop(jax.jit(repeated), _shape(4, 4)) == 10 * 2 * 4**3
+
+    def either(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda: x @ x, lambda: x @ x @ x)
+
+    assert aot.flop(either, _shape(4, 4)) == 2 * 2 * 4**3
+
+
+@pytest.mark.slow
+def test_the_papers_programs_lower_for_every_platform():
+    config = aot_config.get_config()
+    config.side = 64
+    for program in aot.programs(config):
+        lowered = aot.lower(program)
+        assert lowered.platforms == ("cpu", "cuda", "tpu")
+        assert "convolution" in lowered.mlir_module()
+
+
+def test_the_deblocker_costs_what_the_readme_says():
+    # 15 G multiply-adds forward for one crop of 48x48
+    config = aot_config.get_config()
+    config.side = 48
+    *_, restore = aot.programs(config)
+    gflop = aot.flop(restore.function, *restore.arguments(1)) / 1e9
+    assert gflop == pytest.approx(30, rel=0.05)
+
+
+def test_an_unknown_topology_is_one_line(tmp_path):
+    code, _, err = run(
+        "cqr_jax.main",
+        "--config=configs/aot.py:quickstart",
+        "--config.topology=v0:1x1",
+        f"--config.workdir={tmp_path}",
+    )
+    assert code == 1
+    assert "error: config.topology=v0:1x1:" in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_prints_and_writes_its_table(tmp_path):
+    code, out, err = run(
+        "cqr_jax.main",
+        "--config=configs/aot.py:quickstart",
+        f"--config.workdir={tmp_path}",
+    )
+    assert code == 0, err
+    assert out == (tmp_path / "table.md").read_text()
+    assert out.count("cpu, cuda, tpu") == 3

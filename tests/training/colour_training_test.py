@@ -1,0 +1,219 @@
+"""Colour from photographs to weights: records, batches, the command."""
+
+import io
+import itertools
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cqr_jax import weights
+from cqr_jax.data import degradations, jpeg, kinds, pipeline, records
+from cqr_jax.data.compression import features, libjpeg
+from cqr_jax.data.degradations import Mixture
+from cqr_jax.data.held_out import held_out_images
+from data_prep import sources
+from data_prep.build import build
+from tests.conftest import run
+
+# A colour network that trains in seconds.
+SMALL = (
+    "--config.model.width=6",
+    "--config.model.deeper_widths=(6,)",
+    "--config.model.local_blocks=0",
+    "--config.patch=32",
+    "--config.batch_size=4",
+    "--config.data.gray_name=gray",
+    "--config.data.gray_crops=2",
+    "--config.data.name=colour",
+    "--config.steps=4",
+    "--config.optimizer.warmup_steps=0",
+    "--config.optimizer.decay_steps=2",
+    "--config.validation.patch=32",
+    "--config.validation.examples=4",
+    "--config.validation.batch_size=2",
+    "--config.validate_every=2",
+    "--config.log_every=2",
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of colour photographs of 200x184, and one of the same in gray."""
+    root = tmp_path_factory.mktemp("folders")
+    for kind in ("colour", "gray"):
+        (root / kind).mkdir()
+    photographs = [*sources.embedded("train"), *sources.embedded("test")]
+    for path in photographs:
+        with Image.open(path) as image:
+            if image.mode == "RGB":
+                part = image.crop((40, 30, 240, 214))
+                part.save(root / "colour" / f"{path.stem}.webp", lossless=True)
+                part.convert("L").save(root / "gray" / f"{path.stem}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory, folders):
+    data_dir = tmp_path_factory.mktemp("colour-data")
+    for kind in ("colour", "gray"):
+        folder = str(folders / kind)
+        build(folder, str(data_dir), kind=kinds.COLOUR, processes=1)
+    return data_dir
+
+
+def _open(data_dir, name):
+    return records.open_builder(str(data_dir), name, kinds.COLOUR)
+
+
+def test_records_hold_the_pixels(data_dir, folders):
+    found = {}
+    for split in ("train", "validation"):
+        for record in pipeline.read(_open(data_dir, "colour"), split):
+            assert set(record) == {"name", "top", "left", "height", "width", "clean"}
+            with Image.open(io.BytesIO(record["clean"].numpy())) as image:
+                found[record["name"].numpy().decode()] = np.asarray(image)
+    paths = list((folders / "colour").iterdir())
+    assert len(found) == len(paths) >= 4
+    for path in paths:
+        np.testing.assert_array_equal(found[path.name], jpeg.load_rgb(path))
+
+
+def test_an_image_of_both_folders_is_held_out_in_both(data_dir, folders):
+    def stems(name):
+        split = pipeline.read(_open(data_dir, name), "validation")
+        return {x["name"].numpy().decode().rpartition(".")[0] for x in split}
+
+    assert stems("colour") == stems("gray")
+    held_out = held_out_images(str(folders / "colour"), kinds.COLOUR)
+    assert {path.stem for path in held_out} == stems("colour")
+
+
+def test_the_share_that_is_held_out(tmp_path):
+    for i in range(400):
+        (tmp_path / f"{i}.png").touch()
+    held_out = held_out_images(str(tmp_path), kinds.COLOUR)
+    assert len(held_out) == pytest.approx(20, abs=10)
+    for path in tmp_path.iterdir():  # whatever else is in the folder
+        if path not in held_out and int(path.stem) % 2:
+            path.unlink()
+    assert held_out_images(str(tmp_path), kinds.COLOUR) == held_out
+
+
+def _stream(data_dir, first_step=0, **kwargs):
+    example = pipeline.colour(64, Mixture(), augment=True)
+    return pipeline.training_batches(
+        _open(data_dir, "colour"),
+        example,
+        batch_size=4,
+        seed=3,
+        first_step=first_step,
+        **kwargs,
+    )
+
+
+def test_the_stream_can_be_entered_at_any_step(data_dir):
+    whole = list(itertools.islice(_stream(data_dir), 5))
+    for step, batch in enumerate(itertools.islice(_stream(data_dir, 2), 3)):
+        assert batch["clean"].shape == (4, 64, 64, 3)
+        assert batch["compressed"].shape == (4, 1, 64, 64, 3)
+        assert batch["compression"].dtype == np.float32
+        for name, values in batch.items():
+            np.testing.assert_array_equal(values, whole[2 + step][name])
+    assert (whole[0]["clean"] != whole[1]["clean"]).any()
+
+
+def test_processes_share_a_batch(data_dir):
+    (whole,) = itertools.islice(_stream(data_dir), 1)
+    halves = [
+        next(_stream(data_dir, process_index=i, process_count=2)) for i in range(2)
+    ]
+    for name, values in whole.items():
+        both = np.concatenate([half[name] for half in halves])
+        np.testing.assert_array_equal(both, values)
+
+
+def test_validation_has_each_quality_of_a_crop(data_dir):
+    example = pipeline.colour(64, Mixture(), augment=False, cases=(10, 80))
+    (batch,) = pipeline.validation_batches(
+        _open(data_dir, "colour"), example, examples=2, batch_size=2, seed=0
+    )
+    assert batch["compressed"].shape == (2, 3, 64, 64, 3)
+    for clean, compressed, told in zip(
+        batch["clean"], batch["compressed"], batch["compression"], strict=True
+    ):
+        for i, quality in enumerate((10, 80)):
+            expected = degradations.compress(clean, libjpeg(quality))
+            np.testing.assert_array_equal(compressed[i], expected)
+            np.testing.assert_array_equal(told[i], features(libjpeg(quality)))
+
+
+def test_streams_are_joined():
+    streams = [iter([{"x": np.full((n, 2), n)}] * 2) for n in (1, 3)]
+    batches = list(pipeline.joined(streams))
+    assert len(batches) == 2
+    np.testing.assert_array_equal(batches[0]["x"][:, 0], [1, 3, 3, 3])
+
+
+def _train(data_dir, workdir, *more):
+    return run(
+        "cqr_jax.main",
+        "--config=configs/deblock.py:colour",
+        f"--config.data.data_dir={data_dir}",
+        f"--config.workdir={workdir}",
+        *SMALL,
+        *more,
+    )
+
+
+@pytest.mark.slow
+def test_training_and_restoring_a_photograph(data_dir, folders, tmp_path):
+    code, _, err = _train(data_dir, tmp_path / "run")
+    assert code == 0, err
+    assert "psnr_q10" in err
+    path = tmp_path / "run" / "deblocker.safetensors"
+    held = weights.load(path, "deblocker")
+    assert held.model.channels == 3
+    assert held.model.conditioning == "modulation"
+    source = tmp_path / "photograph.jpg"
+    photograph = next((folders / "colour").iterdir())
+    Image.open(photograph).save(source, quality=20)
+    report = tmp_path / "report.json"
+    code, _, err = run(
+        "cqr_jax.restoring.command",
+        source,
+        f"--weights={path}",
+        f"--report={report}",
+        "-o",
+        tmp_path / "out.png",
+    )
+    assert code == 0, err
+    (row,) = json.loads(report.read_text())
+    assert row["status"] == "restored"
+    restored = np.asarray(Image.open(tmp_path / "out.png"))
+    before = np.asarray(Image.open(source))
+    assert restored.shape == before.shape
+    assert (restored != before).any()
+    assert np.abs(restored.astype(int) - before).mean() < 10
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.model.channels=1"], "config.model.channels=1: must be 3 with"),
+        (["--config.colour.gray=2.0"], r"config.colour.gray=2.0: must be in [0, 1]"),
+        (["--config.colour.subsampled=(0.9,0.2)"], "must be two probabilities"),
+        (["--config.colour.qualities=(0,9)"], "must be within 1 to 100"),
+        (["--config.data.gray_crops=4"], "config.data.gray_crops=4: must be in"),
+        (["--config.model.deeper_widths=(1,)"], "widths are at least 2"),
+        (["--config.model.conditioning=x"], "choose none, planes or modulation"),
+        (["--config.qualities_per_crop=2"], "a colour degradation is one for each"),
+        (["--config.data.name=none"], "--kind=colour"),
+    ],
+)
+def test_bad_fields_get_one_line(data_dir, tmp_path, flags, words):
+    code, _, err = _train(data_dir, tmp_path / "run", *flags)
+    assert code == 1
+    assert "Traceback" not in err
+    assert words in err.splitlines()[-1]

@@ -1,0 +1,263 @@
+"""Many devices and several processes: equal to one device; stopped; killed."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from configs import ranker
+from cqr_jax.training import runner, stages
+from tests.conftest import FAST_COMPILING, ROOT, run, start
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+def _flags(devices: int) -> str:
+    return f"{FAST_COMPILING} --xla_force_host_platform_device_count={devices}"
+
+
+def _train(data_dir, workdir, *more, devices=1, **kwargs):
+    """Starts a training of the ranker on `devices` devices of this process."""
+    return start(
+        "cqr_jax.main",
+        "--config=configs/ranker.py:quickstart",
+        f"--config.workdir={workdir}",
+        f"--config.data.data_dir={data_dir}",
+        "--config.data.name=photos",
+        "--config.model.width=2",
+        "--config.batch_size=8",
+        "--config.validation.examples=8",
+        "--config.validation.batch_size=8",
+        "--config.optimizer.warmup_steps=0",
+        "--config.log_every=2",
+        *more,
+        env={
+            **os.environ,
+            "XLA_FLAGS": _flags(devices),
+            **kwargs,
+        },
+    )
+
+
+def _two(data_dir, workdir, *more, devices=1):
+    address = f"--coordinator=localhost:{_free_port()}"
+    return [
+        _train(
+            data_dir,
+            workdir,
+            address,
+            "--processes=2",
+            f"--process={i}",
+            *more,
+            devices=devices,
+        )
+        for i in range(2)
+    ]
+
+
+def _two_of_slurm(data_dir, workdir, *more):
+    """The same, told of one another as `srun` tells."""
+    # JAX takes the port from the number of the job.
+    job = _free_port() % 4096
+    return [
+        _train(
+            data_dir,
+            workdir,
+            "--distributed",
+            *more,
+            SLURM_JOB_ID=str(job),
+            SLURM_STEP_NODELIST="localhost",
+            SLURM_NTASKS="2",
+            SLURM_PROCID=str(i),
+            SLURM_LOCALID=str(i),
+        )
+        for i in range(2)
+    ]
+
+
+def _finish(*processes):
+    """Exit codes and standard errors."""
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    return [process.returncode for process in processes], errors
+
+
+def _wait_for_a_checkpoint(workdir, processes):
+    end = time.monotonic() + 200
+    while not any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*")):
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+# Two steps of plain gradient descent on the ranker: Adam would scale up the rounding of
+# gradients that are zero, and after more steps rounding turns an activation's sign, and
+# with it a thousandth of a gradient. Each process feeds its part of the batch.
+_DESCEND = """
+import functools, sys
+import jax, numpy as np, optax
+from cqr_jax.training import distributed, runner, state, steps
+from cqr_jax.models.ranker import Ranker
+
+mode, path, port, processes, index = sys.argv[1:]
+count, index = int(processes), int(index)
+if count > 1:
+    distributed.join(f"localhost:{port}", count, index)
+rng = np.random.default_rng(0)
+run = runner.create(mode)
+axis = run.axis_name
+model = Ranker(width=2, axis_name=axis)
+optimizer = optax.sgd(0.1)
+train_state = run.replicate(state.create(model, 48, optimizer, 0))
+assert run.replicate({}) == {}  # of a ranker that is not there
+assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(train_state))
+step = run.compile_train_step(functools.partial(
+    steps.ranker_train_step, apply=model.apply, optimizer=optimizer, margin=0.5,
+    ema_decay=0.5, axis_name=axis))
+for _ in range(2):
+    batch = {
+        "image_i": rng.integers(0, 256, (16, 48, 48, 1), np.uint8),
+        "image_j": rng.integers(0, 256, (16, 48, 48, 1), np.uint8),
+        "label_i": np.full(16, 1), "label_j": rng.integers(2, 4, 16),
+    }
+    part = {k: np.split(x, count)[index] for k, x in batch.items()}
+    train_state, _ = step(train_state, {}, run.shard_batch(part))
+leaves = jax.tree.leaves(run.unreplicate(train_state))
+np.savez(f"{path}-{index}", *leaves)
+"""
+
+
+def _descend(path, mode, devices, processes) -> list[list[np.ndarray]]:
+    """The final state of each process, all with the same number of devices."""
+    port = _free_port()
+    words = [sys.executable, "-c", _DESCEND, mode, path, str(port), str(processes)]
+    started = [
+        subprocess.Popen(
+            [*words, str(i)],
+            cwd=ROOT,
+            env={**os.environ, "XLA_FLAGS": _flags(devices // processes)},
+        )
+        for i in range(processes)
+    ]
+    try:
+        assert [process.wait(300) for process in started] == [0] * processes
+    finally:
+        for process in started:
+            process.kill()
+    found = []
+    for i in range(processes):
+        with np.load(f"{path}-{i}.npz") as arrays:
+            found.append([arrays[name] for name in arrays.files])
+    return found
+
+
+@pytest.mark.slow
+def test_devices_and_processes_learn_what_one_device_does(tmp_path):
+    [expected] = _descend(tmp_path / "one", "jit", 1, 1)
+    for mode in ("jit", "pmap"):
+        for processes in (1, 2):
+            for found in _descend(tmp_path / "many", mode, 8, processes):
+                for one, many in zip(expected, found, strict=True):
+                    np.testing.assert_allclose(many, one, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("synchronised", [True, False])
+def test_norms_are_synchronised_as_the_config_says(synchronised):
+    config = ranker.get_config("quickstart")
+    assert stages.ranker_steps(config).model.axis_name is None  # jit sees all anyway
+    config.parallel = "pmap"
+    config.sync_batch_norm = synchronised
+    axis = stages.ranker_steps(config).model.axis_name
+    assert axis == (runner.create("pmap").axis_name if synchronised else None)
+
+
+@pytest.mark.slow
+def test_outside_a_cluster_the_flags_are_asked_for(tmp_path):
+    clusters = ("SLURM_", "OMPI_", "KUBERNETES_")
+    code, _, err = run(
+        "cqr_jax.main",
+        "--config=configs/ranker.py:quickstart",
+        "--distributed",
+        f"--config.workdir={tmp_path}",
+        env={k: v for k, v in os.environ.items() if not k.startswith(clusters)},
+    )
+    assert code == 1
+    assert "give all three of --coordinator=HOST:PORT, --processes" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_processes_of_slurm_train_together(data_dir, tmp_path):
+    processes = _two_of_slurm(
+        data_dir, tmp_path, "--config.steps=4", "--config.validate_every=4"
+    )
+    codes, errors = _finish(*processes)
+    assert codes == [0, 0], errors
+    assert "CpuDevice" in errors[0]
+    assert "4/4" in errors[0]
+    assert "4/4" not in errors[1]  # one process tells
+    assert (tmp_path / "ranker.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_workdir_that_is_not_shared_is_told_of(data_dir, tmp_path):
+    workdirs = [tmp_path / "one", tmp_path / "other"]
+    more = f"--coordinator=localhost:{_free_port()}", "--processes=2"
+    processes = [
+        _train(data_dir, workdir, *more, f"--process={i}")
+        for i, workdir in enumerate(workdirs)
+    ]
+    codes, errors = _finish(*processes)
+    assert codes == [1, 1], errors
+    for workdir, err in zip(workdirs, errors, strict=True):
+        assert f"error: {workdir}: not all processes see this folder" in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others_and_the_run_resumes(data_dir, tmp_path):
+    long = ("--config.steps=100000", "--config.validate_every=10")
+    processes = _two(data_dir, tmp_path, *long)
+    for line in processes[0].stderr:  # read as it comes, so that no line is old
+        if re.search(r" \d+2/100000 ", line):  # a checkpoint is there, the next far
+            break
+    assert any(p.name.isdigit() for p in (tmp_path / "checkpoints").glob("*"))
+    processes[1].kill()
+    codes, errors = _finish(*processes)
+    assert codes == [1, -signal.SIGKILL]
+    assert "error: another process of this run is gone" in errors[0]
+    assert "Traceback" not in errors[0]
+
+    # With another number of devices; told to stop, it says where.
+    process = _train(data_dir, tmp_path, *long, devices=4)
+    for line in process.stderr:
+        if "resuming at step" in line:
+            resumed = int(line.split()[-1])
+        if "/100000" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    codes, errors = _finish(process)
+    assert codes == [128 + signal.SIGTERM]
+    assert resumed % 10 == 0
+    assert "saved" in errors[0]
+
+
+@pytest.mark.slow
+def test_one_process_told_to_stop_stops_all_at_the_same_step(data_dir, tmp_path):
+    processes = _two(
+        data_dir, tmp_path, "--config.steps=100000", "--config.validate_every=5"
+    )
+    _wait_for_a_checkpoint(tmp_path, processes)
+    processes[1].terminate()
+    codes, errors = _finish(*processes)
+    assert codes == [128 + signal.SIGTERM] * 2
+    assert "saved" in errors[0]
