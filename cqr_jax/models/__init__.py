@@ -1,7 +1,8 @@
 """The networks, by name.
 
-A new network is a Flax module in a file of its own, and a line in `MODELS`. The config
-chooses it with `config.model.name`; its other fields are attributes of the module.
+To add a network, write a Flax module in its own file and add a line to `MODELS`. The
+config selects it with `config.model.name`. The other fields of `config.model` are
+attributes of the module.
 """
 
 from collections.abc import Mapping
@@ -13,23 +14,23 @@ from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 
-# Name -> module class. A model without a name is of the name of its kind: 'ranker' or
+# Name -> module class. The default name of a model is its kind: 'ranker' or
 # 'deblocker'.
 MODELS: dict[str, type[nn.Module]] = {"ranker": Ranker, "deblocker": Deblocker}
 
 
 def create(fields: Mapping[str, Any], kind: str, **settings: Any) -> nn.Module:
-    """Returns the model that config fields describe.
+    """Returns the model that the config fields describe.
 
     Args:
-      fields: `config.model`: the model's name, which may be missing, and attributes of
-        its module that are saved with the weights.
-      kind: 'ranker' or 'deblocker', the default of the name.
+      fields: `config.model`. Holds the model's name, which is optional, and the
+        attributes of its module that are saved with the weights.
+      kind: 'ranker' or 'deblocker'. The default name.
       **settings: other attributes of the module, such as `dtype`.
 
     Raises:
-      UserError: there is no model of this name.
-      TypeError: the module has no attribute of a field's name.
+      UserError: if there is no model with this name.
+      TypeError: if the module has no attribute with the name of a field.
     """
     attributes = dict(fields)
     name = attributes.pop("name", kind)
@@ -42,5 +43,5 @@ def create(fields: Mapping[str, Any], kind: str, **settings: Any) -> nn.Module:
 
 
 def channels(model: nn.Module) -> int:
-    """Returns the number of channels of a model's images; the ranker's have one, Y."""
+    """Returns the number of image channels of a model; the ranker has one, Y."""
     return getattr(model, "channels", 1)

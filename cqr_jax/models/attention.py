@@ -1,8 +1,9 @@
-"""Exact attention in memory linear in the number of pixels.
+"""Exact attention with memory linear in the number of pixels.
 
-The scores of all queries with all keys are never held at once: they are taken in blocks
-with a running maximum and sum (Milakov and Gimelshein 2018), and again in the backward
-pass from each query's log-sum-exp (Dao et al. 2022, "FlashAttention").
+The full matrix of scores is never materialised. The forward pass computes the scores
+in blocks, with a running maximum and sum (Milakov and Gimelshein 2018). The backward
+pass recomputes them from the log-sum-exp of each query (Dao et al. 2022,
+"FlashAttention").
 """
 
 import functools
@@ -11,17 +12,18 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-# Up to this many scores an image, a step of training or a tile, blocks gain nothing.
+# Blocks gain nothing up to this many scores per image, in a training step or a tile.
 _PLAIN_SCORES = 2**20
-_QUERY_BLOCK = 1024  # at most
+_QUERY_BLOCK = 1024  # maximum
 _KEY_BLOCK = 1024
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """softmax(query key^T) value, the softmax over the keys, without scaling.
+    """Computes softmax(query key^T) value without scaling.
 
-    Each query's weights sum to 1, as in Wang et al. 2018 (eq. 1). RNAN's published code
-    takes the softmax over dimension 1 of its scores instead, which are the queries.
+    The softmax is over the keys: the weights of each query sum to 1, as in Wang et al.
+    2018 (eq. 1). RNAN's published code instead takes the softmax over dimension 1 of
+    its scores, which is that of the queries.
 
     Args:
       query: (batch, queries, depth).
@@ -29,11 +31,11 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
       value: (batch, keys, value_depth).
 
     Returns:
-      (batch, queries, value_depth), of the dtype of `value`. Scores and sums are
-      float32 at least.
+      (batch, queries, value_depth), with the dtype of `value`. Scores and sums are
+      computed in at least float32.
     """
     scores = query.shape[1] * key.shape[1]
-    # Symbolic in a network that is exported for any size.
+    # The dimension is symbolic when the network is exported for any size.
     if jax.export.is_symbolic_dim(scores) or scores <= _PLAIN_SCORES:
         return _attend_plainly(query, key, value)
     return _attend_in_blocks(query, key, value)
@@ -51,7 +53,7 @@ def _attend_in_blocks(query, key, value):
 
 
 def _forward(query, key, value):
-    """The output, and what the backward pass needs."""
+    """Returns the output and the residuals for the backward pass."""
     keys, values = _blocks(key, _KEY_BLOCK), _blocks(value, _KEY_BLOCK)
     bias = _bias(key)
 
@@ -82,12 +84,13 @@ def _forward(query, key, value):
 
 
 def _backward(residuals, gradient):
-    """Gradients of query, key and value, one block of scores at a time."""
+    """Returns the gradients of query, key and value, one block of scores at a time."""
     query, key, value, out, log_sum = residuals
     gradient = gradient.astype(_wide(gradient))
     keys, values = _blocks(key, _KEY_BLOCK), _blocks(value, _KEY_BLOCK)
     bias = _bias(key)
-    # Softmax's backward pass: each score's gradient less this mean over its query.
+    # The backward pass of softmax subtracts this mean over a query from the gradient
+    # of each of its scores.
     mean = jnp.sum(gradient * out, axis=-1, keepdims=True)
 
     def of_queries(carry, part):
@@ -126,17 +129,20 @@ def _dot(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _wide(x: jax.Array) -> jnp.dtype:
-    """The dtype of sums: at least float32."""
+    """Returns the dtype of sums, which is at least float32."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _size(n: int, longest: int) -> int:
-    """Size of the fewest equal blocks of `n`, none above `longest`."""
+    """Returns the block size that divides `n` into the fewest blocks of equal size.
+
+    The size is at most `longest`.
+    """
     return -(-n // -(-n // longest))
 
 
 def _blocks(x: jax.Array, longest: int) -> jax.Array:
-    """(batch, n, depth) -> (blocks, batch, size, depth), filled up with zeros."""
+    """(batch, n, depth) -> (blocks, batch, size, depth), padded with zeros."""
     batch, n, depth = x.shape
     size = _size(n, longest)
     x = jnp.pad(x, ((0, 0), (0, -n % size), (0, 0)))
@@ -150,7 +156,7 @@ def _whole(blocks: jax.Array, n: int) -> jax.Array:
 
 
 def _bias(key: jax.Array) -> jax.Array:
-    """(blocks, size): -inf for the keys that fill up the last block, else 0."""
+    """Returns a (blocks, size) bias: -inf for the keys that are padding, else 0."""
     n = key.shape[1]
     size = _size(n, _KEY_BLOCK)
     index = jnp.arange(n + -n % size)

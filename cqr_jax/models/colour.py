@@ -1,4 +1,4 @@
-"""RGB to the planes that networks see, and back, in JAX."""
+"""Conversion from RGB to the planes that networks take, and back, in JAX."""
 
 from collections.abc import Callable
 
@@ -9,25 +9,25 @@ from cqr_jax.data import ycbcr
 
 
 def to_ycbcr(rgb: jax.Array) -> jax.Array:
-    """RGB in [0, 1], (..., 3), to Y, Cb and Cr of JFIF, each in [0, 1]."""
+    """Converts RGB in [0, 1], (..., 3), to Y, Cb and Cr of JFIF, each in [0, 1]."""
     return _times(rgb, ycbcr.FROM_RGB) + jnp.asarray(ycbcr.ZERO)
 
 
 def to_rgb(planes: jax.Array) -> jax.Array:
-    """Undoes `to_ycbcr`; not clipped."""
+    """Inverts `to_ycbcr`, without clipping."""
     return _times(planes - jnp.asarray(ycbcr.ZERO), ycbcr.TO_RGB)
 
 
 def luma(rgb: jax.Array) -> jax.Array:
-    """RGB in [0, 1], (..., 3), to the Y that the ranker knows, (..., 1).
+    """Converts RGB in [0, 1], (..., 3), to the Y that the ranker takes, (..., 1).
 
-    `cqr_jax.data.jpeg.luma` without its rounding, in 16/255 to 235/255.
+    Computes `cqr_jax.data.jpeg.luma` without rounding. Values are in 16/255 to 235/255.
     """
     return _times(rgb, ycbcr.STUDIO_LUMA[None] / 255) + 16 / 255
 
 
 def on_rgb(apply: Callable) -> Callable:
-    """The same as a deblocker's `apply`, of RGB in place of Y, Cb and Cr."""
+    """Wraps a deblocker's `apply` to take RGB in place of Y, Cb and Cr."""
 
     def applied(variables, rgb, *told):
         return to_rgb(apply(variables, to_ycbcr(rgb), *told))
@@ -36,7 +36,7 @@ def on_rgb(apply: Callable) -> Callable:
 
 
 def on_luma(rank: Callable) -> Callable:
-    """The same as a ranker's `apply`, of RGB in place of Y."""
+    """Wraps a ranker's `apply` to take RGB in place of Y."""
     return lambda variables, rgb: rank(variables, luma(rgb))
 
 

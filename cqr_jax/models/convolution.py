@@ -1,4 +1,4 @@
-"""The convolution that halves a feature map, with a faster input gradient on a CPU."""
+"""Convolution that halves a feature map, with a faster input gradient on a CPU."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +16,14 @@ def strided_conv(
     padding: Sequence[tuple[int, int]],
     **kw: Any,
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated` for 4x4 kernels, stride 2 and padding 1.
+    """Computes `jax.lax.conv_general_dilated` for 4x4 kernels, stride 2 and padding 1.
 
-    To be given to `flax.linen.Conv`. The input gradient of a strided convolution is one
-    of a map that is three quarters zeros, and XLA on a CPU multiplies them all; there
-    the gradient is taken of `_folded`, the same function without strides. The rest is
-    XLA's own: in inference the folding costs more than it gains.
+    Pass it to `flax.linen.Conv` as `conv_general_dilated`. The input gradient of a
+    strided convolution is a convolution of a map of which three quarters are zeros, and
+    XLA on a CPU multiplies them all. On a CPU, the input gradient is therefore that of
+    `_folded`, which computes the same function without strides. The forward pass and
+    the kernel gradient use XLA's own convolution, because folding costs more than it
+    gains in inference.
     """
 
     def native(x, kernel):
@@ -51,9 +53,9 @@ def strided_conv(
 
 
 def _folded(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The halving convolution as a 2x2 one of 2x2 pixels folded into channels."""
+    """Computes the halving convolution as a 2x2 one after a space-to-depth of 2."""
     _, h, w, _ = x.shape
-    # The padding after an odd side is seen by no window.
+    # No window covers the padding at the end of an odd side.
     x = jnp.pad(x, ((0, 0), (1, 1 - h % 2), (1, 1 - w % 2), (0, 0)))
     *_, inputs, outputs = kernel.shape
     kernel = kernel.reshape(2, 2, 2, 2, inputs, outputs).swapaxes(1, 2)

@@ -1,4 +1,4 @@
-"""The deblocker: compressed image to restored image (paper section 3.2, Figure 2)."""
+"""Deblocker: restores a compressed image (paper section 3.2, Figure 2)."""
 
 from collections.abc import Sequence
 
@@ -17,37 +17,39 @@ from cqr_jax.models.layers import (
 
 
 class Deblocker(nn.Module):
-    """Head, non-local block, local blocks, 3x3, non-local block, tail; plus the input.
+    """Deblocking network that predicts a correction and adds it to the input image.
 
-    The tail starts at zero, so that training begins from the identity. The network
-    sees the image less 0.5.
+    The layers are, in order: head, non-local block, local blocks, 3x3 convolution,
+    non-local block, tail. The tail is initialised to zero, so that training begins at
+    the identity. The network subtracts 0.5 from its input.
 
-    With `deeper_widths` the body is a pyramid: the layout above works at the lowest
-    resolution, and each level above it has local blocks before going down and after
-    coming up, joined by addition.
+    With `deeper_widths` the body is a pyramid. The layers above work at the lowest
+    resolution. Each higher level has local blocks before downsampling and after
+    upsampling, joined by a skip connection that adds.
 
     Attributes:
       width: channels of the feature maps.
       local_blocks: dilated local blocks between the two non-local ones.
       residual_blocks: residual blocks in each of a block's trunk, mask and tail.
-      dilations: of the multi-dilation stage; (1, 1, 1) is Table 1's "w/o DC".
-      scale: the body works at 1/scale of the resolution, behind a space-to-depth;
-        1 is the paper's.
-      key_pool: side of the squares over which attention averages its keys; 1 is the
-        paper's.
-      channels: of the image: 1 for Y (the paper's), 3 for Y, Cb and Cr.
-      deeper_widths: channels of the levels below the first, each at half the
-        resolution of the one before; none in the paper.
-      outer_blocks: local blocks of each level but the lowest, on either side.
+      dilations: dilations of the multi-dilation stage. (1, 1, 1) is Table 1's
+        "w/o DC".
+      scale: the body works at 1/scale of the resolution, after a space-to-depth. The
+        paper's value is 1.
+      key_pool: side of the squares over which attention averages its keys. The paper's
+        value is 1.
+      channels: channels of the image: 1 for Y (as in the paper), 3 for Y, Cb and Cr.
+      deeper_widths: channels of the levels below the first. Each level has half the
+        resolution of the one above. The paper has none.
+      outer_blocks: local blocks of each level but the lowest, on each of its two sides.
       outer_masks: whether these blocks have mask branches.
-      masks: whether the other blocks have them.
-      conditioning: how the network is told the compression: 'none' (the paper's),
-        'planes' (constant planes beside the image) or 'modulation' (scale and shift in
-        each block).
-      embedding: features of the two layers that the modulation is a function of.
-      dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32.
-      remat: recompute each block's activations in the backward pass (on a CPU, XLA
-        undoes it).
+      masks: whether the other blocks have mask branches.
+      conditioning: how the network takes the compression: 'none' (as in the paper),
+        'planes' (constant planes concatenated to the image) or 'modulation' (scale and
+        shift in each block).
+      embedding: features of the two dense layers that feed the modulation.
+      dtype: dtype of the computation, 'float32' or 'bfloat16'. Parameters are float32.
+      remat: whether to recompute each block's activations in the backward pass. On a
+        CPU, XLA undoes this.
     """
 
     width: int = 64
@@ -70,16 +72,16 @@ class Deblocker(nn.Module):
     def __call__(
         self, image: jax.Array, compression: jax.Array | None = None
     ) -> jax.Array:
-        """Restores a batch.
+        """Restores a batch of images.
 
         Args:
-          image: float32 in [0, 1], (batch, height, width, channels), any height and
+          image: float32 in [0, 1], (batch, height, width, channels), of any height and
             width.
-          compression: float32, (batch, FEATURES), as `cqr_jax.data.compression` makes
-            it; None for unknown, or where `conditioning` is 'none'.
+          compression: float32, (batch, FEATURES), from `cqr_jax.data.compression`.
+            None if unknown, or if `conditioning` is 'none'.
 
         Returns:
-          float32 of the image's shape, near [0, 1] but not clipped.
+          float32 with the shape of `image`, near [0, 1] but not clipped.
         """
         _, h, w, channels = image.shape
         multiple = 2 * self.scale * 2 ** len(self.deeper_widths)
@@ -116,7 +118,7 @@ class Deblocker(nn.Module):
         )(x, embedding)
 
     def _level(self, x: jax.Array, embedding: jax.Array | None, level: int):
-        """The body from the level `level` down."""
+        """Applies the part of the body from level `level` down."""
         if level == len(self.deeper_widths):
             x = self._block(x, embedding, "non_local_in", True)
             for i in range(self.local_blocks):

@@ -12,27 +12,26 @@ from flax.linen.linear import default_kernel_init
 from cqr_jax.models import channels
 from cqr_jax.models.layers import NORMAL, ZEROS
 
-# Leaves other than kernels -> their initial value: biases are zero, and norms start as
-# the identity.
+# Name of a leaf that is not a kernel -> its initial value. Biases are zero, and
+# normalization layers start as the identity.
 _CONSTANTS = {"bias": 0.0, "mean": 0.0, "scale": 1.0, "var": 1.0}
 
 
 def init(model: nn.Module, patch: int, seed: int) -> dict:
     """Returns the initial variables of a model.
 
-    A kernel is normal with variance 1 / fan-in (`lecun_normal`), or zero if its layer
-    asks for this with `kernel_init=layers.ZEROS`. The variables are equal to those of
-    `model.init` in distribution (a test compares them), but XLA needs 20 to 40 s on a
-    CPU to compile the many small draws of `model.init`.
+    Kernels are normal with variance 1 / fan-in (`lecun_normal`), or zero if the layer
+    has `kernel_init=layers.ZEROS`. The variables have the same distribution as those of
+    `model.init` (a test compares them). Drawing them with NumPy avoids the 20 to 40 s
+    that XLA needs on a CPU to compile the many small draws of `model.init`.
 
     Args:
-      model: module of this package; it takes images of (batch, patch, patch, channels).
+      model: module of this package that takes (batch, patch, patch, channels) images.
       patch: side of the images in pixels.
       seed: seed of the draws.
 
     Raises:
-      ValueError: the model has a leaf, or a kernel with an initialiser, that is unknown
-        here.
+      ValueError: if the model has a leaf or a kernel initialiser that is unknown here.
     """
     image = jax.ShapeDtypeStruct((1, patch, patch, channels(model)), jnp.float32)
     initialisers: dict[tuple[str, ...], Any] = {}

@@ -1,11 +1,12 @@
-"""The pieces of the deblocker: residual block, multi-dilation convolution, non-local
+"""Layers of the deblocker: residual block, multi-dilation convolution, non-local
 attention, and the mask branch that joins them (RNAN, Zhang et al. 2019).
 
-All take and return feature maps of shape (batch, height, width, channels), and compute
-in the dtype of what they are given; parameters are float32.
-The last convolution of every residual branch starts at zero, so that a network begins
-as a chain of identities: with the usual initialisation the activations grow from block
-to block, and training starts several times slower.
+All layers take and return feature maps of shape (batch, height, width, channels). They
+compute in the dtype of their input; parameters are float32.
+
+The last convolution of every residual branch is initialised to zero, so that a network
+starts as the identity. With the usual initialisation the activations grow from block to
+block, and training starts several times slower.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 
 from cqr_jax.models.attention import attend
 
-# The initialisers of kernels; `cqr_jax.models.init` draws from them.
+# Kernel initialisers. `cqr_jax.models.init` recognises them.
 NORMAL = nn.initializers.lecun_normal()
 ZEROS = nn.initializers.zeros
 
@@ -29,7 +30,10 @@ def conv3x3(
     dilation: int = 1,
     zero: bool = False,
 ) -> jax.Array:
-    """A 3x3 convolution padded by its dilation; its kernel starts at zero if asked."""
+    """Applies a 3x3 convolution padded by its dilation.
+
+    The kernel is initialised to zero if `zero` is true.
+    """
     return nn.Conv(
         features,
         (3, 3),
@@ -43,7 +47,7 @@ def conv3x3(
 
 
 def dense(x: jax.Array, features: int, name: str, zero: bool = False) -> jax.Array:
-    """A 1x1 convolution; its kernel starts at zero if asked."""
+    """Applies a 1x1 convolution, whose kernel is initialised to zero if `zero`."""
     kernel_init = ZEROS if zero else NORMAL
     return nn.Dense(features, dtype=x.dtype, kernel_init=kernel_init, name=name)(x)
 
@@ -57,7 +61,7 @@ def space_to_depth(x: jax.Array, block: int) -> jax.Array:
 
 
 def depth_to_space(x: jax.Array, block: int) -> jax.Array:
-    """(B, H, W, block^2 C) -> (B, block H, block W, C); undoes `space_to_depth`."""
+    """(B, H, W, block^2 C) -> (B, block H, block W, C); inverts `space_to_depth`."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, block, block, c // block**2)
     x = x.transpose(0, 1, 3, 2, 4, 5)
@@ -65,10 +69,11 @@ def depth_to_space(x: jax.Array, block: int) -> jax.Array:
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(ReLU(conv(x))), 3x3, same width (paper section 3.2).
+    """Computes x + conv(ReLU(conv(x))) with 3x3 kernels (paper section 3.2).
 
-    With an embedding, what the ReLU is given is scaled and shifted per channel by a
-    linear function of it (Perez et al. 2018, FiLM), which starts as the identity.
+    The width stays the same. With an embedding, the input of the ReLU is scaled and
+    shifted per channel by a linear function of the embedding (Perez et al. 2018, FiLM).
+    This modulation is initialised to the identity.
     """
 
     @nn.compact
@@ -85,9 +90,9 @@ class ResidualBlock(nn.Module):
 class MultiDilation(nn.Module):
     """Residual stage of parallel 3x3 convolutions, one per dilation, concatenated.
 
-    The convolutions share the width between them, so that the stage has the
-    parameters and the cost of one 3x3 convolution whatever the dilations
-    (paper section 3.2: "dilated convolutions bring no extra parameters").
+    The output channels are divided among the convolutions. The stage therefore has the
+    parameters and the cost of one 3x3 convolution, whatever the dilations (paper
+    section 3.2: "dilated convolutions bring no extra parameters").
     """
 
     dilations: Sequence[int] = (1, 2, 4)
@@ -110,10 +115,11 @@ class MultiDilation(nn.Module):
 
 
 class NonLocalAttention(nn.Module):
-    """x plus embedded-Gaussian non-local attention (Wang et al. 2018, as in RNAN).
+    """Adds embedded-Gaussian non-local attention (Wang et al. 2018, as in RNAN) to x.
 
-    theta, phi and g are 1x1 to half the width, followed by a 1x1 back. `key_pool` > 1
-    averages keys and values over squares of that side (Wang et al. 2018, section 3.3).
+    theta, phi and g are 1x1 convolutions to half the width; a 1x1 convolution after
+    the attention restores the width. If `key_pool` > 1, keys and values are averaged
+    over squares of that side (Wang et al. 2018, section 3.3).
     """
 
     key_pool: int = 1
@@ -134,9 +140,10 @@ class NonLocalAttention(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width: 3x3 convolution to 4 times the width, depth to space.
+    """Doubles height and width by a 3x3 convolution and a depth-to-space.
 
-    The same function as RNAN's 6x6 stride-2 transposed convolution.
+    The convolution multiplies the width by 4. The layer computes the same function as
+    RNAN's 6x6 stride-2 transposed convolution.
     """
 
     @nn.compact
@@ -145,10 +152,12 @@ class Upsample(nn.Module):
 
 
 class MaskBranch(nn.Module):
-    """Attention mask in (0, 1), of the input's shape (RNAN's mask branch).
+    """Computes an attention mask in (0, 1) with the input's shape (RNAN's mask branch).
 
-    Non-local attention if asked for, then down by 2, residual blocks, up by 2, added
-    to what went down, 1x1, sigmoid. Height and width must be even.
+    The branch applies non-local attention if `non_local` and a residual block. It then
+    downsamples by 2, applies `blocks` residual blocks and upsamples by 2. A skip
+    connection adds the features from before the downsampling. A residual block, a 1x1
+    convolution and a sigmoid follow. Height and width must be even.
     """
 
     blocks: int
@@ -171,15 +180,15 @@ class MaskBranch(nn.Module):
 class DilatedBlock(nn.Module):
     """Dilated local or non-local block (paper Figure 2).
 
-    RNAN's attention module (trunk times mask inside a residual connection, then
-    residual blocks) followed by the multi-dilation stage.
+    Applies RNAN's attention module (trunk times mask inside a residual connection, then
+    residual blocks), followed by the multi-dilation stage.
 
     Attributes:
       blocks: residual blocks in each of trunk, mask and tail.
-      dilations: of the multi-dilation stage.
+      dilations: dilations of the multi-dilation stage.
       non_local: whether the mask branch begins with attention.
       key_pool: side of the squares over which attention averages its keys.
-      mask: whether there is a trunk and a mask at all.
+      mask: whether the block has a trunk and a mask.
     """
 
     blocks: int
@@ -193,7 +202,7 @@ class DilatedBlock(nn.Module):
         """Maps (batch, height, width, channels) to the same shape.
 
         Args:
-          x: feature maps; height and width are even.
+          x: feature maps of even height and width.
           embedding: (batch, features) that modulates the first residual block, or None.
         """
         x = ResidualBlock(name="head")(x, embedding)

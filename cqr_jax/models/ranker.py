@@ -1,4 +1,4 @@
-"""The compression quality ranker: image to score (paper section 3.1, Figure 1)."""
+"""Compression quality ranker: scores an image (paper section 3.1, Figure 1)."""
 
 import flax.linen as nn
 import jax
@@ -6,10 +6,10 @@ import jax.numpy as jnp
 
 from cqr_jax.models.convolution import strided_conv
 
-MIN_SIDE = 32  # five halvings must leave a pixel
+MIN_SIDE = 32  # pixels; five halvings must leave one
 
-# Kernel size, stride and multiple of the width of each of the ten convolutions: the
-# ranker of RankSRGAN (Zhang et al. 2019), which fits the paper's words.
+# Kernel size, stride and multiple of the width of each of the ten convolutions. This is
+# the ranker of RankSRGAN (Zhang et al. 2019), which fits the paper's description.
 _CONVOLUTIONS = (
     (3, 1, 1),
     (4, 2, 1),
@@ -27,16 +27,16 @@ _CONVOLUTIONS = (
 class Ranker(nn.Module):
     """Siamese branch of the ranker: a VGG of ten convolutions and two dense layers.
 
-    Each convolution but the first is followed by batch normalization, all by a leaky
-    ReLU of slope 0.2.
+    Batch normalization follows each convolution but the first. A leaky ReLU of slope
+    0.2 follows each convolution.
 
     Attributes:
-      width: channels of the first convolution; the paper's size is 64.
+      width: channels of the first convolution. The paper's value is 64.
       hidden: units of the first dense layer.
-      axis_name: of the devices over which BatchNorm averages its statistics under
-        `pmap`; None where one program sees the whole batch.
-      dtype: of the convolutions, 'float32' or 'bfloat16'; parameters, BatchNorm's
-        statistics, the dense layers and the scores are float32 in both.
+      axis_name: name of the `pmap` axis over which BatchNorm averages its statistics.
+        None if one program sees the whole batch.
+      dtype: dtype of the convolutions, 'float32' or 'bfloat16'. Parameters, BatchNorm
+        statistics, dense layers and scores are always float32.
     """
 
     width: int = 64
@@ -48,20 +48,22 @@ class Ranker(nn.Module):
     def __call__(
         self, image: jax.Array, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Scores a batch.
+        """Scores a batch of images.
 
         Args:
-          image: float32 Y in [0, 1], (batch, height, width, 1), sides of at least 32.
-          train: use and update the batch's statistics rather than the stored ones
-            (the collection `batch_stats` must then be mutable).
+          image: float32 Y in [0, 1], (batch, height, width, 1), with sides of at least
+            32 pixels.
+          train: whether to normalize with the statistics of the batch and update the
+            stored ones. The collection `batch_stats` must then be mutable.
 
         Returns:
-          The scores, float32 (batch,), higher for better quality; and the feature
-          maps after each activation, by name, `conv0` to `conv9`, of shape
-          (batch, height', width', channels) and of `dtype`.
+          A tuple of the scores and the feature maps. The scores are float32, (batch,),
+          and higher for better quality. The feature maps are those after each
+          activation, by name (`conv0` to `conv9`), with shape
+          (batch, height', width', channels) and dtype `dtype`.
 
         Raises:
-          ValueError: a side shorter than 32 pixels.
+          ValueError: if a side is shorter than 32 pixels.
         """
         if min(image.shape[1:3]) < MIN_SIDE:
             raise ValueError(
