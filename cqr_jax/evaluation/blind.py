@@ -1,4 +1,4 @@
-"""What deblockers gain where they were not trained: any quality, grid, and twice."""
+"""Blind evaluation of deblockers: any quality, any block grid, double compression."""
 
 import functools
 import itertools
@@ -24,24 +24,26 @@ from cqr_jax.restoring.pictures import Picture
 _log = logging.getLogger(__name__)
 
 _QUALITIES = (5, *range(10, 91, 10), 95)
-_SHIFT = (3, 5)  # rows and columns cropped away, so that blocks begin elsewhere
+_SHIFT = (3, 5)  # rows and columns to crop, which shifts the block grid
 _DOUBLE = ((10, 90), (90, 10), (30, 50), (50, 30), (75, 95), (95, 75))
 _HALF = (4, 4)  # the shift of FBCNN (Jiang et al. 2021), half a block
 
 _COLOUR_QUALITIES = (*_QUALITIES, 98, 100)
 _COLOUR_DOUBLE = ((10, 50), (50, 10), (30, 90), (75, 95))
-_FEW = (10, 40, 80)  # qualities of the chroma subsamplings that are rarer
+_FEW = (10, 40, 80)  # qualities for the rarer chroma subsamplings
 
 
 class Degradation(NamedTuple):
-    """How an image became what is to be restored.
+    """How an image was degraded.
 
     Attributes:
-      kind: 'aligned' (its blocks begin at its corner), 'shifted' (cropped afterwards),
-        'double' (twice on one grid) or 'double shifted' (cropped in between).
+      kind: 'aligned' (the block grid begins at the corner), 'shifted' (cropped after
+        compression), 'double' (compressed twice on the same grid) or 'double shifted'
+        (cropped between the compressions).
       qualities: JPEG quality factors, in the order of the compressions.
-      shift: rows and columns cropped away, if it is shifted.
-      subsampling: of an RGB image, of `config.SUBSAMPLINGS`; empty of a gray one.
+      shift: rows and columns to crop if the kind is shifted.
+      subsampling: chroma subsampling of an RGB image, one of `config.SUBSAMPLINGS`;
+        empty for a gray image.
     """
 
     kind: str
@@ -50,11 +52,14 @@ class Degradation(NamedTuple):
     subsampling: str = ""
 
     def is_file(self) -> bool:
-        """Whether what is to be restored is a JPEG file: a cropped one is a PNG."""
+        """Returns whether the degraded image is a JPEG file.
+
+        An image that is cropped after compression is a PNG.
+        """
         return self.kind != "shifted"
 
     def title(self) -> str:
-        """The kind, with the shift where it isn't that of most, and the subsampling."""
+        """Returns the kind, with the subsampling and any shift other than `_SHIFT`."""
         words = [self.subsampling, self.kind]
         if "shifted" in self.kind and self.shift != _SHIFT:
             words.append(f"by {self.shift[0]}, {self.shift[1]}")
@@ -94,14 +99,14 @@ COLOUR_DEGRADATIONS = (
 def degrade(
     clean: np.ndarray, degradation: Degradation
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The image that is to be restored, and the original of what it shows.
+    """Degrades an image, and crops its original to match.
 
     Args:
-      clean: uint8, (height, width), sides above 5 pixels.
-      degradation: what befalls it, of a gray image.
+      clean: uint8, (height, width), with sides above 5 pixels.
+      degradation: degradation of a gray image.
 
     Returns:
-      The degraded image and its original, both uint8 of one shape.
+      The degraded image and its original, both uint8 with the same shape.
     """
     first, *second = degradation.qualities
     image, clean = _cropped(jpeg.compress(clean, first), clean, degradation)
@@ -113,15 +118,16 @@ def degrade(
 def degrade_colour(
     clean: np.ndarray, degradation: Degradation
 ) -> tuple[Picture, np.ndarray]:
-    """The picture that is to be restored, and the original of what it shows.
+    """Degrades a colour image, and crops its original to match.
 
     Args:
-      clean: uint8 RGB, (height, width, 3), sides above 5 pixels.
-      degradation: what befalls it, of an RGB image.
+      clean: uint8 RGB, (height, width, 3), with sides above 5 pixels.
+      degradation: degradation of an RGB image.
 
     Returns:
-      The degraded picture, as cqr-restore reads its file, and its original, uint8; both
-      of one shape. A picture that was cropped at last is one without a compression.
+      The degraded picture, as cqr-restore reads its file, and its original, uint8. Both
+      have the same shape. A picture that is cropped after the last compression has no
+      compression.
     """
     sampling = SUBSAMPLINGS[degradation.subsampling]
     first, *second = (libjpeg(x, sampling) for x in degradation.qualities)
@@ -137,7 +143,7 @@ def degrade_colour(
 def _cropped(
     image: np.ndarray, clean: np.ndarray, degradation: Degradation
 ) -> tuple[np.ndarray, np.ndarray]:
-    """An image and its original, cropped if the degradation is shifted."""
+    """Crops an image and its original if the degradation is shifted."""
     if "shifted" not in degradation.kind:
         return image, clean
     top, left = degradation.shift
@@ -151,16 +157,17 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
     Writes WORKDIR/blind.json, blind.csv and blind.md.
 
     Args:
-      config: as the preset blind of `configs/eval.py` makes it.
+      config: config of the preset blind in `configs/eval.py`.
 
     Returns:
-      A row for each degradation and method: kind, qualities, method, images, and psnr
-      (dB, averaged over the images) of the degraded ones and gain (dB), the mean of
-      what restoring adds to it, with `worst`, the lowest of any image. Images that
-      are equal to their original, before or after, are left out.
+      A row for each degradation and method, with the fields kind, qualities, method,
+      images, psnr (dB, the mean over the degraded images), gain (dB, the mean increase
+      in PSNR by restoration) and worst (dB, the lowest gain of any image). Images that
+      equal their original before or after restoration are left out.
 
     Raises:
-      UserError: no weights are given, or they, a set or an image can't be read.
+      UserError: if no weights are given, or if weights, a set or an image can't be
+        read.
     """
     batch = network.tile_batch()
 
@@ -185,18 +192,18 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
 
 
 def evaluate_blind_colour(config: ml_collections.ConfigDict) -> list[dict]:
-    """As `evaluate_blind`, of colour pictures, restored as cqr-restore does.
+    """Does the same as `evaluate_blind` for colour pictures.
 
-    PSNR is over RGB.
+    Pictures are restored as cqr-restore does. PSNR is over RGB.
 
     Args:
-      config: as the preset blind_colour of `configs/eval.py` makes it.
+      config: config of the preset blind_colour in `configs/eval.py`.
 
     Returns:
-      As `evaluate_blind`; kinds begin with the chroma subsampling.
+      Rows as in `evaluate_blind`. The kinds begin with the chroma subsampling.
 
     Raises:
-      UserError: as `evaluate_blind`, or an image is gray.
+      UserError: as in `evaluate_blind`, or if an image is gray.
     """
     return _compare(
         config,
@@ -226,16 +233,16 @@ def _compare(
 ) -> list[dict]:
     """Restores degraded images with every deblocker; prints and writes the gains.
 
-    Images are restored one after the other: few are in memory at a time.
+    Images are restored one after the other, so that few are in memory at a time.
 
     Args:
-      config: with sets, set_dir, weights and workdir.
-      degradations: of each image.
+      config: config with sets, set_dir, weights and workdir.
+      degradations: degradations to apply to each image.
       load: path -> clean image.
-      degrade: clean image, degradation -> degraded one, and its original.
-      restore: network, degraded images -> restored ones.
+      degrade: clean image, degradation -> degraded image and its original.
+      restore: network, degraded images -> restored images.
       psnr: original, degraded or restored image -> dB.
-      kind: of records, as of `table2.find_images`.
+      kind: kind of records, as in `table2.find_images`.
     """
     if not config.weights:
         raise UserError("config.weights: name deblockers' weights, .safetensors files")
@@ -246,7 +253,7 @@ def _compare(
     cases = [(image.path, x) for image in images.values() for x in degradations]
 
     def measure(name, restored):
-        """PSNR of each case."""
+        """Returns the PSNR of each case."""
         degraded, again = itertools.tee(_degraded(cases, load, degrade))
         found = restored(image for image, _ in degraded)
         values = (
@@ -275,12 +282,13 @@ def gains(
     methods: Sequence[str],
     degradations: Sequence[Degradation] = DEGRADATIONS,
 ) -> list[dict]:
-    """The rows of `evaluate_blind`.
+    """Returns the rows of `evaluate_blind`.
 
     Args:
-      psnr: dB, (1 + methods, images, degradations), those of the degraded images first.
-      methods: their names.
-      degradations: of each image.
+      psnr: PSNR in dB, (1 + methods, images, degradations). The first is that of the
+        degraded images.
+      methods: names of the methods.
+      degradations: degradations of each image.
     """
     rows = []
     for i, degradation in enumerate(degradations):
@@ -304,7 +312,10 @@ def gains(
 
 
 def as_table(rows: Iterable[dict]) -> tables.Table:
-    """A line for each degradation; each method's mean gain and the lowest in dB."""
+    """Makes a table with a line per degradation.
+
+    It shows the mean and the lowest gain of each method in dB.
+    """
     return tables.pivot(
         ("degraded", "QF", "images", "PSNR"),
         (
@@ -321,7 +332,7 @@ def as_table(rows: Iterable[dict]) -> tables.Table:
 def _degraded(
     cases: Iterable[tuple[pathlib.Path, Degradation]], load: Callable, degrade: Callable
 ) -> Iterator[tuple[Any, np.ndarray]]:
-    """`degrade` of each case; an image in several cases on end is read once."""
+    """Applies `degrade` to each case; reads an image once for consecutive cases."""
     for path, group in itertools.groupby(cases, operator.itemgetter(0)):
         clean = load(path)
         for _, degradation in group:

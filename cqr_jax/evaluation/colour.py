@@ -1,7 +1,8 @@
-"""PSNR, SSIM and PSNR-B of colour JPEGs and of deblockers, as the literature has them.
+"""PSNR, SSIM and PSNR-B of colour JPEGs and of deblockers, as in the literature.
 
-An RGB image is saved by libjpeg with its tables, by default with 4:2:0 chroma, and
-decoded by it. Deblockers restore it as cqr-restore does. The figures are of RGB, uint8.
+libjpeg encodes an RGB image with its own tables, by default with 4:2:0 chroma, and
+decodes it. Deblockers restore it as cqr-restore does. The metrics are computed over
+RGB, uint8.
 """
 
 import collections
@@ -24,7 +25,9 @@ from cqr_jax.restoring.pictures import Picture
 
 
 def psnr(reference: np.ndarray, image: np.ndarray) -> float:
-    """PSNR in dB of one mean squared error over all channels; infinite if it is 0.
+    """Computes PSNR in dB from the mean squared error over all channels.
+
+    The PSNR of equal images is infinite.
 
     Args:
       reference, image: uint8, (height, width, channels).
@@ -42,10 +45,10 @@ def mean_of_channels(
     reference: np.ndarray,
     image: np.ndarray,
 ) -> float:
-    """The mean of what a metric of `cqr_jax.evaluation.metrics` gives for each channel.
+    """Computes the mean of a metric over the channels.
 
     Args:
-      metric: of two images (height, width).
+      metric: metric of `cqr_jax.evaluation.metrics`, of two (height, width) images.
       reference, image: uint8, (height, width, channels).
     """
     channels = (np.moveaxis(x, -1, 0) for x in (reference, image))
@@ -53,10 +56,10 @@ def mean_of_channels(
 
 
 def psnr_b(reference: np.ndarray, image: np.ndarray) -> float:
-    """PSNR-B in dB: the squared error of RGB plus the blocking effect of Y.
+    """Computes PSNR-B in dB from the squared error of RGB and the blocking effect of Y.
 
-    Y is that of MATLAB's `rgb2ycbcr`. So have it QGAC (Ehrlich et al. 2020) and FBCNN
-    (Jiang et al. 2021): plain JPEG on LIVE1 has 24.20 dB at QF 10.
+    Y is that of MATLAB's `rgb2ycbcr`. QGAC (Ehrlich et al. 2020) and FBCNN (Jiang et
+    al. 2021) use the same definition: plain JPEG on LIVE1 has 24.20 dB at QF 10.
 
     Args:
       reference, image: uint8 RGB, (height, width, 3).
@@ -66,7 +69,7 @@ def psnr_b(reference: np.ndarray, image: np.ndarray) -> float:
     return metrics.psnr_of_mse(float(error) + blocking)
 
 
-# Of (reference, image), RGB.
+# Name -> metric of (reference, image), both RGB.
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "psnr": psnr,
     "ssim": functools.partial(mean_of_channels, metrics.ssim),
@@ -75,15 +78,15 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 def evaluate_colour(config: ml_collections.ConfigDict) -> None:
-    """Evaluates as the preset colour says, prints the table and what was published.
+    """Runs the preset colour; prints the measured and the published tables.
 
     Writes WORKDIR/rows.json, rows.csv, images.csv (a row for each image) and table.md.
 
     Args:
-      config: as the preset colour of `configs/eval.py` makes it.
+      config: config of the preset colour in `configs/eval.py`.
 
     Raises:
-      UserError: as `measure`; or two of the weights have one name.
+      UserError: as in `measure`, or if two of the weights have the same name.
     """
     methods = table2.by_name(split_list(config.weights), [table2.JPEG])
     rows, images = measure(config, methods)
@@ -92,27 +95,28 @@ def evaluate_colour(config: ml_collections.ConfigDict) -> None:
 
 
 def _published(rows: Iterable[dict]) -> dict[str, tables.Table]:
-    """What was published for the sets of `rows`: of 4:2:0 alone."""
+    """Returns the published tables for the sets of `rows`; all are for 4:2:0."""
     return published.colour(x for x in rows if x["subsampling"] == "4:2:0")
 
 
 def measure(
     config: ml_collections.ConfigDict, methods: dict[str, str]
 ) -> tuple[list[dict], list[dict]]:
-    """The metrics of plain JPEG and of every deblocker on every set and quality.
+    """Measures plain JPEG and every deblocker on every set and quality.
 
-    Images are read, compressed and scored on all cores beside the networks.
+    Images are read, compressed and scored on all cores while the networks run.
 
     Args:
-      config: as the preset colour of `configs/eval.py` makes it.
+      config: config of the preset colour in `configs/eval.py`.
       methods: name -> path of a deblocker's weights.
 
     Returns:
-      Rows of the sets and rows of the images, as `table2.measure` returns them, but
-      without gmsd, and with subsampling ('4:2:0').
+      Rows of the sets and rows of the images, as in `table2.measure`, but without gmsd
+      and with subsampling ('4:2:0').
 
     Raises:
-      UserError: a set or weights are missing, an image can't be read, or it is gray.
+      UserError: if a set or weights are missing, or if an image can't be read or is
+        gray.
     """
     seconds: dict[str, float] = collections.defaultdict(float)
     runs = table2.networks(methods, config.self_ensemble, seconds)
@@ -157,20 +161,20 @@ def measure(
 
 
 def load(path: str | os.PathLike) -> np.ndarray:
-    """Reads a colour image that is to be measured.
+    """Reads a colour image to evaluate.
 
     Args:
-      path: of the image.
+      path: path of the image.
 
     Returns:
       uint8 RGB, (height, width, 3).
 
     Raises:
-      UserError: as `table2.load`; or the image is gray.
+      UserError: as in `table2.load`, or if the image is gray.
     """
     image = table2.load(path, jpeg.load_rgb)
-    # Whoever asks for the figures of colours would not expect gray images in their
-    # mean: these have no chroma to lose. Gray sets have presets of their own.
+    # Gray images have no chroma to lose, so they would bias the mean of a colour
+    # evaluation. Gray sets have their own presets.
     if image.ndim == 2:
         raise UserError(
             f"{path}: is gray, but this evaluation is of colours; remove it from its "
@@ -180,5 +184,8 @@ def load(path: str | os.PathLike) -> np.ndarray:
 
 
 def compress(image: np.ndarray, compression: Compression) -> Picture:
-    """The JPEG of an RGB image (uint8, (height, width, 3)), as cqr-restore reads it."""
+    """Compresses an RGB image (uint8, (height, width, 3)) as JPEG.
+
+    Returns the JPEG as cqr-restore reads it.
+    """
     return pictures.decode(degradations.encode(image, compression), stored=True)

@@ -1,4 +1,4 @@
-"""Draws images side by side with their metrics, and feature maps as heat maps."""
+"""Drawings of images side by side with their metrics, and of feature maps."""
 
 import io
 import pathlib
@@ -11,11 +11,14 @@ from cqr_jax.data import jpeg
 from cqr_jax.evaluation import metrics
 
 _GAP = 8  # pixels between images
-_LEAST_WIDTH = 256  # of a shown crop: smaller ones are enlarged by a whole number
+_LEAST_WIDTH = 256  # pixels; narrower images are enlarged by an integer factor
 
 
 def caption(name: str, reference: np.ndarray, image: np.ndarray) -> str:
-    """Two lines: a method, and PSNR | SSIM | PSNR-B of its (height, width) image."""
+    """Returns a caption of two lines: the method, and PSNR | SSIM | PSNR-B.
+
+    The images have shape (height, width).
+    """
     values = (
         tables.shown(figure, metrics.METRICS[figure](reference, image))
         for figure in tables.FIGURES
@@ -24,12 +27,13 @@ def caption(name: str, reference: np.ndarray, image: np.ndarray) -> str:
 
 
 def panel(images: dict[str, np.ndarray], path: pathlib.Path) -> None:
-    """Writes images side by side, each above its caption, as a PNG.
+    """Writes images side by side as a PNG, with captions below.
 
     Args:
-      images: caption (of one or two lines) -> uint8 image of shape (height, width), all
-        of one shape. Small ones are enlarged by a whole number, pixel for pixel.
-      path: of the PNG.
+      images: caption (one or two lines) -> uint8 image of shape (height, width). All
+        have the same shape. Small images are enlarged by an integer factor, without
+        interpolation.
+      path: path of the PNG.
     """
     height, width = next(iter(images.values())).shape
     zoom = -(-_LEAST_WIDTH // width)
@@ -55,15 +59,16 @@ def feature_maps(
 ) -> None:
     """Writes the mean magnitude of feature maps as a grid of heat maps (Figure 4).
 
-    A column for each image; beneath it a line for each convolution, every map stretched
-    to the image's size; one colour scale along a line, from zero.
+    The grid has a column for each image and, below the images, a row for each
+    convolution. Every map is stretched to the size of the image. Each row has one
+    colour scale, which starts at zero.
 
     Args:
-      images: title of the column -> uint8 (height, width), all of one shape.
+      images: title of the column -> uint8 (height, width). All have the same shape.
       maps: title -> name of the convolution -> (height', width', channels).
-      path: of the PNG.
+      path: path of the PNG.
     """
-    from matplotlib.figure import Figure  # slow to import, and only for this
+    from matplotlib.figure import Figure  # slow to import, and used only here
 
     names = list(next(iter(maps.values())))
     height, width = next(iter(images.values())).shape
@@ -99,7 +104,7 @@ def feature_maps(
 
 
 def png(figure, dpi: int) -> bytes:
-    """A Matplotlib figure as a PNG."""
+    """Encodes a Matplotlib figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()

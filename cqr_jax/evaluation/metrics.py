@@ -1,7 +1,7 @@
 """PSNR, SSIM and PSNR-B as the JPEG artifact removal literature reports them; GMSD.
 
-All take uint8 images of shape (height, width), the whole of them (no border is shaved),
-and compute in float64.
+All take uint8 images of shape (height, width) and compute in float64. They use the
+whole image: no border is cropped.
 """
 
 import math
@@ -12,35 +12,37 @@ from scipy import ndimage
 from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.psnr import PEAK, psnr_of_mse
 
-MIN_SIDE = 11  # of an image in pixels: SSIM's window
+MIN_SIDE = 11  # shortest side of an image in pixels: the window of SSIM
 
 
 def to_uint8(image) -> np.ndarray:
-    """Rounds and clips values in [0, 1] to uint8, as a saved picture would be."""
+    """Scales values in [0, 1] to uint8, with rounding and clipping."""
     return np.clip(np.rint(np.asarray(image, np.float64) * PEAK), 0, PEAK).astype(
         np.uint8
     )
 
 
 def psnr(reference: np.ndarray, image: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal images."""
+    """Computes the peak signal-to-noise ratio in dB; infinite for equal images."""
     return psnr_of_mse(_mse(reference, image))
 
 
 def psnr_b(reference: np.ndarray, image: np.ndarray) -> float:
-    """PSNR with the blocking effect of `image` added to the error (Yim & Bovik 2011).
+    """Computes PSNR-B in dB (Yim & Bovik 2011).
 
-    The blocking effect factor compares squared differences across the boundaries of
-    the 8x8 grid with those elsewhere, both averaged over their true count.
+    PSNR-B adds the blocking effect factor of `image` to the mean squared error. The
+    factor compares squared differences across the boundaries of the 8x8 grid with those
+    elsewhere, each averaged over its true count.
     """
     return psnr_of_mse(_mse(reference, image) + blocking_effect(image))
 
 
 def blocking_effect(image: np.ndarray) -> float:
-    """The blocking effect factor BEF of `image` (Yim & Bovik 2011).
+    """Computes the blocking effect factor BEF of `image` (Yim & Bovik 2011).
 
     Raises:
-      ValueError: blocks show in an image whose shorter side is 1: BEF is undefined.
+      ValueError: if an image whose shorter side is 1 has blocking, because BEF is then
+        undefined.
     """
     image = image.astype(np.float64)
     sums, counts = np.zeros(2), np.zeros(2)  # elsewhere, at block boundaries
@@ -51,7 +53,7 @@ def blocking_effect(image: np.ndarray) -> float:
             chosen = np.compress(at_boundary == boundary, squares, axis=axis)
             sums[boundary] += chosen.sum()
             counts[boundary] += chosen.size
-    if not counts.all():  # no boundary, or nothing but boundaries, to compare
+    if not counts.all():  # no boundary, or only boundaries
         return 0.0
     elsewhere, boundary = sums / counts
     if boundary <= elsewhere:
@@ -63,13 +65,13 @@ def blocking_effect(image: np.ndarray) -> float:
 
 
 def ssim(reference: np.ndarray, image: np.ndarray) -> float:
-    """Structural similarity (Wang et al. 2004), single scale.
+    """Computes single-scale structural similarity (Wang et al. 2004).
 
-    Gaussian window of 11x11 with sigma 1.5, K1 = 0.01, K2 = 0.03, population
-    covariance, averaged over the region where the window fits.
+    Uses a Gaussian window of 11x11 with sigma 1.5, K1 = 0.01, K2 = 0.03 and population
+    covariance. The result is averaged over the region where the window fits.
 
     Raises:
-      ValueError: shapes differ, or a side is shorter than the window.
+      ValueError: if shapes differ, or a side is shorter than the window.
     """
     _check_shapes(reference, image)
     if min(image.shape) < MIN_SIDE:
@@ -97,21 +99,23 @@ def ssim(reference: np.ndarray, image: np.ndarray) -> float:
 
 
 def gmsd(reference: np.ndarray, image: np.ndarray) -> float:
-    """Gradient magnitude similarity deviation (Xue et al. 2014): 0 for equal images.
+    """Computes the gradient magnitude similarity deviation, GMSD (Xue et al. 2014).
 
-    A perceptual measure that no network has been trained on, lower for better images.
-    Means of 2x2 pixels, every other of them; Prewitt gradients, zeros beyond the
-    border; similarity with their constant of 170; its sample standard deviation.
+    GMSD is a perceptual metric that no network here was trained on. It is lower for
+    better images, and 0 for equal ones. Images are averaged over 2x2 pixels and
+    downsampled by 2. Gradients are Prewitt's, with zeros beyond the border. The
+    similarity has the authors' constant of 170. The result is its sample standard
+    deviation.
 
     Raises:
-      ValueError: shapes differ, or a side is shorter than 3 pixels.
+      ValueError: if shapes differ, or a side is shorter than 3 pixels.
     """
     _check_shapes(reference, image)
     if min(image.shape) < 3:
         raise ValueError(f"GMSD needs sides of at least 3 pixels, got {image.shape}")
 
     def gradient(y):
-        # The mean of each pixel with those after it, as MATLAB's conv2 centres it.
+        # Average each pixel with those after it, as MATLAB's conv2 centres the window.
         y = ndimage.correlate(
             y.astype(np.float64), np.full((2, 2), 0.25), mode="constant", origin=-1
         )[::2, ::2]

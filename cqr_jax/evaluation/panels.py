@@ -1,4 +1,4 @@
-"""Pictures of results, as in the paper's Figures 3 to 6.
+"""Draws results as in the paper's Figures 3 to 6.
 
     python -m cqr_jax.evaluation.panels panel IMAGE \
         --weights=A.safetensors,B.safetensors --quality=10 --crop=200,120,96,96 \
@@ -6,9 +6,9 @@
     python -m cqr_jax.evaluation.panels features IMAGE --weights=ranker.safetensors \
         --output=features.png
 
-panel: a crop of the original, of its JPEG and of what each deblocker makes of it, with
-PSNR | SSIM | PSNR-B of the whole image beneath. features: how strongly each convolution
-of the ranker responds, clean against QF 10, 20 and 30.
+panel draws a crop of the original, of its JPEG and of each deblocker's output, with
+PSNR | SSIM | PSNR-B of the whole image below. features draws how strongly each
+convolution of the ranker responds to the clean image and to QF 10, 20 and 30.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from cqr_jax.evaluation import drawing, metrics
 
 
 def _draw_panel(args: argparse.Namespace) -> None:
-    with extra("train"):  # after the flags, so that help comes at once
+    with extra("train"):  # after parsing the flags, so that --help is fast
         from cqr_jax import weights
         from cqr_jax.config import split_list
         from cqr_jax.evaluation import table2
@@ -77,7 +77,7 @@ def _draw_features(args: argparse.Namespace) -> None:
 
 
 def _window(crop: str, shape: tuple[int, ...]) -> tuple[slice, slice]:
-    """Rows and columns of 'left,top,width,height'; of everything if it is empty."""
+    """Returns the rows and columns of 'left,top,width,height'; all if it is empty."""
     height, width = shape
     if not crop:
         return slice(0, height), slice(0, width)

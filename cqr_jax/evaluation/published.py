@@ -1,21 +1,21 @@
-"""Figures published by others, as they printed them: nothing here was measured by us.
+"""Results published by others, as printed there. None of them were measured here.
 
-published.tsv holds PSNR (dB), SSIM and PSNR-B (dB), of the channels that it names: Y,
-or RGB. SSIM and PSNR-B are empty where they aren't known. Of Y:
+published.tsv holds PSNR (dB), SSIM and PSNR-B (dB) over the channels that it names, Y
+or RGB. Unknown SSIM and PSNR-B are empty. Its sources for Y are:
 
-- table1, table2: of the paper. Its BSDS500 is all 500 images. The README lists oddities
-  of both tables.
-- later: Table 4 of SwinIR (Liang et al. 2021, arXiv:2108.10257). RNAN's PSNR-B on
-  Classic5 at QF 40 stands there with one decimal. DRUNet, QGAC and DnCNN-3 are one
-  model for all qualities, RNAN and SwinIR one for each.
+- table1, table2: tables of the paper. Its BSDS500 is all 500 images. The README lists
+  oddities of both tables.
+- later: Table 4 of SwinIR (Liang et al. 2021, arXiv:2108.10257). It gives RNAN's PSNR-B
+  on Classic5 at QF 40 with one decimal. DRUNet, QGAC and DnCNN-3 are one model for all
+  qualities; RNAN and SwinIR are one model for each quality.
 
-Of RGB, JPEG with 4:2:0 chroma by libjpeg's tables, PSNR alone:
+For RGB it holds only PSNR, for JPEG with 4:2:0 chroma and libjpeg's tables:
 
-- colour: JPEG, QGAC and FBCNN as in FBCNN (Jiang et al. 2021, arXiv:2109.14573),
-  SwinIR and GRL-S as in GRL (Li et al. 2023, arXiv:2303.00748), ARCNN and RDN as later
-  comparisons have them. QGAC and FBCNN are one model for all qualities, SwinIR and
-  GRL-S one for each. Papers whose JPEG has 25.60 dB on LIVE1 at QF 10 enlarge chroma
-  otherwise, and aren't here.
+- colour: JPEG, QGAC and FBCNN from FBCNN (Jiang et al. 2021, arXiv:2109.14573), SwinIR
+  and GRL-S from GRL (Li et al. 2023, arXiv:2303.00748), ARCNN and RDN from later
+  comparisons. QGAC and FBCNN are one model for all qualities; SwinIR and GRL-S are one
+  model for each quality. Papers in which JPEG has 25.60 dB on LIVE1 at QF 10 upsample
+  chroma differently, and are left out.
 """
 
 import csv
@@ -34,17 +34,17 @@ _TITLES = {
 
 
 def table1(rows: Iterable[dict]) -> dict[str, tables.Table]:
-    """Title -> Table 1 of the paper, as far as it is on the sets of `rows`."""
+    """Returns title -> Table 1 of the paper, restricted to the sets of `rows`."""
     return _tables(("table1",), rows)
 
 
 def table2(rows: Iterable[dict]) -> dict[str, tables.Table]:
-    """Title -> Table 2 of the paper, and later work, on the sets of `rows`."""
+    """Returns title -> Table 2 of the paper and later work, on the sets of `rows`."""
     return _tables(("table2", "later"), rows)
 
 
 def colour(rows: Iterable[dict]) -> dict[str, tables.Table]:
-    """Title -> PSNR over RGB, chroma 4:2:0, on the sets of `rows`."""
+    """Returns title -> table of PSNR over RGB, 4:2:0, on the sets of `rows`."""
     return _tables(("colour",), rows)
 
 

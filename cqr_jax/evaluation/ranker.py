@@ -1,4 +1,4 @@
-"""How well the ranker ranks: pairwise accuracy, rank correlation, score against QF."""
+"""Evaluation of the ranker: pairwise accuracy, rank correlation, score against QF."""
 
 import json
 import logging
@@ -23,24 +23,24 @@ _log = logging.getLogger(__name__)
 
 _QUALITIES = np.arange(1, 101)
 _BATCH = 26  # images scored at once
-_TOLD = (5, 10, 20, 30, 50)  # quality factors at which telling them is measured
+_TOLD = (5, 10, 20, 30, 50)  # quality factors at which to measure their estimation
 
 
 def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
-    """Scores images at QF 1 to 100 and as they are; prints and writes what it finds.
+    """Scores images at QF 1 to 100 and uncompressed; prints and writes the results.
 
-    Writes ranker.json, scores.csv, typical.tsv (the median score of each QF, by which a
-    score tells a QF) and ranker.png into `config.workdir`.
+    Writes ranker.json, scores.csv, typical.tsv and ranker.png to `config.workdir`.
+    typical.tsv holds the median score of each QF, from which a score gives a QF.
 
     Args:
-      config: as the preset ranker of `configs/eval.py` makes it.
+      config: config of the preset ranker in `configs/eval.py`.
 
     Returns:
-      What ranker.json holds; see `summary`.
+      The content of ranker.json; see `summary`.
 
     Raises:
-      UserError: no weights are given, or they, a set or an image can't be read; or an
-        image is too small.
+      UserError: if no weights are given, if weights, a set or an image can't be read,
+        or if an image is too small.
     """
     if not config.weights:
         raise UserError(
@@ -87,7 +87,7 @@ def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
 
 
 def typical(scores: np.ndarray) -> str:
-    """Median score of each QF over the images, of (images, 100) scores, as TSV."""
+    """Returns the median over images of (images, 100) scores at each QF, as TSV."""
     lines = [
         f"{qf}\t{score:.4f}"
         for qf, score in zip(_QUALITIES, np.median(scores, axis=0), strict=True)
@@ -98,23 +98,30 @@ def typical(scores: np.ndarray) -> str:
 def summary(
     scores: np.ndarray, clean: np.ndarray, levels: tuple[tuple[int, int], ...]
 ) -> dict:
-    """Figures of a ranker over the quality factors of its levels.
+    """Computes the metrics of a ranker over the quality factors of its levels.
 
     Args:
-      scores: (images, 100), those of each image at QF 1 to 100.
-      clean: (images,), those of the images without compression.
+      scores: (images, 100), scores of each image at QF 1 to 100.
+      clean: (images,), scores of the images without compression.
       levels: first and last quality factor of each level, worst first.
 
     Returns:
-      Of pairs of one image at two quality factors within the levels: `accuracy`, over
-      all pairs of different levels, as in training; `accuracy_by_levels`, 'i-j' ->
-      accuracy; `accuracy_by_distance`, difference in QF -> accuracy, pairs of one
-      level too. A tie is an error. `spearman` and `kendall` (tau-b), correlations of
-      score and QF within the levels, `pooled` over all images and as `mean` and `min`
-      over them. `clean`: `mean` score and `std`, and the `fraction_above` of images
-      that score higher than each of their own JPEGs up to the highest level, and up to
-      QF 100. `qf_error`: QF -> `mean` and `max` over images of how far the QF that a
-      score tells is off, by the median scores of the other images; of several images.
+      A dictionary with these fields. The accuracies are over pairs of the same image at
+      two quality factors within the levels; a tie is an error.
+
+      - `accuracy`: over all pairs of different levels, as in training.
+      - `accuracy_by_levels`: 'i-j' -> accuracy.
+      - `accuracy_by_distance`: difference in QF -> accuracy, including pairs of the
+        same level.
+      - `spearman`, `kendall` (tau-b): correlations of score and QF within the levels,
+        `pooled` over all images, and their `mean` and `min` over images.
+      - `clean`: `mean` and `std` of the scores of clean images, and two fractions of
+        images: those that score higher than each of their own JPEGs up to the highest
+        level (`fraction_above_qN`, where N is its last QF), and up to QF 100
+        (`fraction_above_q100`).
+      - `qf_error`: QF -> `mean` and `max` over images of the absolute error of the QF
+        that the score gives by the median scores of the other images. Empty if there is
+        one image.
     """
     first, last = levels[0][0], levels[-1][1]
     qualities = np.arange(first, last + 1)
@@ -170,7 +177,7 @@ def summary(
 
 
 def describe(result: dict) -> str:
-    """The result as text for a terminal."""
+    """Formats the result as text for a terminal."""
     distances = result["accuracy_by_distance"]
     shown = [d for d in ("1", "2", "3", "5", "10", "15", "20") if d in distances]
     lines = [
@@ -194,13 +201,15 @@ def describe(result: dict) -> str:
 
 
 def plot(scores: np.ndarray, clean: np.ndarray) -> bytes:
-    """PNG of the score against QF: median and spread over images, clean beside it.
+    """Plots the score against QF as a PNG: median and spread over images.
+
+    The scores of the clean images are shown beside them.
 
     Args:
-      scores: (images, 100), at QF 1 to 100.
-      clean: (images,).
+      scores: (images, 100), scores at QF 1 to 100.
+      clean: (images,), scores of the clean images.
     """
-    from matplotlib.figure import Figure  # slow to import, and only for this
+    from matplotlib.figure import Figure  # slow to import, and used only here
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -222,7 +231,10 @@ def plot(scores: np.ndarray, clean: np.ndarray) -> bytes:
 
 
 def _middle(path: pathlib.Path, side: int) -> np.ndarray:
-    """Y of an image, or of the square of `side` in its middle, on the 8-grid."""
+    """Reads Y of an image, cropped to its central square of `side` on the 8x8 grid.
+
+    Does not crop if `side` is 0.
+    """
     y = jpeg.load_named(path)
     if min(y.shape) < max(side, MIN_SIDE):
         raise UserError(

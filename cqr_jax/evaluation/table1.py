@@ -1,4 +1,4 @@
-"""Table 1: evaluates the finished runs of an ablation study."""
+"""Evaluation of the finished runs of an ablation study: Table 1."""
 
 import pathlib
 
@@ -23,11 +23,12 @@ def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
     """Evaluates all finished runs of an ablation; prints and writes Table 1.
 
     Args:
-      config: as the preset ablation of `configs/eval.py`, but for workdir.
-      workdir: of the runs; gets the tables.
+      config: config of the preset ablation in `configs/eval.py`. Its workdir is not
+        used.
+      workdir: folder of the runs, to which the tables are written.
 
     Raises:
-      UserError: no finished run is there, or as `table2.measure`.
+      UserError: if there is no finished run, or as in `table2.measure`.
     """
     file = weights.file_name("deblocker")
     methods = {

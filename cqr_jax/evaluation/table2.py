@@ -1,4 +1,4 @@
-"""Metrics of plain JPEG and of deblockers on sets of images: Table 2."""
+"""Evaluation of plain JPEG and of deblockers on sets of images: Table 2."""
 
 import collections
 import concurrent.futures
@@ -27,18 +27,19 @@ from cqr_jax.restoring import network
 _log = logging.getLogger(__name__)
 
 JPEG = "jpeg"
-HELD_OUT = ":validation"  # behind a folder: its images held out from training
-_AHEAD = 4  # images loaded, and scored, ahead of the network, per core
-_LARGE = 2_000_000  # pixels of an image from which on its qualities go one by one
+HELD_OUT = ":validation"  # suffix of a folder: its images held out from training
+_AHEAD = 4  # images per core to prefetch, in loading and in scoring
+_LARGE = 2_000_000  # pixels above which the qualities of an image run one by one
 
 
 class Image(NamedTuple):
     """An image of one or more of the evaluated sets.
 
     Attributes:
-      path: of the file.
-      sets: that it is in.
-      expected: what the literature's image is; None if it isn't of a named set.
+      path: path of the file.
+      sets: names of the sets that contain the image.
+      expected: shape and hash of the literature's image; None if the image isn't in a
+        named set.
     """
 
     path: pathlib.Path
@@ -46,7 +47,10 @@ class Image(NamedTuple):
     expected: test_sets.Expected | None
 
     def is_expected(self, y: np.ndarray) -> bool:
-        """Whether `y`, of its file, is the literature's image, if it is to be one."""
+        """Returns whether `y`, read from the file, is the expected image.
+
+        Returns true if no particular image is expected.
+        """
         return self.expected is None or self.expected.is_equal(y)
 
 
@@ -56,18 +60,19 @@ def table2(
     paths: Iterable[str],
     folders: Iterable[str] = (),
 ) -> None:
-    """Evaluates as `configs/eval.py` says, prints the table and what was published.
+    """Evaluates all methods; prints the measured and the published tables.
 
     Writes WORKDIR/rows.json, rows.csv, images.csv (a row for each image) and table.md.
 
     Args:
-      config: the fields of `configs/eval.py`, but for workdir, weights and restored.
-      workdir: where the results go.
-      paths: of the deblockers' weights.
-      folders: of images restored by other methods.
+      config: fields of `configs/eval.py`. Its workdir, weights and restored are not
+        used.
+      workdir: folder for the results.
+      paths: paths of the deblockers' weights.
+      folders: folders of images restored by other methods.
 
     Raises:
-      UserError: as `measure`; or two methods have one name.
+      UserError: as in `measure`, or if two methods have the same name.
     """
     restored = by_name(folders, [JPEG])
     methods = by_name(paths, [JPEG, *restored])
@@ -76,13 +81,13 @@ def table2(
 
 
 def by_name(paths: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
-    """Short names for weights files or folders -> their paths.
+    """Returns short name -> path of weights files or folders.
 
-    runs/a/deblocker.safetensors and a folder other/a are 'a', runs/b.safetensors is
-    'b'.
+    The name of runs/a/deblocker.safetensors and of a folder other/a is 'a'. The name of
+    runs/b.safetensors is 'b'.
 
     Raises:
-      UserError: two have one name, or one has a name that is taken.
+      UserError: if two have the same name, or a name is taken.
     """
     methods: dict[str, str] = {}
     for path in paths:
@@ -104,31 +109,34 @@ def measure(
     methods: dict[str, str],
     restored: dict[str, str],
 ) -> tuple[list[dict], list[dict]]:
-    """The metrics of every method on every set and quality.
+    """Measures every method on every set and quality.
 
-    Images are read, compressed and scored on all cores beside the network, which
-    gets all qualities of an image at once, of a large image one after the other, and is
-    compiled once for each shape. An image in several sets is restored and scored once.
-    A conditioned network is told what each JPEG's file tells, its table.
+    Images are read, compressed and scored on all cores while the network runs. The
+    network takes all qualities of an image as one batch, or one after the other if the
+    image is large. It is compiled once for each shape. An image in several sets is
+    restored and scored once. A conditioned network takes the quantisation table of each
+    JPEG.
 
     Args:
-      config: with sets, set_dir, qualities, self_ensemble, panels and save_images as in
-        `configs/eval.py`.
-      workdir: where panels and images go, if asked for.
+      config: config with sets, set_dir, qualities, self_ensemble, panels and
+        save_images as in `configs/eval.py`.
+      workdir: folder for panels and images, if the config asks for them.
       methods: name -> path of a deblocker's weights.
-      restored: name -> folder of restored images, FOLDER/q10/KEY.png for QF 10, where
-        KEY is an image's path under `set_dir`, as live1/caps.
+      restored: name -> folder of restored images. The image at QF 10 is
+        FOLDER/q10/KEY.png, where KEY is the path of the image under `set_dir`, such as
+        live1/caps.
 
     Returns:
-      A row for each set, quality and method: dataset, quality, method, weights (path,
-      where it has some), psnr and psnr_b (dB), ssim and gmsd, averaged over the images
-      with finite ones (None if there are none), images (how many), and identical (how
-      many equal their original). And one for each image: dataset, image, quality,
-      method, and the metrics.
+      A tuple of two lists of rows. The first has a row for each set, quality and
+      method: dataset, quality, method, weights (their path, if the method has any),
+      psnr and psnr_b (dB), ssim and gmsd (each averaged over the images where it is
+      finite, None if there are none), images (their number), and identical (number of
+      images that equal their original). The second has a row for each image, quality
+      and method: dataset, image, quality, method, and the metrics.
 
     Raises:
-      UserError: a set, weights or a restored image is missing, an image can't be read,
-        or a restored one has colours or another size than its original.
+      UserError: if a set, weights or a restored image is missing, if an image can't be
+        read, or if a restored image has colours or differs in size from its original.
     """
     seconds: dict[str, float] = collections.defaultdict(float)
     runs = networks(methods, config.self_ensemble, seconds)
@@ -185,15 +193,16 @@ def networks(
     self_ensemble: bool = False,
     seconds: dict[str, float] | None = None,
 ) -> dict[str, network.Run]:
-    """The networks of deblockers' weights by their names.
+    """Loads the networks of deblockers, by name.
 
     Args:
       methods: name -> path of the weights.
-      self_ensemble: take the mean over flips and turns, `network.self_ensemble`.
-      seconds: as of `network.Network`.
+      self_ensemble: whether to average over flips and rotations, by
+        `network.self_ensemble`.
+      seconds: as in `network.Network`.
 
     Raises:
-      UserError: no such file, or not a deblocker's weights.
+      UserError: if a file does not exist, or doesn't hold a deblocker's weights.
     """
     runs: dict[str, network.Run] = {
         name: network.Network(weights.load(path, "deblocker"), seconds)
@@ -205,7 +214,10 @@ def networks(
 
 
 def told_gray(quality: int) -> np.ndarray:
-    """What a network is told of a gray JPEG by libjpeg, float32, (FEATURES,)."""
+    """Returns the compression features of a gray JPEG by libjpeg.
+
+    They are float32, (FEATURES,).
+    """
     return features(libjpeg(quality, gray=True))
 
 
@@ -216,17 +228,19 @@ def over_images(
     score: Callable,
     seconds: Mapping[str, float],
 ) -> dict[tuple, tuple]:
-    """What `score` finds in all images; tells the progress, and the time at the end.
+    """Loads, restores and scores all images; shows the progress and logs the time.
 
     Args:
-      images: by their keys.
-      load: key -> what `restore` takes; on all cores, ahead.
-      restore: that -> what `score` takes; one image at a time, in their order.
-      score: that -> (key, quality, method) -> figures; on all cores.
-      seconds: spent in the networks, by what.
+      images: images by key.
+      load: key -> input of `restore`. Runs ahead on all cores.
+      restore: result of `load` -> input of `score`. Runs on one image at a time, in
+        order.
+      score: result of `restore` -> {(key, quality, method): metrics}. Runs on all
+        cores.
+      seconds: seconds spent in the networks, by activity.
 
     Returns:
-      (key, quality, method) -> figures.
+      (key, quality, method) -> metrics.
     """
     begin = time.perf_counter()
     found: dict[tuple, tuple] = {}
@@ -248,14 +262,14 @@ def write(
     reference: Callable[[Iterable[dict]], dict[str, tables.Table]],
     measured: str = "Measured: PSNR | SSIM | PSNR-B",
 ) -> None:
-    """Prints tables with the published ones beneath, and writes all results.
+    """Prints the measured tables, then the published ones, and writes all results.
 
     Args:
-      workdir: of rows.json, rows.csv, images.csv and table.md.
-      rows, images: as `measure` returns them; gmsd may be missing.
-      titled: the rows with their methods called as the tables are to call them.
-      reference: rows -> tables of what was published for their sets, by title.
-      measured: what the tables' figures are.
+      workdir: folder for rows.json, rows.csv, images.csv and table.md.
+      rows, images: rows as `measure` returns them; gmsd may be missing.
+      titled: the rows, with methods named as in the tables.
+      reference: rows -> published tables for their sets, by title.
+      measured: title of the measured table.
     """
     note = tables.identical_note(rows)
     parts = [(measured, tables.by_method(titled), note)]
@@ -283,17 +297,18 @@ def write(
 def find_images(
     sets: Iterable[str], set_dir: str, kind: str = kinds.LADDER
 ) -> dict[str, Image]:
-    """Key -> image, of all images of the sets, each once.
+    """Returns key -> image of all images of the sets, each once.
 
     Args:
-      sets: names of `data.test_sets.SETS`, 'embedded', or folders; of a folder
-        with ':validation' behind it, the images that `data_prep.build` holds out. The
-        key of a folder's image is its path from the folder's parent, without suffix.
+      sets: names in `data.test_sets.SETS`, 'embedded', or folders. A folder followed by
+        ':validation' stands for the images that `data_prep.build` holds out. The key of
+        an image in a folder is its path from the folder's parent, without suffix.
       set_dir: folder of the named sets.
-      kind: of the records of a folder, which tells what is held out of it.
+      kind: kind of the records of a folder, which decides the images that are held out.
 
     Raises:
-      UserError: no set, one that is not there, or two sets or images of one name.
+      UserError: if there is no set, if a set is missing, or if two sets or images have
+        the same name.
     """
     sets = list(sets)
     if not sets:
@@ -332,7 +347,7 @@ def find_images(
 def _restored_paths(
     folder: str, config: ml_collections.ConfigDict, images: dict[str, Image]
 ) -> dict[str, list[pathlib.Path]]:
-    """Key -> somebody's restored image of each quality."""
+    """Returns key -> paths of the restored images, one for each quality."""
     root = pathlib.Path(folder)
     found = test_sets.by_key(root)
     paths: dict[str, list] = {}
@@ -355,14 +370,14 @@ def to_rows(
     methods: Mapping[str, str],
     figures: Iterable[str] = tuple(METRICS),
 ) -> tuple[list[dict], list[dict]]:
-    """The rows of sets and those of images, as `measure` returns them.
+    """Makes the rows of sets and the rows of images, as `measure` returns them.
 
     Args:
-      config: with sets and qualities.
-      images: by their keys.
-      found: (key, quality, method) -> figures.
+      config: config with sets and qualities.
+      images: images by key.
+      found: (key, quality, method) -> metrics.
       methods: name -> path of a deblocker's weights.
-      figures: their names, psnr among them.
+      figures: names of the metrics, which must include psnr.
     """
     figures = tuple(figures)
     rows, each = [], []
@@ -394,10 +409,10 @@ def _report_time(total: float, seconds: Mapping[str, float], count: int) -> None
 
 
 def check(images: Iterable[Image], set_dir: str) -> None:
-    """Warns if images of named sets are not the literature's.
+    """Warns if images of named sets differ from the literature's.
 
     Args:
-      images: of `find_images`.
+      images: images from `find_images`.
       set_dir: folder of the named sets.
     """
     known = (x for x in images if x.expected)
@@ -406,7 +421,7 @@ def check(images: Iterable[Image], set_dir: str) -> None:
 
 
 def warn_of(differing: list[pathlib.Path], set_dir: str) -> None:
-    """Warns of images of named sets that are not the literature's, if there are any."""
+    """Warns of images in named sets that differ from the literature's, if any."""
     if differing:
         _log.warning(
             "%d images differ from the literature's, %s the first; remove them, and "
@@ -420,18 +435,19 @@ def warn_of(differing: list[pathlib.Path], set_dir: str) -> None:
 def load(
     path: str | os.PathLike, how: Callable[..., np.ndarray] = jpeg.load_luma
 ) -> np.ndarray:
-    """Reads an image that is to be measured.
+    """Reads an image to evaluate.
 
     Args:
-      path: of the image.
-      how: `jpeg.load_luma`, `jpeg.load_gray` for what holds Y already, or
-        `jpeg.load_rgb` for colours.
+      path: path of the image.
+      how: `jpeg.load_luma`, `jpeg.load_gray` for an image that holds Y, or
+        `jpeg.load_rgb` for a colour image.
 
     Returns:
-      uint8, (height, width), or (height, width, 3) of colours.
+      uint8, (height, width), or (height, width, 3) for a colour image.
 
     Raises:
-      UserError: as `how`, with the file named; or it is too small for SSIM.
+      UserError: as in `how`, with the name of the file, or if the image is too small
+        for SSIM.
     """
     image = jpeg.load_named(path, how)
     if min(image.shape[:2]) < metrics.MIN_SIDE:
@@ -442,7 +458,7 @@ def load(
 
 
 def _load_as(clean: np.ndarray, path: pathlib.Path, of: pathlib.Path) -> np.ndarray:
-    """A restored image, of the shape of its original."""
+    """Loads a restored image and checks that it has the shape of its original."""
     y = load(path, jpeg.load_gray)
     if y.shape != clean.shape:
         (h, w), (height, width) = y.shape, clean.shape
