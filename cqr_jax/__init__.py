@@ -9,12 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cqr_jax.data.jpeg import ImageError
-    from cqr_jax.errors import UserError
-    from cqr_jax.restoring.api import restore
+    from cqr_jax.data.jpeg import ImageError as ImageError
+    from cqr_jax.errors import UserError as UserError
+    from cqr_jax.restoring.api import restore as restore
 
 __version__ = "0.1.0"
-__all__ = ["ImageError", "UserError", "restore"]
 
 _MODULES = {
     "ImageError": "cqr_jax.data.jpeg",

@@ -37,6 +37,7 @@ def write(
       UserError: the target can't be written.
     """
     data = content.encode() if isinstance(content, str) else content
+    moved = True
     with writing_to(path):
         target = pathlib.Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,9 +52,11 @@ def write(
             if replace:
                 partial.replace(target)
             else:
-                _move_to_new(partial, target)
+                moved = _move_to_new(partial, target)
         finally:
             partial.unlink(missing_ok=True)
+    if not moved:
+        raise FileExistsError(f"{path} exists")
 
 
 def _copy_attributes(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -65,34 +68,27 @@ def _copy_attributes(source: pathlib.Path, target: pathlib.Path) -> None:
     shutil.copystat(source, target)
 
 
-def _move_to_new(partial: pathlib.Path, target: pathlib.Path) -> None:
-    """Moves a file to a name that does not exist.
-
-    Raises:
-      FileExistsError: the name exists.
-    """
+def _move_to_new(partial: pathlib.Path, target: pathlib.Path) -> bool:
+    """Moves a file to a name that does not exist; returns False if the name exists."""
     try:
         os.link(partial, target)
     except FileExistsError:
-        raise
+        return False
     except (OSError, AttributeError, NotImplementedError):  # no hard links here
-        with open(target, "xb"):  # claims the name
-            pass
+        try:
+            with open(target, "xb"):  # claims the name
+                pass
+        except FileExistsError:
+            return False
         partial.replace(target)
+    return True
 
 
 @contextlib.contextmanager
 def writing_to(path: str | os.PathLike):
-    """Turns an `OSError` of writing to a file or folder into a `UserError`.
-
-    A `FileExistsError` of a file that exists on purpose is passed on.
-    """
+    """Turns an `OSError` of writing to a file or folder into a `UserError`."""
     try:
         yield
-    except FileExistsError as error:
-        if os.path.isfile(path):
-            raise
-        raise UserError(f"can't be written to {path}: {error.strerror}") from None
     except OSError as error:
         raise UserError(
             f"can't be written to {path}: {error.strerror or error}"

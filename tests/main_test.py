@@ -602,7 +602,7 @@ def test_the_ablation_and_its_table(data_dir, tmp_path, photographs):
         (variant, seed): json.loads(
             (workdir / variant / f"seed{seed}" / "config.json").read_text()
         )
-        for variant in ("cqr", "nothing")
+        for variant in ("cqr", "none")
         for seed in (3, 4)
     }
     for (variant, seed), fields in runs.items():

@@ -235,6 +235,19 @@ def test_a_bad_argument_does_not_end_the_run(folder):
     assert b"a.jpg" in out
 
 
+def test_images_that_are_not_read_are_named_and_counted(folder):
+    (folder / "deep" / "b.psd").touch()
+    (folder / "deep" / "lost.jpg").symlink_to("nowhere.jpg")
+    report = folder / "report.json"
+    code, _, err = _run("deep", "-o", "out", "--report", report, cwd=folder)
+    assert code == 1  # for the link
+    assert "deep/b.psd: left out: PSD isn't read" in err
+    assert "deep/lost.jpg: failed: a broken link" in err
+    assert "2 restored, 1 left out, 1 failed" in err
+    rows = {pathlib.Path(x["input"]).name: x for x in json.loads(report.read_text())}
+    assert rows["b.psd"]["status"] == "left out"
+
+
 def test_two_files_of_one_name(folder):
     """Each has an output of its own, which a second run finds."""
     gray = (folder / "deep" / "gray.jpeg").read_bytes()
