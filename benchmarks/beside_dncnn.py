@@ -1,12 +1,13 @@
-"""Speed of a deblocker beside DnCNN-3 (Zhang et al. 2017) in PyTorch, on one machine.
+"""Compares the speed of a deblocker with DnCNN-3 (Zhang et al. 2017) in PyTorch.
 
     python -m benchmarks.beside_dncnn --devices=3 > benchmarks/results/beside_dncnn.md
 
-Prints a report in Markdown. DnCNN-3 is one model for all qualities, as ours is: 20
-convolutions of 3x3, 64 channels, ReLU between them, 0.67 M multiply-adds a pixel; its
-batch norms folded into the convolutions, its weights random, for they don't change its
-speed. Each framework works in a process of its own, on all cores, and the two take
-turns. PyTorch runs in both of its memory formats, and the faster one counts.
+Prints a report in Markdown. Like our deblocker, DnCNN-3 is one model for all qualities.
+It has 20 3x3 convolutions with 64 channels and ReLUs between them, and costs 0.67 M
+multiply-adds per pixel. Its batch norms are folded into the convolutions. Its weights
+are random, because they do not affect the speed. Each framework runs in a separate
+process on all cores of the same machine, and the two alternate. PyTorch runs in both of
+its memory formats, and the report contains the faster one.
 """
 
 import argparse
@@ -27,11 +28,11 @@ from cqr_jax import weights
 from cqr_jax.training import distributed
 
 _SHAPES = ((1, 256, 256), (1, 512, 512), (3, 321, 481), (6, 192, 192))
-_works: dict = {}  # (layout, shape) -> a call that restores, in a worker
+_works: dict = {}  # (layout, shape) -> restoring function, in a worker
 
 
 def dncnn3() -> nn.Module:
-    """DnCNN-3 without its batch norms; what it predicts is taken off its input."""
+    """Returns DnCNN-3 without batch norms. It predicts the artifacts of its input."""
     layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, padding=1), nn.ReLU(inplace=True)]
     for _ in range(18):
         layers += [nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(inplace=True)]
@@ -64,7 +65,7 @@ def _images(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _seconds(layout: str, path: str, shape: tuple[int, ...], calls: int) -> float:
-    """In a worker: seconds that `calls` calls take; the first is made beforehand."""
+    """In a worker: returns the seconds of `calls` calls, after a call to warm up."""
     key = layout, shape
     if key not in _works:
         _works[key] = _theirs(layout, shape) if layout else _ours(path, shape)

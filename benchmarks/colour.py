@@ -1,11 +1,11 @@
-"""What restoring does to colour: luma alone, or chroma too, and at which resolution.
+"""Compares ways to restore colour JPEGs: luma alone, or luma and chroma.
 
     python -m benchmarks.colour --images=data/eval/live1 > benchmarks/results/colour.md
 
-Prints a report in Markdown: PSNR over red, green and blue of colour JPEGs as they are,
-with their luma restored, and with their chroma restored as well, either at the image's
-resolution or at that at which a 4:2:0 JPEG stores it; and by how much the mean colour
-moved.
+Prints a report in Markdown. It contains the PSNR over red, green and blue of colour
+JPEGs, of the JPEGs with restored luma, and of the JPEGs with restored luma and chroma.
+Chroma is restored at the resolution of the image, or at the resolution of a 4:2:0
+JPEG's chroma. The report also contains the change of the mean colour.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from cqr_jax.progress import over
 from cqr_jax.restoring import colour, network, pictures, restorer, tiles
 
 _QUALITIES = (10, 20, 30, 40)
-_SAMPLINGS = {"4:2:0": 2, "4:4:4": 0}  # Pillow's numbers
+_SAMPLINGS = {"4:2:0": 2, "4:4:4": 0}  # Pillow's values of `subsampling`
 _WAYS = ("JPEG", "luma", "chroma whole", "chroma halved")
 
 
 def _restored(run, picture: pictures.Picture) -> dict[str, np.ndarray]:
-    """Way -> pixels."""
+    """Returns way -> pixels."""
     luma, *chroma = colour.planes(picture)
     whole = [colour.Plane(x.values) for x in chroma]
     halved = [colour.Plane(x.values, (2, 2)) for x in chroma]

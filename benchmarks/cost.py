@@ -1,11 +1,12 @@
-"""How cost grows: training with its parameters, a network with the image.
+"""Measures how the cost of training and of restoring grows.
 
     python -m benchmarks.cost > benchmarks/results/cost.md
 
-Prints a Markdown report: the memory that the paper's network needs for whole images;
-time of a training step against batch, width and patch. The weights are fresh ones: they
-don't matter for cost. Each measurement has a process of its own, so that its peak of
-memory is its own. `benchmarks.restoring` has files of 0.1 to 24 megapixels.
+Prints a report in Markdown. It contains the memory that the paper's network needs for
+whole images, and the time of a training step for several batch sizes, widths and patch
+sizes. The weights are newly initialised, because they do not affect the cost. Each
+measurement runs in a separate process, so that its peak memory is measured alone.
+`benchmarks.restoring` measures files of 0.1 to 24 megapixels.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from cqr_jax.errors import one_line_errors
 from cqr_jax.training import stages, state
 
 WHOLE_SIDES = (256, 512, 1024)
-TRAINING = {  # one field of the compact preset at a time
+TRAINING = {  # values of one field of the compact preset at a time
     "batch_size": (4, 18, 72),
     "width": (12, 24, 48),
     "patch": (32, 48, 96),
@@ -35,7 +36,7 @@ TRAINING = {  # one field of the compact preset at a time
 
 
 def _train(field: str, value: int, repetitions: int) -> tuple[list[float], float]:
-    """Milliseconds of plain L1's training step, and the peak of memory in GiB."""
+    """Returns the milliseconds of training steps (plain L1) and the peak GiB."""
     config = deblock.get_config("compact,ablation=cqr")
     owner = config.model if field == "width" else config
     owner[field] = value
@@ -48,7 +49,7 @@ def _train(field: str, value: int, repetitions: int) -> tuple[list[float], float
 
 
 def _whole(side: int) -> tuple[list[float], float]:
-    """What the compiler plans for the paper's network on a whole image, in GiB."""
+    """Returns the GiB that the compiler plans for the paper's network on an image."""
     model = _model("paper")
     shapes = jax.eval_shape(lambda: state.init(model, 48, 0))
     image = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
@@ -58,7 +59,7 @@ def _whole(side: int) -> tuple[list[float], float]:
 
 
 def _whole_run(side: int) -> tuple[list[float], float]:
-    """Seconds and the peak of memory in GiB of the paper's network on a whole image."""
+    """Returns the seconds and the peak GiB of the paper's network on an image."""
     model = _model("paper")
     variables = {"params": state.init(model, 48, 0)["params"]}
     image = np.zeros((1, side, side, 1), np.float32)
@@ -73,11 +74,11 @@ def _model(preset: str) -> nn.Module:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # from KiB
 
 
 def _alone(function, *arguments):
-    """Calls the function in a process of its own."""
+    """Calls the function in a separate process."""
     print(f"{function.__name__[1:]} {arguments}", file=sys.stderr)
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as pool:

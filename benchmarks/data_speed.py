@@ -1,13 +1,14 @@
-"""Speed of the preparation of data and of the input pipeline, and what its parts cost.
+"""Measures the speed of data preparation and of the input pipeline.
 
     python -m benchmarks.data_speed > benchmarks/results/data_speed.md
     python -m benchmarks.data_speed --source=FOLDER > benchmarks/results/data_speed.md
 
-Prints Markdown. Preparation, `data_prep.build` as a command from its start to its end,
-is compared with the least that it has to do: a loop that encodes the same sub-images at
-all quality factors with libjpeg-turbo (through Pillow), a process on each core, reading
-and cutting them not counted. Both take turns. CPU time, which a busy machine changes
-little, includes the start of the command.
+Prints a report in Markdown, which also contains the costs of the pipeline's parts. The
+time of preparation is the time of the whole command `data_prep.build`. It is compared
+with the minimum work: a loop that encodes the same sub-images at all quality factors
+with libjpeg-turbo (through Pillow), with one process on each core. The time of reading
+and cutting the images is not included in the minimum. The two alternate. The CPU time
+includes the start of the command. It depends little on the load of the machine.
 """
 
 import argparse
@@ -35,7 +36,7 @@ _NAME = "data_speed"
 
 
 def _encode(paths: list[str]) -> tuple[int, float, float]:
-    """Pixels of the images' sub-images, and the seconds and CPU seconds of encoding."""
+    """Returns the pixels of all sub-images, and the (CPU) seconds of encoding them."""
     pixels, seconds, cpu = 0, 0.0, 0.0
     for path in paths:
         try:
@@ -53,7 +54,7 @@ def _encode(paths: list[str]) -> tuple[int, float, float]:
 
 
 def _limit(paths: list[str]) -> tuple[int, float, float]:
-    """Pixels encoded, pixels a second of all cores together, CPU seconds."""
+    """Returns the encoded pixels, pixels per second over all cores, and CPU seconds."""
     count = machine.cores()
     with multiprocessing.get_context("spawn").Pool(count) as pool:
         results = pool.map(_encode, [paths[i::count] for i in range(count)])
@@ -65,7 +66,7 @@ def _limit(paths: list[str]) -> tuple[int, float, float]:
 
 
 def _build(source: str, data_dir: str) -> tuple[float, float]:
-    """Seconds, and CPU seconds, of the command."""
+    """Returns the seconds and the CPU seconds of the command."""
     command = [sys.executable, "-m", "data_prep.build", f"--source={source}"]
     command += [f"--name={_NAME}", f"--data_dir={data_dir}", "--overwrite"]
     start, before = time.perf_counter(), _children()
@@ -74,7 +75,7 @@ def _build(source: str, data_dir: str) -> tuple[float, float]:
 
 
 def _children() -> float:
-    """CPU seconds of the processes that have ended."""
+    """Returns the CPU seconds of the child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -113,7 +114,7 @@ def _row(speeds: list[float], cpu: list[float], cores: int) -> str:
 
 
 def _milliseconds(data: tf.data.Dataset, count: int) -> float:
-    """CPU time that drawing an element takes, over all threads; median of 5."""
+    """Returns the CPU time of drawing an element, over all threads; median of 5."""
     data = data.take(count)
 
     def draw():
@@ -126,12 +127,12 @@ def _milliseconds(data: tf.data.Dataset, count: int) -> float:
 
 
 def _costs(builder, config, count: int) -> dict[str, float]:
-    """CPU milliseconds of the parts of one example, and of all of it.
+    """Returns the CPU milliseconds of one example, and of each of its parts.
 
     Args:
-      builder: of the records.
-      config: of the deblocker, with the ranker's.
-      count: examples drawn for each figure.
+      builder: builder of the records.
+      config: config of the deblocker, including the ranker's.
+      count: number of examples that are drawn for each measurement.
     """
     patch, batch = config.patch, config.batch_size
     stored = pipeline.read(builder, "train").take(256).cache()

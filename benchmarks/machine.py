@@ -1,4 +1,4 @@
-"""The machine and the packages that a benchmark ran on."""
+"""Describes the machine and the packages that a benchmark runs with."""
 
 import os
 import pathlib
@@ -10,12 +10,12 @@ _PACKAGES = ("jax", "jaxlib", "flax", "tensorflow", "pillow")
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def describe() -> str:
-    """One line: cores, memory, system, Python, and the packages that count."""
+    """Returns one line: cores, memory, system, Python and package versions."""
     info = pathlib.Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*: (.*)", info)
     virtual = ", virtual" if re.search(r"flags\s*:.* hypervisor\b", info) else ""

@@ -1,13 +1,16 @@
-"""What projection brings, and when it does harm: files that were JPEGs before.
+"""Measures the gain from projection, and the loss on files that were JPEGs before.
 
     python -m benchmarks.projection PHOTOGRAPHS --weights=A.safetensors --limits=FILE
 
-Takes the colour photographs that are held out from training (of colour records of the
-folder). Each is compressed once, and twice: at a lower quality first, on the same grid
-or cropped in between. Each file is restored without projection and with it. The share
-of luma coefficients that the network moves out of their quantisation intervals tells
-the two kinds apart. At each quality the limit of that share is the one with the highest
-mean PSNR of both kinds, if a file is projected up to the limit. --limits writes these.
+Uses the colour photographs that the folder's colour records hold out from training.
+Each photograph is compressed once. It is also compressed twice, first at a lower
+quality, on the same grid or with a crop in between. Each file is restored without
+projection and with it.
+
+The share of luma coefficients that the network moves out of their quantisation
+intervals distinguishes the two kinds of files. A file is projected if its share is at
+most a limit. The limit of each quality is the one with the highest mean PSNR over both
+kinds. --limits writes the limits to a file.
 """
 
 import argparse
@@ -38,19 +41,20 @@ without projection, with it, and as the limit decides. The limit is of the share
 coefficients more than 0.75 steps from the stored ones. Its errors are in the last two
 columns.
 """
-_FIRST = (10, 20, 30, 50, 75, 90)  # quality of the first compression of two
-_SIDE = 256  # of a tile: the whole photograph
+_FIRST = (10, 20, 30, 50, 75, 90)  # qualities of the first of two compressions
+_SIDE = 256  # side of a tile, which covers the whole photograph
 _CROP = (3, 5)  # rows and columns cropped away between two compressions
 
 
 class Case(NamedTuple):
-    """A file, restored.
+    """A restored file.
 
     Attributes:
-      quality: of the last compression.
-      before: quality of the first of two; 0 for none.
-      share: of luma coefficients outside, without projection.
-      psnr: over RGB, in dB: of the file, restored, and restored with projection.
+      quality: quality factor of the last compression.
+      before: quality factor of the first of two compressions; 0 if there was only one.
+      share: share of luma coefficients outside their intervals, without projection.
+      psnr: PSNR over RGB in dB of the file, of the file restored without projection,
+        and of the file restored with projection.
     """
 
     quality: int
@@ -60,7 +64,7 @@ class Case(NamedTuple):
 
 
 def cases(run, photographs: list[np.ndarray]) -> Iterator[Case]:
-    """Each photograph at each quality: once, twice, and twice with a crop between."""
+    """Yields files compressed once, twice, and twice with a crop in between."""
     for clean in photographs:
         for quality in QUALITIES:
             yield case(run, clean, clean, quality, 0)
@@ -74,7 +78,7 @@ def cases(run, photographs: list[np.ndarray]) -> Iterator[Case]:
 
 
 def case(run, clean: np.ndarray, image: np.ndarray, quality: int, before: int) -> Case:
-    """The figures of one file, `image` compressed at `quality`."""
+    """Returns the measurements of one file: `image` compressed at `quality`."""
     data = degradations.encode(image, libjpeg(quality))
     picture = pictures.decode(data, stored=True)
     assert picture.stored is not None
@@ -88,9 +92,10 @@ def case(run, clean: np.ndarray, image: np.ndarray, quality: int, before: int) -
 
 
 def best_limit(found: list[Case]) -> float:
-    """The limit of the share at which the mean PSNR of these files is the highest.
+    """Returns the limit of the share with the highest mean PSNR of these files.
 
-    Files that were compressed once count as much as those that were JPEGs before.
+    The files that were compressed once have the same total weight as those that were
+    compressed twice.
     """
     shares = np.array([x.share for x in found])
     twice = np.array([x.before > 0 for x in found])
@@ -98,13 +103,13 @@ def best_limit(found: list[Case]) -> float:
     gained /= np.where(twice, max(1, twice.sum()), (~twice).sum())
     order = np.argsort(shares)
     gains = np.concatenate([[0], np.cumsum(gained[order])])
-    count = int(np.argmax(gains))  # of the files that are projected
+    count = int(np.argmax(gains))  # number of projected files
     ends = np.concatenate([[0], shares[order], [1]])
     return float((ends[count] + ends[count + 1]) / 2)
 
 
 def row(quality: int, found: list[Case]) -> list[str]:
-    """A line of the table."""
+    """Returns a row of the table."""
     limit = best_limit(found)
     once = [x for x in found if not x.before]
     twice = [x for x in found if x.before]

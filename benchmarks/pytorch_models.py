@@ -1,13 +1,15 @@
-"""The ranker, the deblocker and their training steps in PyTorch, for comparison alone.
+"""The ranker, the deblocker and their training steps in PyTorch, for comparison only.
 
-The same functions as `cqr_jax.models`, `cqr_jax.losses` and `cqr_jax.training.steps`,
-written as PyTorch users write them: float32 of shape (batch, channels, height, width),
-in either memory format. Modules have the names of their Flax counterparts, a number at
-the end of a name being a place in a list, so that `from_flax` can load any weights.
+Computes the same functions as `cqr_jax.models`, `cqr_jax.losses` and
+`cqr_jax.training.steps`, in idiomatic PyTorch. Arrays are float32 of shape (batch,
+channels, height, width), in either memory format. Modules have the names of their Flax
+counterparts. A number at the end of a Flax name is an index into a list, so that
+`from_flax` can load any weights.
 
-BatchNorm: evaluation, the forward pass in training and all gradients equal Flax's; the
-running variance does not, for PyTorch feeds it the unbiased variance of the batch and
-Flax the biased one. A momentum of 0.1 here is one of 0.9 there.
+BatchNorm equals Flax's in evaluation, in the forward pass of training and in all
+gradients. The running variance differs: PyTorch updates it with the unbiased variance
+of the batch, and Flax with the biased one. A momentum of 0.1 in PyTorch corresponds to
+0.9 in Flax.
 """
 
 import re
@@ -34,7 +36,7 @@ _CONVOLUTIONS = (
 
 
 class Ranker(nn.Module):
-    """Images to scores (batch,) and the feature maps `conv0` to `conv9`."""
+    """Maps images to scores (batch,) and the feature maps `conv0` to `conv9`."""
 
     def __init__(self, width: int = 64, hidden: int = 100):
         super().__init__()
@@ -61,7 +63,7 @@ class Ranker(nn.Module):
 
 
 class Deblocker(nn.Module):
-    """Compressed images to restored ones, of any height and width."""
+    """Maps compressed images of any height and width to restored images."""
 
     def __init__(
         self,
@@ -201,15 +203,15 @@ class _DilatedBlock(nn.Module):
 
 
 def from_flax(variables: dict, module: nn.Module) -> dict[str, torch.Tensor]:
-    """Flax variables, or a tree like them such as gradients, by PyTorch's names.
+    """Returns Flax variables, or a similar tree such as gradients, by PyTorch's names.
 
-    Kernels go from (height, width, in, out) or (in, out) to (out, in, ...). The
-    convolution before a depth to space has its outputs reordered, for `pixel_shuffle`
-    takes the channel to be the slowest axis and `depth_to_space` the fastest.
+    Kernels are transposed from (height, width, in, out) or (in, out) to (out, in, ...).
+    The outputs of a convolution before a depth-to-space are reordered, because the
+    channel is the slowest axis in `pixel_shuffle` and the fastest in `depth_to_space`.
 
     Args:
       variables: collections of nested dictionaries of arrays.
-      module: the counterpart, whose shapes the results get.
+      module: the PyTorch counterpart, which defines the shapes of the results.
     """
     shapes = {name: x.shape for name, x in module.state_dict().items()}
     found = {}
@@ -243,10 +245,10 @@ _LEAVES = {
 
 
 def load(module: nn.Module, variables: dict) -> nn.Module:
-    """`module` with the weights of its Flax counterpart.
+    """Returns `module` with the weights of its Flax counterpart.
 
     Raises:
-      RuntimeError: some of its weights are not given.
+      RuntimeError: some of the module's weights are missing.
     """
     counters = {
         name: x
@@ -258,7 +260,7 @@ def load(module: nn.Module, variables: dict) -> nn.Module:
 
 
 def margin_ranking(score_i, score_j, label_i, label_j, margin: float) -> torch.Tensor:
-    """Margin ranking loss (eq. 2), mean over pairs."""
+    """Returns the margin ranking loss (eq. 2), averaged over pairs."""
     better = torch.sign(label_i - label_j)
     return functional.margin_ranking_loss(score_i, score_j, better, margin)
 
@@ -266,11 +268,11 @@ def margin_ranking(score_i, score_j, label_i, label_j, margin: float) -> torch.T
 def guided_loss(
     restored, clean, ranker: Ranker | None, alpha: float, beta: float
 ) -> dict[str, torch.Tensor]:
-    """The overall loss (eq. 6) as `loss`, and its terms by name.
+    """Returns the overall loss (eq. 6) as `loss`, and its terms by name.
 
     Args:
       restored, clean: (batch, 1, height, width), one clean image for each restored one.
-      ranker: the frozen one, in evaluation mode; None where alpha and beta are 0.
+      ranker: the frozen ranker in evaluation mode; None if alpha and beta are 0.
       alpha, beta: weights of the quality loss and of the feature matching loss.
     """
     terms = {"mae": functional.l1_loss(restored, clean)}
@@ -291,7 +293,7 @@ class Trainer:
     """Adam and the moving average of the weights, as in `training.state.update`.
 
     Attributes:
-      average: the averaged parameters, in the module's order.
+      average: averaged parameters, in the module's order.
     """
 
     def __init__(self, module: nn.Module, ema_decay: float, **adam: Any):
@@ -301,7 +303,7 @@ class Trainer:
         self.average = [x.detach().clone() for x in self._parameters]
 
     def update(self, loss: torch.Tensor) -> None:
-        """One step down the gradient of `loss`."""
+        """Takes one optimizer step on `loss`."""
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()

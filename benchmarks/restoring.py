@@ -1,11 +1,11 @@
-"""Time and memory of `cqr-restore` for a JPEG of 0.1, 1, 12 and 24 megapixels.
+"""Measures time and memory of `cqr-restore` for JPEGs of 0.1 to 24 megapixels.
 
     python -m benchmarks.restoring > benchmarks/results/restoring.md
 
-Prints a report in Markdown. Each is a process of its own, from the command to its end,
-on all cores: a colour JPEG of QF 30 (4:2:0), made of the photographs that come with
-scikit-image, to a PNG. The first of all, which compiles the network and keeps it on
-disk, is told apart.
+Prints a report in Markdown. Each measurement is a whole process on all cores, from its
+start to its end. The process restores a colour JPEG of QF 30 (4:2:0) to a PNG. The JPEG
+is made of photographs that are included in scikit-image. The first process is reported
+separately, because it compiles the network and caches it on disk.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _MEGAPIXELS = (0.1, 1, 12, 24)
 
 
 def _photograph(megapixels: float, path: pathlib.Path) -> None:
-    """Writes a JPEG of photographs side by side, 3:2."""
+    """Writes a JPEG of photographs side by side, with an aspect ratio of 3:2."""
     height = round((megapixels * 1e6 / 1.5) ** 0.5)
     width = round(1.5 * height)
     whole = Image.new("RGB", (width, height))
@@ -43,7 +43,7 @@ def _photograph(megapixels: float, path: pathlib.Path) -> None:
 
 
 def _restore(path: pathlib.Path, cache: str) -> tuple[float, float, float]:
-    """Seconds of the process, megapixels a second that it tells, its peak in GiB."""
+    """Returns the seconds, the reported megapixels per second, and the peak GiB."""
     arguments = [sys.executable, "-m", "cqr_jax.restoring", str(path), "--overwrite"]
     start = time.perf_counter()
     process = subprocess.Popen(

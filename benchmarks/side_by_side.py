@@ -1,15 +1,16 @@
-"""Speed of this package beside PyTorch: the same models, weights, images and steps.
+"""Compares the speed of this package with the same models and steps in PyTorch.
 
     python -m benchmarks.side_by_side > benchmarks/results/side_by_side.md
     python -m benchmarks.side_by_side --devices=3
     python -m benchmarks.side_by_side --preset=paper
 
-Prints a report in Markdown. Each framework works in a process of its own, on all
-cores or on --threads of them, and the two take turns, so that what else the machine
-does hits both. With --devices=N, JAX makes N devices of the cores and divides a batch
-over as many of them as divide it, as JAX_NUM_CPU_DEVICES=N has a training do. PyTorch
-runs in both of its memory formats, and the faster one counts. Before anything is timed,
-the outputs and losses of both are checked to be equal.
+Prints a report in Markdown. Both frameworks use the same weights and images. Before
+the measurements, their outputs and losses are checked to be equal. Each framework runs
+in a separate process, on all cores or on --threads of them. The two alternate, so that
+other load on the machine affects both. With --devices=N, JAX divides the cores into N
+devices, as JAX_NUM_CPU_DEVICES=N does in training. It splits a batch over the largest
+number of devices that divides it. PyTorch runs in both of its memory formats, and the
+report contains the faster one.
 """
 
 import argparse
@@ -31,20 +32,20 @@ from cqr_jax.models import create
 from cqr_jax.restoring import tiles
 from cqr_jax.training import distributed, stages, state
 
-_TOLERANCE = 1e-4  # of outputs and losses, as a part of their largest magnitude
-JAX = ""  # in the place of a layout
+_TOLERANCE = 1e-4  # of outputs and losses, relative to their largest magnitude
+JAX = ""  # used in place of a layout
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
 
 class Case(NamedTuple):
-    """What is timed.
+    """A model or a training step that is timed.
 
     Attributes:
-      name: of its row.
+      name: name in the table.
       model: 'ranker' or 'deblocker'.
-      train: a training step rather than inference.
-      shape: (images, height, width); of pairs, the images of both branches.
-      guided: the deblocker's step with the paper's losses rather than with L1 alone.
+      train: True for a training step, False for inference.
+      shape: (images, height, width); for pairs, the images of both branches.
+      guided: use the paper's losses in the deblocker's step, instead of L1 alone.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Case(NamedTuple):
     guided: bool = False
 
 
-Work = Callable[[], Any]  # one call: what it restores, its scores or its loss
+Work = Callable[[], Any]  # returns restored images, scores or a loss
 
 
 def _cases(preset: str) -> list[Case]:
@@ -62,7 +63,7 @@ def _cases(preset: str) -> list[Case]:
     side = c.patch
     crops = c.batch_size * (c.qualities_per_crop or len(c.qualities))
     pairs = 2 * c.ranker.batch_size
-    if preset == "paper":  # what a CPU can do in the time of a benchmark
+    if preset == "paper":  # sizes that a CPU processes in reasonable time
         return [
             Case("deblocker: inference", "deblocker", False, (1, side, side)),
             Case("deblocker: step, L1", "deblocker", True, (1, side, side)),
@@ -85,7 +86,7 @@ def _cases(preset: str) -> list[Case]:
 
 
 def _images(case: Case, seed: int) -> np.ndarray:
-    """uint8 of shape (images, height, width, 1)."""
+    """Returns random uint8 images of shape (images, height, width, 1)."""
     return np.random.default_rng(seed).integers(0, 256, (*case.shape, 1), np.uint8)
 
 
@@ -95,7 +96,7 @@ def _labels(case: Case) -> dict[str, np.ndarray]:
 
 
 def _variables(preset: str) -> dict[str, dict]:
-    """Flax variables of both models, none of them zero, as NumPy arrays."""
+    """Returns nonzero Flax variables of both models as NumPy arrays."""
     c = deblock.get_config(preset)
     rng = np.random.default_rng(0)
     models = {
@@ -113,7 +114,7 @@ def _variables(preset: str) -> dict[str, dict]:
 
 def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
     c = deblock.get_config(preset)
-    c.optimizer.name = c.ranker.optimizer.name = "adam"  # as the twin's
+    c.optimizer.name = c.ranker.optimizer.name = "adam"  # as in PyTorch
     if not case.guided:
         c.loss.update({"alpha": 0.0, "beta": 0.0})
     learner = ranking = stages.ranker_steps(c.ranker)
@@ -156,7 +157,7 @@ def _attributes(fields: Any) -> dict:
 
 
 def _devices(case: Case) -> list[jax.Device]:
-    """As many of the devices as divide the case's batch."""
+    """Returns the largest number of devices that divides the case's batch."""
     pairs = case.train and case.model == "ranker"
     return distributed.dividing(case.shape[0] // 2 if pairs else case.shape[0])
 
@@ -222,11 +223,11 @@ def _torch_work(
     return work
 
 
-_works: dict[str, Work] = {}  # by layout, in a worker
+_works: dict[str, Work] = {}  # layout -> work, in a worker
 
 
 def _prepare(layout: str, preset: str, case: Case, variables: dict) -> np.ndarray:
-    """In a worker: makes the work and does it twice, so that all is compiled.
+    """In a worker: makes the work and calls it twice, to compile everything.
 
     Returns:
       The first loss, the scores or the restored images (images, height, width).
@@ -242,11 +243,11 @@ def _prepare(layout: str, preset: str, case: Case, variables: dict) -> np.ndarra
 
 
 def _time(layout: str, calls: int) -> float:
-    """In a worker: seconds that `calls` calls take."""
+    """In a worker: returns the seconds of `calls` calls."""
     start = time.perf_counter()
     for _ in range(calls):
         result = _works[layout]()
-    jax.block_until_ready(result)  # PyTorch's is ready when it returns
+    jax.block_until_ready(result)  # PyTorch's result is ready when the call returns
     return time.perf_counter() - start
 
 
@@ -274,15 +275,15 @@ def _row(
 def in_turn(
     seconds: Callable[[str, int], float], size: float, args: argparse.Namespace
 ) -> tuple[str, str, str]:
-    """Speeds of JAX and of PyTorch in the faster of its layouts, taken in turn.
+    """Measures JAX, and PyTorch in the faster of its layouts, alternately.
 
     Args:
-      seconds: (`JAX` or a layout, number of calls) -> how long they take.
-      size: what a call works through, in the unit of the speed times seconds.
-      args: with `seconds` of a repetition and the number of `repetitions`.
+      seconds: (`JAX` or a layout, number of calls) -> duration of the calls in seconds.
+      size: amount of work in a call, in the unit of the speed times seconds.
+      args: `seconds` is the duration of a repetition, and `repetitions` their number.
 
     Returns:
-      Cells of a table: both speeds, and the ratio of JAX's over PyTorch's.
+      Cells of a table: both speeds, and the ratio of JAX's speed to PyTorch's.
     """
     layouts = (JAX, *LAYOUTS)
     calls = {x: max(1, round(args.seconds / seconds(x, 1))) for x in layouts}
@@ -299,7 +300,7 @@ def in_turn(
 
 
 def _spread(values) -> str:
-    """Median and range, to three digits."""
+    """Returns the median and the range with three digits."""
     three = (np.median(values), min(values), max(values))
     median, low, high = map(timing.three_digits, three)
     return f"{median} ({low} to {high})"
@@ -321,7 +322,7 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["JAX_NUM_CPU_DEVICES"] = str(args.devices)  # read by the workers
     cores = sorted(os.sched_getaffinity(0))[: args.threads]
-    os.sched_setaffinity(0, cores)  # before the workers start, which inherit it
+    os.sched_setaffinity(0, cores)  # before the workers start, because they inherit it
     variables = _variables(args.preset)
     spawn = multiprocessing.get_context("spawn")
     with Pool(1, spawn) as ours, Pool(1, spawn) as theirs:

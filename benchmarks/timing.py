@@ -1,4 +1,4 @@
-"""Taking times, and showing them."""
+"""Functions to measure times and to format them."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from cqr_jax.training import stages, state
 
 
 def seconds(call: Callable[[], Any], repetitions: int) -> list[float]:
-    """How long each of the calls takes."""
+    """Returns the duration of each call in seconds."""
     found = []
     for _ in range(repetitions):
         start = time.perf_counter()
@@ -21,7 +21,7 @@ def seconds(call: Callable[[], Any], repetitions: int) -> list[float]:
 
 
 def shown(values: list[float], form: str = "") -> str:
-    """Median and range as two cells of a table, by `form` or to three digits."""
+    """Returns median and range as two table cells, by `form` or with three digits."""
     median, low, high = (
         f"{x:{form}}" if form else three_digits(x)
         for x in (np.median(values), min(values), max(values))
@@ -30,14 +30,14 @@ def shown(values: list[float], form: str = "") -> str:
 
 
 def three_digits(value: float) -> str:
-    """The number to three digits, and without an exponent."""
+    """Returns the number with three digits and without an exponent."""
     return f"{float(f'{value:.3g}'):g}"
 
 
 def training(
     steps: stages.Steps, patch: int, ranker_variables: Any, batch: dict, count: int
 ) -> Callable[[], None]:
-    """A call of `count` training steps on one batch, compiled."""
+    """Returns a compiled function that runs `count` training steps on one batch."""
     held = [state.create(steps.model, patch, steps.optimizer, 0)]
     step = jax.jit(steps.train_step, donate_argnums=0)
 

@@ -1,12 +1,13 @@
-"""Images per second of the input pipeline alone and of the training step alone.
+"""Measures images per second of the input pipeline and of the training step.
 
     python -m benchmarks.training_speed --preset=compact --name=embedded
     python -m benchmarks.training_speed --preset=colour --name=colour-photographs
 
-Prints a Markdown table: median and range over the repetitions, for both stages, and
-the pipeline's headroom: how many times as fast as the step it is. The ranker that
-guides the deblocker is a fresh one: its weights don't matter for the speed. A preset
-that no ranker guides has one stage.
+Each is measured alone. Prints a Markdown table with the median and the range over the
+repetitions, for both stages, and the headroom of the pipeline. The headroom is the
+ratio of the pipeline's speed to the step's speed. The ranker that guides the deblocker
+is newly initialised, because its weights do not affect the speed. A preset without a
+ranker has one stage.
 """
 
 import argparse
@@ -24,9 +25,9 @@ from cqr_jax.training import stages, state
 
 
 def all_stages(config) -> list[tuple[stages.Stage, ConfigDict]]:
-    """The stages of a config of the deblocker with their own configs.
+    """Returns the stages of a deblocker's config, each with its own config.
 
-    The ranker of the second is a fresh one.
+    The ranker of the second stage is newly initialised.
     """
     tasks.check(config)
     if not losses.needs_ranker(config.loss):
@@ -41,7 +42,7 @@ def all_stages(config) -> list[tuple[stages.Stage, ConfigDict]]:
 
 
 def pipeline_speeds(stage: stages.Stage, repetitions: int, steps: int) -> list[float]:
-    """Images per second of a stage's training batches, `steps` of them at a time."""
+    """Returns images per second of a stage's input, for `steps` batches at a time."""
     batches = stage.batches(0)
     next(batches)
 

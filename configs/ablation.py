@@ -1,10 +1,11 @@
-"""Table 1: trains the five variants of the deblocker over several seeds; the table.
+"""Table 1: trains the five variants of the deblocker with several seeds.
 
     python -m cqr_jax.main --config=configs/ablation.py:compact --config.data.name=NAME
     python -m cqr_jax.main --config=configs/ablation.py:quickstart
 
-Presets and fields are those of configs/deblock.py. All runs have the same budget, data
-and ranker. Runs that are there are taken as they are; one that was stopped goes on.
+Writes the table after the training. Presets and fields are those of
+configs/deblock.py. All runs have the same budget, data and ranker. Completed runs are
+reused, and a run that was stopped is continued.
 """
 
 from ml_collections import ConfigDict
@@ -18,13 +19,13 @@ def get_config(text: str = "") -> ConfigDict:
     """The config of the ablation at the scale named by `text`."""
     preset = parse(text, "configs/ablation.py", preset=deblock.PRESETS)["preset"]
 
-    c = deblock.get_config(preset)  # of every run, and of the ranker they share
+    c = deblock.get_config(preset)  # config of all runs and of their common ranker
     c.task = "ablation"
-    c.workdir = f"runs/ablation-{preset}"  # VARIANT/seedN of every run, and the tables
-    c.variants = ",".join(ABLATIONS)  # what the runs go without
-    c.seeds = (0, 1)  # of each variant; config.seed is the ranker's alone
+    c.workdir = f"runs/ablation-{preset}"  # the runs as VARIANT/seedN, and the tables
+    c.variants = ",".join(ABLATIONS)  # components that the runs leave out
+    c.seeds = (0, 1)  # seeds of each variant; config.seed is used for the ranker only
     c.evaluation = evaluation.get_config("ablation")
-    for field in ("task", "workdir"):  # this config gives them
+    for field in ("task", "workdir"):  # set by this config
         del c.evaluation[field]
     if preset == "quickstart":
         c.evaluation.sets = "embedded"

@@ -1,4 +1,4 @@
-"""Evaluation: Table 2, Table 1 from trained runs, or the ranker's own figures.
+"""Evaluation: Table 2, Table 1 from trained runs, or the accuracy of the ranker.
 
     python -m cqr_jax.main --config=configs/eval.py
     python -m cqr_jax.main --config=configs/eval.py --config.sets=live1,bsds500-test \
@@ -11,11 +11,15 @@
     python -m cqr_jax.main --config=configs/eval.py:colour \
         --config.weights=runs/a/deblocker.safetensors
 
-Presets: table2 (default; plain JPEG, weights, and folders of restored images, above
-the published figures), ablation (Table 1, from the runs of configs/ablation.py), ranker
-(accuracy and rank correlation, and a plot of the score), blind (what deblockers gain at
-QF 5 to 95, on shifted grids and after double compression), colour (as table2, of RGB
-and without folders), blind_colour (as blind, of colour JPEGs, QF 5 to 100).
+Presets:
+
+- table2 (default): JPEG, weights, and folders of restored images, and the published
+  figures below them
+- ablation: Table 1, from the runs of configs/ablation.py
+- ranker: accuracy, rank correlation and a plot of the score
+- blind: gain of deblockers at QF 5 to 95, on shifted grids and after double compression
+- colour: as table2 over RGB, without folders
+- blind_colour: as blind for colour JPEGs, at QF 5 to 100
 """
 
 from ml_collections import ConfigDict
@@ -30,54 +34,56 @@ def get_config(text: str = "") -> ConfigDict:
     c = ConfigDict()
     c.task = "eval" if preset == "table2" else f"eval_{preset}"
     c.workdir = "runs/eval"  # tables, figures of each image, pictures
-    c.set_dir = "data/eval"  # folder of the named sets; what it lacks is downloaded
+    c.set_dir = "data/eval"  # folder of the named sets; missing sets are downloaded
     # classic5, live1, bsds500-test (200), bsds500 (500), embedded, folders of images;
-    # FOLDER:validation for those that data_prep.build holds out of training
+    # FOLDER:validation: the images that data_prep.build holds out from training
     c.sets = "classic5,live1,bsds500-test,bsds500"
 
     if preset == "ranker":
         c.workdir = "runs/eval-ranker"  # ranker.json, ranker.png
         c.sets = "live1"
-        c.weights = ""  # the ranker
-        c.min_quality = 1  # JPEG quality factors of the pairs: those of its training
-        c.max_quality = 30  # the highest of them
-        c.levels = 3  # equal parts of that range
-        c.side = 256  # of the square cut from each image's middle; 0 for whole images
+        c.weights = ""  # the ranker's weights
+        c.min_quality = 1  # lowest JPEG quality factor of the pairs, as in training
+        c.max_quality = 30  # highest JPEG quality factor of the pairs
+        c.levels = 3  # quality levels: equal parts of that range
+        c.side = 256  # side of the central square of each image; 0: whole images
         return c
 
     if preset == "blind":
         c.workdir = "runs/eval-blind"  # blind.json, blind.csv, blind.md
         c.sets = "classic5,live1"
-        c.weights = ""  # deblockers, a column each
+        c.weights = ""  # weights of deblockers, a column each
         return c
 
     if preset == "blind_colour":
         c.workdir = "runs/eval-blind-colour"  # blind.json, blind.csv, blind.md
         c.sets = "live1"
-        c.weights = ""  # deblockers of one channel or three, a column each
-        c.projection = True  # project onto the intervals that files tell
+        c.weights = ""  # weights of deblockers for Y or colour, a column each
+        c.projection = True  # project onto the quantisation intervals of the file
         return c
 
     if preset == "colour":
         c.workdir = "runs/eval-colour"  # tables, figures of each image
         c.sets = "live1,bsds500-test"
-        c.weights = ""  # deblockers of one channel or three, a column each
+        c.weights = ""  # weights of deblockers for Y or colour, a column each
         c.qualities = (10, 20, 30, 40)  # JPEG quality factors, 1 to 100
-        c.subsampling = "4:2:0"  # of chroma: 4:2:0, 4:2:2 or 4:4:4
-        c.projection = True  # project onto the intervals that files tell
-        c.self_ensemble = False  # mean over flips and turns, eight times as slow
+        c.subsampling = "4:2:0"  # chroma subsampling: 4:2:0, 4:2:2 or 4:4:4
+        c.projection = True  # project onto the quantisation intervals of the file
+        c.self_ensemble = False  # mean over flips and rotations, eight times as slow
         return c
 
     c.qualities = (10, 20, 30)  # JPEG quality factors, 1 to 100
-    c.self_ensemble = False  # mean over flips and turns, eight times as slow
-    c.panels = False  # write JPEG, restored and original side by side, a PNG an image
-    c.save_images = False  # write every method's images: images/METHOD/q10/SET/NAME.png
+    c.self_ensemble = False  # mean over flips and rotations, eight times as slow
+    # write a PNG of each image: JPEG, restored and original side by side
+    c.panels = False
+    # write the images of each method to images/METHOD/q10/SET/NAME.png
+    c.save_images = False
     if preset == "table2":
-        c.weights = ""  # deblockers, a column each
+        c.weights = ""  # weights of deblockers, a column each
         # folders of images restored by other methods: FOLDER/q10/live1/caps.png
         c.restored = ""
     else:
-        c.workdir = "runs/ablation-compact"  # holds the runs; gets the tables
+        c.workdir = "runs/ablation-compact"  # folder of the runs and the tables
         c.sets = "bsds500"
     return c
 

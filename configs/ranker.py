@@ -3,7 +3,7 @@
     python -m cqr_jax.main --config=configs/ranker.py
     python -m cqr_jax.main --config=configs/ranker.py:compact --config.data.name=NAME
 
-Presets: paper (default), compact (20 minutes of a CPU core), quickstart (a minute).
+Presets: paper (default), compact (20 minutes on a CPU core), quickstart (a minute).
 """
 
 from ml_collections import ConfigDict
@@ -17,54 +17,55 @@ def get_config(text: str = "") -> ConfigDict:
 
     c = ConfigDict()
     c.task = "ranker"
-    c.workdir = f"runs/ranker-{preset}"  # checkpoints, logs and weights go here
-    c.seed = 0  # of initialisation and data
-    c.parallel = "jit"  # jit or pmap: how a step runs on several devices
+    c.workdir = f"runs/ranker-{preset}"  # checkpoints, logs and weights
+    c.seed = 0  # seed of initialisation and data
+    c.parallel = "jit"  # parallelization over several devices: jit or pmap
     c.compute_dtype = "float32"  # or bfloat16; parameters and losses stay float32
     c.grad_accum_steps = 1  # micro-batches per step, computed one after the other
-    c.sync_batch_norm = True  # under pmap; jit always sees the whole batch
+    # batch norm statistics over all devices under pmap; jit always uses the whole batch
+    c.sync_batch_norm = True
 
     c.data = ConfigDict()
-    c.data.data_dir = "data"  # root of the records
-    c.data.name = "div2k"  # data set; div2k and embedded are made when missing
+    c.data.data_dir = "data"  # folder of the records
+    c.data.name = "div2k"  # data set; div2k and embedded are made if missing
 
-    c.initial_weights = ""  # to begin with, rather than drawn from the seed
+    c.initial_weights = ""  # weights file to start from; empty: random initialisation
     c.min_quality = 1  # lowest JPEG quality factor (the paper's a)
-    c.max_quality = 30  # highest (the paper's b)
+    c.max_quality = 30  # highest JPEG quality factor (the paper's b)
     c.levels = 3  # equal ranges of quality factors (the paper's n)
-    c.margin = 0.5  # epsilon of eq. 2
+    c.margin = 0.5  # epsilon in eq. 2
 
     c.model = ConfigDict()
-    c.model.name = "ranker"  # of cqr_jax/models
-    c.model.width = 64  # channels of the first convolution; others are multiples
+    c.model.name = "ranker"  # model in cqr_jax/models
+    c.model.width = 64  # channels of the first convolution; the others have multiples
     c.model.hidden = 100  # units of the first dense layer
 
     c.patch = 48  # side of a training crop in pixels, a multiple of 8
-    c.batch_size = 16  # pairs a step, over all devices
+    c.batch_size = 16  # pairs per step, over all devices
     c.steps = 300_000  # training steps
-    # of the exponential moving average of the weights, 0 for none; the statistics of
-    # batch norm stay those of the weights as they are
+    # decay of the exponential moving average of the weights, which does not include the
+    # statistics of batch norm; 0: none
     c.ema_decay = 0.0
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam or muon
-    c.optimizer.learning_rate = 1e-4  # at first
-    # step_decay, cosine to zero at the last step, or stable_decay: constant, then
-    # linear to zero
+    c.optimizer.learning_rate = 1e-4  # initial learning rate
+    # step_decay; cosine: falls to zero at the last step; stable_decay: constant, then
+    # falls linearly to zero
     c.optimizer.schedule = "step_decay"
-    c.optimizer.halve_every = 100_000  # steps, for the schedule step_decay
-    c.optimizer.decay_steps = 0  # last ones, in which the rate of stable_decay falls
-    c.optimizer.warmup_steps = 0  # of linear warm-up
-    c.optimizer.clip_norm = 0.0  # global norm to which gradients are clipped; 0: none
+    c.optimizer.halve_every = 100_000  # steps between halvings, for step_decay
+    c.optimizer.decay_steps = 0  # final steps in which the rate falls, for stable_decay
+    c.optimizer.warmup_steps = 0  # steps of linear warm-up
+    c.optimizer.clip_norm = 0.0  # global norm of gradient clipping; 0: none
 
     c.validation = ConfigDict()
     c.validation.patch = 96  # side of a validation crop in pixels, a multiple of 8
-    c.validation.examples = 1024  # pairs
-    c.validation.batch_size = 64  # pairs at a time
+    c.validation.examples = 1024  # number of pairs
+    c.validation.batch_size = 64  # pairs per batch
 
-    c.log_every = 100  # steps between lines of the log
+    c.log_every = 100  # steps between log lines
     c.validate_every = 5000  # steps between validations, each followed by a checkpoint
-    c.keep = 2  # latest checkpoints kept beside the best
+    c.keep = 2  # latest checkpoints to keep, in addition to the best
 
     if preset == "compact":
         c.model.width = 16

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Trains the colour network of cqr-restore: from photographs to the files in the package.
+# Trains the colour network of cqr-restore and makes its files in the package.
 #
 #   recipes/colour.sh COLOUR_PHOTOGRAPHS GRAY_PHOTOGRAPHS
 #
-# Each argument is a folder of images with sides of at least 128 pixels. An image of both
-# folders has one name in both, without its suffix, so that it is held out in both.
+# Each argument is a folder of images with sides of at least 128 pixels. If an image is
+# in both folders, it must have the same name in both, apart from the suffix, so that it
+# is held out in both.
 #
-# The steps are: records of both folders, training, the weights as the package ships
-# them, and the limits of projection. Started again after a stop, it goes on from the
-# last checkpoint. PYTHON names the interpreter, by default that of .venv.
+# The script makes the records of both folders, trains the network, writes the weights
+# to the package, and chooses the limits of projection. If it is stopped and started
+# again, it continues from the last checkpoint. PYTHON sets the interpreter. The default
+# is the one in .venv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -eq 2 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
