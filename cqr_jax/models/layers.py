@@ -19,7 +19,7 @@ from cqr_jax.models.attention import attend
 
 # Kernel initialisers. `cqr_jax.models.init` recognises them.
 NORMAL = nn.initializers.lecun_normal()
-ZEROS = nn.initializers.zeros
+ZEROS = nn.initializers.constant(0.0)
 
 
 def conv3x3(
