@@ -9,8 +9,8 @@ from tests.conftest import ROOT
 LEFT_OUT = ("__main__", "demo", "on_beam")  # the latter need other extras than dev
 
 DOCSTRINGS = (
-    ("cqr_jax/restoring/memory", "Removes the artifacts of JPEG compression from"),
-    ("cqr_jax/restoring/memory", "<strong>strength:</strong>  0 (nothing changes)"),
+    ("cqr_jax/restoring/api", "Removes the artifacts of JPEG compression from"),
+    ("cqr_jax/restoring/api", "<strong>strength:</strong>  0 (nothing changes)"),
     ("cqr_jax/models/deblocker", "dilated local blocks between the two non-local"),
     ("cqr_jax/models/deblocker", 'id="Deblocker.local_blocks"'),
     ("data_prep/build", "Makes the records of"),
@@ -42,5 +42,5 @@ def test_the_reference(tmp_path):
     for page, words in DOCSTRINGS:
         assert words in (tmp_path / f"{page}.html").read_text(), page
     submodules = (tmp_path / "cqr_jax" / "restoring.html").read_text()
-    assert 'href="restoring/memory.html"' in submodules
+    assert 'href="restoring/api.html"' in submodules
     assert 'href="restoring/demo.html"' not in submodules
