@@ -9,6 +9,7 @@ because data preparation runs it in worker processes.
 import contextlib
 import io
 import os
+import struct
 import zlib
 from collections.abc import Callable
 from typing import IO
@@ -154,6 +155,8 @@ def image_errors():
         raise ImageError("too many pixels (a decompression bomb?)") from None
     except MemoryError:
         raise ImageError("too large for the memory") from None
+    except (struct.error, EOFError):
+        raise ImageError("damaged or truncated: the file ends too early") from None
     # Pillow's plugins raise many kinds of errors on damaged bytes.
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:

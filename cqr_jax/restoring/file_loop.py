@@ -459,6 +459,8 @@ class _Teller:
         """Prints the last line, writes the report, returns how many files failed."""
         args = self._args
         self._bar.close()
+        if not self._outcomes:  # an error ends the run before its first file
+            return 0
         seconds = time.perf_counter() - self._start
         count = collections.Counter(x.status for x in self._outcomes)
         megapixels = sum(x.megapixels for x in self._outcomes)

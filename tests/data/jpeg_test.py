@@ -1,6 +1,7 @@
 """The protocol: luma, JPEG, and every kind of image file."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -86,6 +87,9 @@ def test_whatever_a_library_raises_is_the_images_fault():
     told = pytest.raises(jpeg.ImageError, match="damaged or truncated: 'short'")
     with told, jpeg.image_errors():
         raise KeyError("short")
+    told = pytest.raises(jpeg.ImageError, match="truncated: the file ends too early$")
+    with told, jpeg.image_errors():
+        struct.unpack_from("<I", b"abc")
 
 
 def test_floating_point_is_refused(image):

@@ -186,6 +186,7 @@ def test_mistakes(folder, args, message):
     assert (code, out) == (1, b"")
     assert err.splitlines()[-1].startswith(message)
     assert "Traceback" not in err
+    assert "0 restored" not in err
 
 
 def test_flags_that_contradict_each_other(folder):
