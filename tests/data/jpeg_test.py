@@ -87,7 +87,7 @@ def test_whatever_a_library_raises_is_the_images_fault():
     told = pytest.raises(jpeg.ImageError, match="damaged or truncated: 'short'")
     with told, jpeg.image_errors():
         raise KeyError("short")
-    told = pytest.raises(jpeg.ImageError, match="truncated: the file ends too early$")
+    told = pytest.raises(jpeg.ImageError, match="truncated: the file ends too early")
     with told, jpeg.image_errors():
         struct.unpack_from("<I", b"abc")
 
