@@ -276,10 +276,14 @@ def _restored(
 
 
 def _with_stream(job: Job) -> Job:
-    """Reads a stream here, in the main thread, where a signal interrupts reading."""
+    """Reads a stream here, in the main thread, where a signal interrupts reading.
+
+    Errors are left to `_picture`, which reports them.
+    """
     name = job.source.name
-    if name == STANDARD or not stat.S_ISREG(os.stat(name).st_mode):
-        return job._replace(data=_bytes(name))
+    with contextlib.suppress(OSError):
+        if name == STANDARD or not stat.S_ISREG(os.stat(name).st_mode):
+            return job._replace(data=_bytes(name))
     return job
 
 

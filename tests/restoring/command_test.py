@@ -317,6 +317,20 @@ def test_a_file_that_appears_meanwhile_stays(folder, monkeypatch):
     assert [x.name for x in target.parent.iterdir()] == ["a.png"]
 
 
+def test_a_file_that_vanishes_meanwhile_is_reported(folder, restore, monkeypatch):
+    found = file_loop._find
+
+    def vanishing(args):
+        sources = found(args)
+        (folder / "a.jpg").unlink()
+        return sources
+
+    monkeypatch.setattr(file_loop, "_find", vanishing)
+    rows = restore(folder / "a.jpg", folder / "deep")
+    assert rows["a.jpg"]["reason"] == "can't be read: No such file or directory"
+    assert rows["gray.jpeg"]["status"] == "restored"
+
+
 def test_good_jpegs_are_left_alone(folder, photograph):
     photograph.save(folder / "good.jpg", quality=90)
     report = folder / "report.json"
