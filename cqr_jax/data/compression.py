@@ -1,13 +1,14 @@
-"""How hard a picture was compressed: quantisation tables, and what networks are told.
+"""Quantisation tables of JPEGs, and the features of them that networks take.
 
-Imports neither TensorFlow nor JAX: data preparation runs it in worker processes.
+This module imports neither TensorFlow nor JAX, because data preparation runs it in
+worker processes.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-# Tables at QF 50, row by row (ITU-T T.81, tables K.1 and K.2).
+# Tables at QF 50, in row-major order (ITU-T T.81, tables K.1 and K.2).
 _LUMA = (
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
     *(14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62),
@@ -20,27 +21,27 @@ _CHROMA = (
     *[99] * 32,
 )
 
-# A table's steps are averaged over bands of frequencies: those (u, v) with u + v of 0,
-# 1 to 2, 3 to 5, and 6 to 14.
+# The steps of a table are averaged over four bands of frequencies (u, v), in which
+# u + v is 0, 1 to 2, 3 to 5, and 6 to 14.
 _FREQUENCY = np.add.outer(np.arange(8), np.arange(8)).ravel()
 _BANDS = tuple(
     np.isin(_FREQUENCY, np.arange(first, last + 1))
     for first, last in ((0, 0), (1, 2), (3, 5), (6, 14))
 )
 
-# How a network is told the compression; see `models.deblocker`.
+# How a network takes the compression; see `models.deblocker`.
 CONDITIONINGS = ("none", "planes", "modulation")
 
-FEATURES = 3 + 2 * len(_BANDS)  # length of what `features` returns
+FEATURES = 3 + 2 * len(_BANDS)  # length of the array that `features` returns
 
 
 class Compression(NamedTuple):
-    """How a JPEG was compressed.
+    """Compression settings of a JPEG.
 
     Attributes:
-      luma: quantisation table of Y, 64 numbers of at least 1, row by row.
-      chroma: that of Cb and Cr; None in a gray JPEG.
-      sampling: pixels, down and across, that one chroma sample stands for.
+      luma: quantisation table of Y, 64 numbers of at least 1, in row-major order.
+      chroma: quantisation table of Cb and Cr; None for a gray JPEG.
+      sampling: number of pixels per chroma sample, vertically and horizontally.
     """
 
     luma: tuple[int, ...]
@@ -51,12 +52,12 @@ class Compression(NamedTuple):
 def libjpeg(
     quality: int, sampling: tuple[int, int] = (2, 2), gray: bool = False
 ) -> Compression:
-    """The compression of libjpeg at a quality factor of 1 to 100.
+    """Returns the compression settings of libjpeg at a quality factor.
 
     Args:
-      quality: the quality factor (QF).
-      sampling: of chroma, as in `Compression`; 4:2:0 is (2, 2).
-      gray: of a gray JPEG, which has one table.
+      quality: the quality factor (QF), 1 to 100.
+      sampling: chroma sampling, as in `Compression`; 4:2:0 is (2, 2).
+      gray: whether the JPEG is gray. A gray JPEG has one table.
     """
     luma, chroma = (
         tuple(_scaled(table, quality).tolist()) for table in (_LUMA, _CHROMA)
@@ -65,7 +66,7 @@ def libjpeg(
 
 
 def luma_table(quality: int) -> np.ndarray:
-    """libjpeg's quantisation table of Y at a quality factor of 1 to 100, (64,)."""
+    """Returns libjpeg's (64,) quantisation table of Y at a quality of 1 to 100."""
     return _scaled(_LUMA, quality)
 
 
@@ -75,10 +76,12 @@ def _scaled(table: tuple[int, ...], quality: int) -> np.ndarray:
 
 
 def nearest_quality(table: tuple[int, ...]) -> tuple[int, bool]:
-    """The quality factor of libjpeg whose luma table is nearest, in mean ratio.
+    """Finds the quality factor of libjpeg with the nearest luma table.
+
+    The distance is the mean absolute logarithm of the ratios of the steps.
 
     Args:
-      table: 64 quantisation steps of Y, row by row.
+      table: 64 quantisation steps of Y, in row-major order.
 
     Returns:
       The quality factor, 1 to 100, and whether the table equals libjpeg's.
@@ -93,16 +96,16 @@ def nearest_quality(table: tuple[int, ...]) -> tuple[int, bool]:
 
 
 def features(compression: Compression | None) -> np.ndarray:
-    """What a conditioned network is told of a compression.
+    """Returns the features of a compression that a conditioned network takes.
 
     Args:
-      compression: None where it is unknown.
+      compression: the compression, or None if it is unknown.
 
     Returns:
-      float32, (`FEATURES`,). First 1 where the compression is known, else all zeros.
-      Then log2 of the chroma sampling down and across. Then an eighth of log2 of the
-      mean quantisation step in each band of frequencies, of Y and of chroma (0 in a
-      gray JPEG).
+      float32, (`FEATURES`,). All features are zero if the compression is unknown.
+      Otherwise the first is 1. The next two are log2 of the vertical and horizontal
+      chroma sampling. The others are log2(mean quantisation step) / 8 in each band of
+      frequencies, first of Y and then of chroma (0 for a gray JPEG).
     """
     if compression is None:
         return np.zeros(FEATURES, np.float32)
@@ -115,11 +118,12 @@ def features(compression: Compression | None) -> np.ndarray:
 
 
 def transposed(told: np.ndarray) -> np.ndarray:
-    """What a network is told of images that are turned by a quarter.
+    """Returns the compression features of images that are rotated by 90 degrees.
 
     Args:
-      told: (count, `FEATURES`), as `features` makes them.
+      told: features of the images before rotation, (count, `FEATURES`), as `features`
+        returns them.
     """
     order = np.arange(FEATURES)
-    order[1:3] = 2, 1  # sampling down and across; bands are symmetric
+    order[1:3] = 2, 1  # vertical and horizontal sampling; the bands are symmetric
     return told[:, order]

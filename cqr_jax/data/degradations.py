@@ -1,8 +1,8 @@
-"""Colour JPEGs as they are met with, made from clean crops on the way to training.
+"""Realistic colour JPEGs, made from clean crops during training.
 
-An example is a function of its image and of a random generator. Pillow's libjpeg
-compresses with any quantisation tables and any chroma sampling; TensorFlow offers
-neither.
+An example is a function of its image and of a random generator. The JPEGs are made with
+Pillow's libjpeg, which takes any quantisation tables and any chroma sampling;
+TensorFlow takes neither.
 """
 
 import io
@@ -13,26 +13,29 @@ from PIL import Image
 
 from cqr_jax.data.compression import Compression, features, libjpeg
 
-MCU = 16  # side, in pixels, of what a JPEG with 4:2:0 sampling codes as one unit
+MCU = 16  # side in pixels of the minimum coded unit of a JPEG with 4:2:0 sampling
 MARGIN = 2 * MCU  # pixels that `example` needs beyond its patch
 
-# Pillow's name of a chroma sampling, down and across.
+# Chroma sampling, vertical and horizontal -> Pillow's name for it.
 _SUBSAMPLING = {(1, 1): 0, (1, 2): 1, (2, 2): 2}
 
 
 class Mixture(NamedTuple):
-    """The probabilities that examples are drawn with.
+    """Probabilities with which examples are drawn.
 
     Attributes:
       qualities: lowest and highest quality factor (QF).
-      low: probability that QF is at most 50, where it is uniform, as it is above.
+      low: probability that QF is at most 50. QF is uniform in the range up to 50 and in
+        the range above.
       gray: probability of a gray JPEG.
-      subsampled: probabilities of 4:2:0 and 4:2:2 chroma; the rest is 4:4:4.
+      subsampled: probabilities of 4:2:0 and 4:2:2 chroma. Other JPEGs have 4:4:4.
       other_tables: probability of tables that are not libjpeg's.
-      double: probability that the picture was compressed before.
-      shifted: probability that its blocks begin anywhere, as in a crop saved as a PNG.
-      unknown: probability that the network isn't told the compression, where blocks
-        begin at the corner; where they don't, it is told with that probability.
+      double: probability of double compression.
+      shifted: probability of a block grid with a random origin, as in a crop that was
+        saved as a PNG.
+      unknown: probability that the compression is hidden from the network if the block
+        grid begins at the corner. If the grid is shifted, this is the probability that
+        the compression is given.
     """
 
     qualities: tuple[int, int] = (5, 100)
@@ -52,18 +55,19 @@ def example(
     augment: bool,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A clean crop, its JPEG, and what the network is told of the compression.
+    """Draws a clean crop, its JPEG and the features of the compression.
 
     Args:
-      image: uint8 RGB, (height, width, 3), both sides at least patch + `MARGIN`.
+      image: uint8 RGB, (height, width, 3), with both sides at least patch + `MARGIN`.
       patch: side of the crop in pixels, a multiple of 8.
-      mixture: what is drawn.
-      augment: random flips and quarter turns, before compressing.
-      rng: of all draws.
+      mixture: probabilities of the degradations.
+      augment: whether to flip and rotate by multiples of 90 degrees at random, before
+        compression.
+      rng: generator of all draws.
 
     Returns:
-      clean, uint8 RGB, (patch, patch, 3); compressed, the same of its JPEG;
-      `compression.features`, float32.
+      A tuple of the clean crop (uint8 RGB, (patch, patch, 3)), its decoded JPEG (with
+      the same dtype and shape) and `compression.features` (float32).
     """
     image = _square(image, patch + MARGIN, rng)
     if augment:
@@ -75,7 +79,7 @@ def example(
     clean = before = image
     if rng.random() < mixture.double:
         before = compress(image, draw(mixture, gray, rng))
-    # Of a picture that was compressed before, half are cropped in between.
+    # Half of the doubly compressed pictures are cropped between the compressions.
     clean, before = _cut(
         [clean, before], patch + MCU, 1 if rng.random() < 0.5 else MCU, rng
     )
@@ -88,17 +92,17 @@ def example(
 
 
 def aligned(clean: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
-    """A crop's JPEG by libjpeg with 4:2:0 chroma, as the literature evaluates colour.
+    """Compresses a crop by libjpeg with 4:2:0 chroma, as the literature evaluates it.
 
     Returns:
-      The JPEG decoded, and what the network is told of it, as of `example`.
+      The decoded JPEG and the features of its compression, as in `example`.
     """
     compression = libjpeg(quality)
     return compress(clean, compression), features(compression)
 
 
 def draw(mixture: Mixture, gray: bool, rng: np.random.Generator) -> Compression:
-    """A compression: tables of libjpeg or others, and the chroma sampling."""
+    """Draws a compression: libjpeg's or other tables, and the chroma sampling."""
     lowest, highest = mixture.qualities
 
     def quality():
@@ -114,7 +118,7 @@ def draw(mixture: Mixture, gray: bool, rng: np.random.Generator) -> Compression:
     if rng.random() >= mixture.other_tables:
         return found
     kind = rng.integers(3)
-    if kind == 0:  # luma and chroma at two qualities
+    if kind == 0:  # luma and chroma at different qualities
         other = int(np.clip(quality(), lowest, highest))
         return found if gray else found._replace(chroma=libjpeg(other).chroma)
     slope = rng.uniform(0, 4) if kind == 1 else 0.0
@@ -122,7 +126,7 @@ def draw(mixture: Mixture, gray: bool, rng: np.random.Generator) -> Compression:
     noise = np.exp(0.1 * rng.standard_normal(64))
 
     def changed(table):
-        """A table of the same mean: nearly flat, or of another contrast."""
+        """Returns a table with the same mean that is flatter or differs in contrast."""
         steps = np.asarray(table, np.float64)
         if kind == 1:
             shape = 1 + slope * np.add.outer(np.arange(8), np.arange(8)).ravel() / 14
@@ -136,7 +140,10 @@ def draw(mixture: Mixture, gray: bool, rng: np.random.Generator) -> Compression:
 
 
 def encode(image: np.ndarray, compression: Compression) -> bytes:
-    """Baseline JPEG of an RGB image, or of its first channel where chroma is None."""
+    """Encodes an RGB image as a baseline JPEG.
+
+    If chroma is None, encodes its first channel as a gray JPEG.
+    """
     gray = compression.chroma is None
     picture = Image.fromarray(np.ascontiguousarray(image[..., 0] if gray else image))
     tables = [list(compression.luma)]
@@ -150,13 +157,13 @@ def encode(image: np.ndarray, compression: Compression) -> bytes:
 
 
 def compress(image: np.ndarray, compression: Compression) -> np.ndarray:
-    """An RGB image after one trip through JPEG, as Pillow decodes it; same shape."""
+    """Encodes an RGB image as JPEG and decodes it with Pillow; keeps the shape."""
     with Image.open(io.BytesIO(encode(image, compression))) as decoded:
         return np.asarray(decoded.convert("RGB"))
 
 
 def _square(image: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """A square cut from anywhere in an image."""
+    """Crops a square at a random position."""
     top, left = (int(rng.integers(n - side + 1)) for n in image.shape[:2])
     return image[top : top + side, left : left + side]
 
@@ -164,6 +171,9 @@ def _square(image: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarra
 def _cut(
     images: list[np.ndarray], side: int, step: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """The same square of each, whose corner is a multiple of `step` up to `MCU`."""
+    """Crops the same square from each image.
+
+    The coordinates of its corner are random multiples of `step` up to `MCU`.
+    """
     top, left = (step * int(x) for x in rng.integers(MCU // step + 1, size=2))
     return [image[top : top + side, left : left + side] for image in images]

@@ -1,7 +1,7 @@
-"""The division of clean images into training, validation and test splits.
+"""Division of clean images into training, validation and test splits.
 
-`data_prep` makes records of the training and validation splits. Evaluation uses the
-images that are held out of them.
+`data_prep` makes records of the training and validation splits. Evaluation uses
+held-out images.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from etils import epath
 from cqr_jax.data import jpeg, kinds
 from cqr_jax.errors import UserError
 
-VALIDATION_FRACTION = 0.05  # of a folder's images, unless said otherwise
+VALIDATION_FRACTION = 0.05  # default fraction of a folder's images
 
-# Photographs that scikit-image ships in its wheel, by their part in the quickstart.
+# Photographs in the wheel of scikit-image, by their split in the quickstart.
 EMBEDDED = {
     "train": (
         "astronaut.png",
@@ -53,7 +53,7 @@ def held_out_images(folder: str, kind: str = kinds.LADDER) -> list[pathlib.Path]
       kind: kind of the records; see `divide`.
 
     Raises:
-      UserError: no such folder, or fewer than two images in it.
+      UserError: if there is no such folder, or it holds fewer than two images.
     """
     found = divide(epath.Path(folder), VALIDATION_FRACTION, kind)["validation"]
     return [pathlib.Path(folder) / file for file in found]
@@ -64,12 +64,12 @@ def divide(
 ) -> dict[str, list[str]]:
     """Divides the images under `root` into a training and a validation split.
 
-    A hash of the names chooses the images that are held out, so that the choice is
-    random but the same on every machine. For ladder records, the images with the
-    lowest hashes are held out, and their number is an exact fraction. For colour
-    records, the hash is of the name without the suffix, and every image whose hash is
-    below the fraction is held out. So x.png of a gray folder is held out whenever
-    x.webp of a colour folder is, and one network can train on both folders.
+    A hash of its name decides whether an image is held out. The choice is therefore
+    random but the same on every machine. For ladder records, the images with the lowest
+    hashes are held out, and their number is an exact fraction. For colour records, the
+    hash is of the name without the suffix, and every image whose hash is below the
+    fraction is held out. An image x.png in a gray folder is then held out whenever
+    x.webp in a colour folder is, and one network can train on both folders.
 
     Args:
       root: folder of the images.
@@ -80,7 +80,7 @@ def divide(
       Split -> sorted paths relative to `root`.
 
     Raises:
-      UserError: no such folder, or fewer than two images in it.
+      UserError: if there is no such folder, or it holds fewer than two images.
     """
     files = [path.relative_to(root).as_posix() for path in jpeg.list_images(root)]
     if len(files) < 2:

@@ -1,9 +1,9 @@
-"""The protocol's images: luma conversion and single-channel JPEG, in NumPy and Pillow.
+"""Luma conversion and single-channel JPEG compression, in NumPy and Pillow.
 
-An image here is a `uint8` array of shape (height, width) holding the Y channel as
-MATLAB's `rgb2ycbcr` defines it. This module is the only place that says how a file
-becomes Y and how Y becomes a JPEG, so that training, validation and evaluation agree.
-It imports neither TensorFlow nor JAX: data preparation runs it in worker processes.
+An image here is a `uint8` array of shape (height, width) that holds the Y channel as
+MATLAB's `rgb2ycbcr` defines it. Only this module converts files to Y and Y to JPEG, so
+that training, validation and evaluation agree. It imports neither TensorFlow nor JAX,
+because data preparation runs it in worker processes.
 """
 
 import contextlib
@@ -22,15 +22,18 @@ from cqr_jax.data.ycbcr import STUDIO_LUMA
 from cqr_jax.errors import UserError
 
 BLOCK = 8  # side of a JPEG block in pixels
-_BAND = 256  # rows converted at a time: in double precision a photograph fills memory
+# Rows converted at a time: a whole photograph in double precision would fill memory.
+_BAND = 256
 
 
 class ImageError(UserError):
-    """An image that can't be used, with the reason."""
+    """Raised for an image that can't be used; the message gives the reason."""
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:
-    """Y of ITU-R BT.601 in studio range, as MATLAB's `rgb2ycbcr` rounds it.
+    """Converts RGB to Y of ITU-R BT.601 in studio range, rounded as in MATLAB.
+
+    The result equals the Y of MATLAB's `rgb2ycbcr`.
 
     Args:
       rgb: uint8, (height, width, 3).
@@ -46,28 +49,32 @@ def luma(rgb: np.ndarray) -> np.ndarray:
 
 
 def encode(y: np.ndarray, quality: int) -> bytes:
-    """Baseline single-channel JPEG of `y` (uint8, (height, width)), QF 1 to 100."""
+    """Encodes `y` (uint8, (height, width)) as a single-channel baseline JPEG.
+
+    The quality factor is 1 to 100.
+    """
     buffer = io.BytesIO()
     Image.fromarray(y).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
 def decode(data: bytes) -> np.ndarray:
-    """The uint8 (height, width) image of a single-channel JPEG or PNG."""
+    """Decodes a single-channel JPEG or PNG to a uint8 (height, width) image."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("L"))
 
 
 def compress(y: np.ndarray, quality: int) -> np.ndarray:
-    """`y` after one trip through JPEG at `quality`; same shape and dtype."""
+    """Encodes `y` as JPEG at `quality` and decodes it; keeps shape and dtype."""
     return decode(encode(y, quality))
 
 
 def encode_png(y: np.ndarray) -> bytes:
-    """Lossless PNG of gray (uint8, (height, width)) or RGB (height, width, 3).
+    """Encodes gray (height, width) or RGB (height, width, 3) uint8 as lossless PNG.
 
-    Filtered and Huffman-coded, without a search for repetitions: of photographs the
-    default makes larger files, takes four times as long, and twice as long to decode.
+    The pixels are filtered and Huffman-coded, without a search for repetitions. For
+    photographs, the default strategy makes larger files, takes four times as long to
+    encode and twice as long to decode.
     """
     buffer = io.BytesIO()
     Image.fromarray(y).save(buffer, "PNG", compress_type=zlib.Z_HUFFMAN_ONLY)
@@ -77,9 +84,9 @@ def encode_png(y: np.ndarray) -> bytes:
 def load_luma(source: str | os.PathLike | bytes) -> np.ndarray:
     """Reads an image file as Y.
 
-    A gray image is Y as it stands (16-bit gray is scaled to 8 bits); palette, CMYK and
-    other colour modes go through RGB; the EXIF orientation is applied; an alpha channel
-    is dropped when it is opaque everywhere.
+    A gray image is used as Y unchanged, except that 16-bit gray is scaled to 8 bits.
+    Palette, CMYK and other colour modes are converted to RGB first. The EXIF
+    orientation is applied. An alpha channel is dropped if it is opaque everywhere.
 
     Args:
       source: a path (gs:// too), or the bytes of the file.
@@ -88,22 +95,22 @@ def load_luma(source: str | os.PathLike | bytes) -> np.ndarray:
       uint8, (height, width).
 
     Raises:
-      ImageError: missing, unreadable, truncated, too large to be meant, floating
-        point, or with transparent pixels (what lies under them is not part of the
-        picture).
+      ImageError: if the file is missing, unreadable or truncated, if the image is
+        suspiciously large or has floating-point pixels, or if it has transparent
+        pixels (the colours under them are not part of the picture).
     """
     with image_errors(), _open(source) as file, Image.open(file) as image:
         return _to_luma(ImageOps.exif_transpose(image))
 
 
 def load_rgb(source: str | os.PathLike | bytes) -> np.ndarray:
-    """Reads an image file as RGB, or as gray where it holds gray alone.
+    """Reads an image file as RGB, or as gray if it is gray.
 
-    Palette, CMYK and other colour modes become RGB, 16-bit gray is scaled to 8 bits;
-    orientation, alpha, `source` and errors are those of `load_luma`.
+    Palette, CMYK and other colour modes are converted to RGB. 16-bit gray is scaled to
+    8 bits. Orientation, alpha, `source` and errors are as in `load_luma`.
 
     Returns:
-      uint8, (height, width, 3), or (height, width) of a gray image.
+      uint8, (height, width, 3), or (height, width) for a gray image.
     """
     with image_errors(), _open(source) as file, Image.open(file) as opened:
         image = _opaque(ImageOps.exif_transpose(opened))
@@ -113,16 +120,16 @@ def load_rgb(source: str | os.PathLike | bytes) -> np.ndarray:
 
 
 def load_gray(source: str | os.PathLike | bytes) -> np.ndarray:
-    """Reads a Y that was saved as an image, in one channel or in three equal ones.
+    """Reads a Y channel that was saved as an image with one or three equal channels.
 
     Args:
-      source: as of `load_luma`.
+      source: as in `load_luma`.
 
     Returns:
-      uint8, (height, width): the pixels as they stand.
+      uint8, (height, width): the unchanged pixels.
 
     Raises:
-      ImageError: as `load_luma`, or it has colours.
+      ImageError: as in `load_luma`, or if the image has colours.
     """
     with image_errors(), _open(source) as file, Image.open(file) as opened:
         image = _opaque(opened)
@@ -136,7 +143,7 @@ def load_gray(source: str | os.PathLike | bytes) -> np.ndarray:
 
 @contextlib.contextmanager
 def image_errors():
-    """Around reading an image: what Pillow raises becomes an `ImageError`."""
+    """Context that turns Pillow's errors while reading an image into `ImageError`s."""
     try:
         yield
     except ImageError:
@@ -147,7 +154,7 @@ def image_errors():
         raise ImageError("too many pixels (a decompression bomb?)") from None
     except MemoryError:
         raise ImageError("too large for the memory") from None
-    # Pillow's plugins raise whatever damaged bytes lead them to.
+    # Pillow's plugins raise many kinds of errors on damaged bytes.
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(f"can't be read: {error.strerror}") from None
@@ -164,7 +171,7 @@ def _open(source: str | os.PathLike | bytes) -> IO[bytes]:
 def load_named(
     path: str | os.PathLike, load: Callable[..., np.ndarray] = load_luma
 ) -> np.ndarray:
-    """As `load`, with the file named in the error."""
+    """Calls `load` and names the file in its errors."""
     try:
         return load(path)
     except ImageError as error:
@@ -172,7 +179,7 @@ def load_named(
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """The image without its alpha, which has to be full."""
+    """Returns the image without its alpha channel, which must be opaque."""
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA" if image.mode != "LA" else "LA")
@@ -193,10 +200,10 @@ def _to_luma(image: Image.Image) -> np.ndarray:
 
 
 def integers_16(image: Image.Image) -> np.ndarray:
-    """The uint16 (height, width) pixels of an integer image.
+    """Returns the uint16 (height, width) pixels of an integer image.
 
     Raises:
-      ImageError: a pixel is negative or above 65535.
+      ImageError: if a pixel is negative or above 65535.
     """
     wide = np.asarray(image).astype(np.int64)
     if wide.min() < 0 or wide.max() > 65535:
@@ -205,10 +212,10 @@ def integers_16(image: Image.Image) -> np.ndarray:
 
 
 def list_images(folder: str | os.PathLike) -> list[epath.Path]:
-    """The image files under `folder`, at any depth, sorted by path.
+    """Returns the image files under `folder`, at any depth, sorted by path.
 
     Raises:
-      UserError: no such folder, or no image in it.
+      UserError: if there is no such folder, or it holds no image.
     """
     root = epath.Path(folder)
     if not root.is_dir():

@@ -1,10 +1,11 @@
-"""Kinds of records, named as the folders of their TFDS builders.
+"""Kinds of records, which are also the folder names of their TFDS builders.
 
-Apart from `records`, for worker processes import neither TensorFlow nor JAX.
+This module is separate from `records` because worker processes import neither
+TensorFlow nor JAX.
 """
 
 LADDER = "qf_ladder"  # Y, with its JPEGs at each of QUALITIES
-COLOUR = "colour"  # RGB or gray; JPEGs are made of it when it is read
+COLOUR = "colour"  # RGB or gray; JPEGs are made when the record is read
 KINDS = (LADDER, COLOUR)
 
 QUALITIES = tuple(range(1, 31))  # JPEG quality factors of the ladder

@@ -1,12 +1,13 @@
-"""TFRecords of the QF ladder to batches of the two stages.
+"""Input pipeline: reads TFRecords and yields the batches of the two training stages.
 
 Batches are dictionaries of NumPy arrays. Images are uint8 of shape
-(batch, patch, patch, 1), or 3 in RGB; the steps scale them to [0, 1].
+(batch, patch, patch, 1), or (batch, patch, patch, 3) in RGB. The training steps scale
+them to [0, 1].
 
-Every random choice comes from stateless operations keyed by the config's seed and the
-example's index in the stream, so that the stream can be entered at any step: a resumed
-run sees what an unbroken one would have seen, and the batches don't depend on the
-number of processes.
+All randomness is stateless and keyed by the config's seed and the index of the example
+in the stream. The stream can therefore start at any step: a resumed run sees the same
+batches as an uninterrupted one, and the batches don't depend on the number of
+processes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,21 +25,22 @@ from cqr_jax.errors import UserError
 Batch = dict[str, np.ndarray]
 Example = Callable[[dict, tf.Tensor], dict]
 
-BLIND_MARGIN = 2 * BLOCK  # that `blind` needs beyond its patch: a block of each JPEG
-_SHUFFLE_BUFFER = 1024  # records; written in random order already
+# Pixels that `blind` needs beyond its patch: one block for each of two JPEGs.
+BLIND_MARGIN = 2 * BLOCK
+_SHUFFLE_BUFFER = 1024  # records, which are already written in random order
 
 
 def pairs(patch: int, levels: tuple[tuple[int, int], ...], augment: bool) -> Example:
-    """Examples of the ranker's stage: the same crop at two quality levels.
+    """Makes examples of the ranker's stage: the same crop at two quality levels.
 
-    Two different levels are drawn uniformly, then a quality factor uniformly within
-    each (paper section 4.1). Fields: image_i, image_j; label_i, label_j (1 to the
-    number of levels); quality_i, quality_j.
+    Two different levels are drawn uniformly, then a quality factor is drawn uniformly
+    within each (paper section 4.1). The fields are image_i, image_j; label_i, label_j
+    (1 to the number of levels); quality_i, quality_j.
 
     Args:
       patch: side of the crop in pixels, a multiple of 8.
       levels: first and last quality factor of each level, worst first.
-      augment: random flips and quarter turns.
+      augment: whether to flip and rotate by multiples of 90 degrees at random.
     """
     table = tf.constant(levels, tf.int32)
 
@@ -63,16 +65,17 @@ def pairs(patch: int, levels: tuple[tuple[int, int], ...], augment: bool) -> Exa
 def ladders(
     patch: int, qualities: tuple[int, ...], augment: bool, draws: int = 0
 ) -> Example:
-    """Examples of the deblocker's stage: a clean crop and its JPEGs.
+    """Makes examples of the deblocker's stage: a clean crop and its JPEGs.
 
-    Fields: clean (patch, patch, 1); compressed (draws or qualities, patch, patch, 1).
+    The fields are clean, (patch, patch, 1), and compressed,
+    (draws or len(qualities), patch, patch, 1).
 
     Args:
       patch: side of the crop in pixels, a multiple of 8.
       qualities: JPEG quality factors.
-      augment: random flips and quarter turns.
-      draws: how many of the qualities each crop gets, drawn without repetition; 0 for
-        all, in their order.
+      augment: whether to flip and rotate by multiples of 90 degrees at random.
+      draws: number of qualities to draw for each crop, without repetition. 0 takes all
+        qualities in their order.
     """
     rungs = [quality - records.QUALITIES[0] for quality in qualities]
 
@@ -98,30 +101,31 @@ def blind(
     shifted: float,
     augment: bool,
 ) -> Example:
-    """Examples of the deblocker's stage as JPEGs are met with, compressed on the way.
+    """Makes examples of the deblocker's stage with realistic JPEGs.
 
-    A crop of the clean sub-image is compressed at a quality factor drawn uniformly;
-    with probability `double` it was once before, at another one and on another grid.
-    With probability `shifted` the grid of its blocks begins anywhere, as after
-    cropping, else at its corner.
+    A crop of the clean sub-image is compressed when it is read, at a quality factor
+    that is drawn uniformly. With probability `double`, the crop is compressed before
+    that at another such quality factor and on another grid. With probability `shifted`,
+    the block grid has a random origin, as after cropping; otherwise it begins at the
+    corner.
 
-    Fields: clean (patch, patch, 1); compressed (1, patch, patch, 1).
+    The fields are clean, (patch, patch, 1), and compressed, (1, patch, patch, 1).
 
     Args:
       patch: side of the crop in pixels, a multiple of 8.
-      qualities: lowest and highest JPEG quality factor, of 1 to 100.
+      qualities: lowest and highest JPEG quality factor, within 1 to 100.
       double: probability of double compression.
-      shifted: probability of a grid that begins anywhere: at one of the 64 places of a
-        block, of which the corner is one.
-      augment: random flips and quarter turns.
+      shifted: probability of a grid with a random origin. The origin is one of the 64
+        positions in a block, including the corner.
+      augment: whether to flip and rotate by multiples of 90 degrees at random.
     """
     low, high = qualities
-    room = patch + BLOCK  # of the last compression
-    first_room = patch + BLIND_MARGIN  # of the first of two
+    room = patch + BLOCK  # side of the crop for the last compression
+    first_room = patch + BLIND_MARGIN  # side of the crop for the first of two
 
     def compress(image, key):
         quality = _uniform(key, low, high + 1)
-        # An op of one quality for each call; tf.io.encode_jpeg takes a constant.
+        # This op takes a quality for each call; tf.io.encode_jpeg takes a constant.
         data = tf.raw_ops.EncodeJpegVariableQuality(images=image, quality=quality)
         return decode(data)
 
@@ -155,18 +159,21 @@ def colour(
     augment: bool,
     cases: Sequence[int] = (),
 ) -> Example:
-    """Examples of the deblocker's stage in colour, compressed on the way.
+    """Makes examples of the deblocker's stage in colour, compressed when read.
 
-    Fields: clean, RGB, (patch, patch, 3); compressed (1, patch, patch, 3), drawn from
-    the mixture; compression (1, `compression.FEATURES`), float32, what the network is
-    told of it.
+    The fields are:
+
+    - clean: RGB, (patch, patch, 3).
+    - compressed: (1 + len(cases), patch, patch, 3). The last is drawn from the mixture.
+    - compression: float32, (1 + len(cases), `compression.FEATURES`), the features of
+      each compression that the network takes.
 
     Args:
       patch: side of the crop in pixels, a multiple of 8.
-      mixture: what is drawn.
-      augment: random flips and quarter turns.
-      cases: quality factors of further JPEGs of the crop, by libjpeg with 4:2:0 chroma,
-        that stand before the one drawn.
+      mixture: probabilities of the degradations.
+      augment: whether to flip and rotate by multiples of 90 degrees at random.
+      cases: quality factors of additional JPEGs of the crop, by libjpeg with 4:2:0
+        chroma. They precede the one that is drawn.
     """
     count = 1 + len(cases)
 
@@ -193,7 +200,7 @@ def colour(
 
 
 def joined(streams: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
-    """Batches that hold one of each stream, one behind the other."""
+    """Yields the concatenation of one batch from each stream."""
     for parts in zip(*streams, strict=True):
         yield {name: np.concatenate([x[name] for x in parts]) for name in parts[0]}
 
@@ -208,15 +215,16 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """The endless stream of training batches from `first_step` on.
+    """Returns the endless stream of training batches, starting at `first_step`.
 
     Args:
-      builder: of the records.
+      builder: TFDS builder of the records.
       example: `pairs(...)`, `ladders(...)` or `blind(...)`.
-      batch_size: global, over all processes; a multiple of `process_count`.
-      seed: of the stream.
+      batch_size: global batch size over all processes, a multiple of `process_count`.
+      seed: seed of the stream.
       first_step: number of the first batch.
-      process_index, process_count: this process's part of each global batch.
+      process_index, process_count: index and number of processes. Each process gets
+        its share of every global batch.
     """
     data = read(builder, "train")
     count = builder.info.splits["train"].num_examples
@@ -255,15 +263,15 @@ def validation_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> list[Batch]:
-    """The validation batches: always the same, kept in memory.
+    """Returns the validation batches, which are always the same and kept in memory.
 
-    The last is filled up with the examples that would come next; the field `mask`
-    (float32, (batch,)) is 0 for those and 1 for the others.
+    The last batch is padded with the examples that would come next. The field `mask`
+    (float32, (batch,)) is 0 for these and 1 for the others.
 
     Args:
-      builder: of the records.
+      builder: TFDS builder of the records.
       example: `pairs(...)`, `ladders(...)` or `blind(...)`, without augmentation.
-      examples: how many in all; the records are gone through as often as that takes,
+      examples: total number of examples. The records are repeated as often as needed,
         each time with other crops.
       batch_size, seed, process_index, process_count: as in `training_batches`.
     """
@@ -283,10 +291,10 @@ def validation_batches(
 def open_records(
     data_dir: str, name: str, side: int, kind: str = LADDER
 ) -> tfds.core.DatasetBuilder:
-    """The builder of existing records that have room for crops of this side.
+    """Returns the builder of existing records, which must fit crops of this side.
 
     Raises:
-      UserError: no records, or sub-images smaller than a crop.
+      UserError: if there are no records, or a sub-image is smaller than a crop.
     """
     builder = records.open_builder(data_dir, name, kind)
     shortest = builder.info.metadata["min_side"]
@@ -300,30 +308,30 @@ def open_records(
 
 
 def read(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
-    """Records in the order in which they are stored, images not decoded."""
+    """Reads records in storage order, without decoding their images."""
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     return builder.as_dataset(split=split, shuffle_files=False, read_config=config)
 
 
 def fold(seed: int, index: tf.Tensor) -> tf.Tensor:
-    """The seed of the example at `index` of the stream."""
+    """Returns the seed of the example at `index` in the stream."""
     return tf.random.fold_in(tf.stack([np.int64(seed), np.int64(0)]), index)
 
 
 def _uniform(seed: tf.Tensor, low, high) -> tf.Tensor:
-    """An integer drawn uniformly from low..high-1."""
+    """Draws an integer uniformly from low..high-1."""
     return tf.random.stateless_uniform((), seed, low, high, tf.int32)
 
 
 def decode(data: tf.Tensor) -> tf.Tensor:
-    """A JPEG, decoded as Pillow decodes."""
+    """Decodes a JPEG to the same pixels as Pillow."""
     return tf.io.decode_jpeg(data, channels=1, dct_method="INTEGER_ACCURATE")
 
 
 def decode_crop(
     data: tf.Tensor, top: tf.Tensor, left: tf.Tensor, patch: int
 ) -> tf.Tensor:
-    """A square crop of a JPEG, decoded as Pillow decodes."""
+    """Decodes a square crop of a JPEG to the same pixels as Pillow."""
     return tf.image.decode_and_crop_jpeg(
         data,
         tf.stack([top, left, patch, patch]),
@@ -340,7 +348,10 @@ def _crops(
     augment: bool,
     seed: tf.Tensor,
 ) -> list[tf.Tensor]:
-    """The same crop on the 8-grid of PNGs, then of JPEGs, equally turned."""
+    """Takes the same random crop of all PNGs, then of all JPEGs.
+
+    The crop is aligned to the 8x8 grid. All crops are flipped and rotated alike.
+    """
     top, left, _, _ = tf.unstack(tf.random.split(tf.random.fold_in(seed, 1), 4))
     top = BLOCK * _uniform(top, 0, (record["height"] - patch) // BLOCK + 1)
     left = BLOCK * _uniform(left, 0, (record["width"] - patch) // BLOCK + 1)
@@ -355,7 +366,7 @@ def _crops(
 def _turned(
     images: list[tf.Tensor], patch: int, augment: bool, seed: tf.Tensor
 ) -> list[tf.Tensor]:
-    """Square images, equally flipped and turned if `augment`."""
+    """Flips and rotates all square images alike at random if `augment`."""
     _, _, turn, flip = tf.unstack(tf.random.split(tf.random.fold_in(seed, 1), 4))
     stack = tf.ensure_shape(tf.stack(images), (len(images), patch, patch, 1))
     if augment:

@@ -1,6 +1,6 @@
-"""The one definition of records: clean sub-images, of the kind ladder with JPEGs.
+"""Definition of records: clean sub-images, with JPEGs if the kind is ladder.
 
-Shared by the writer (`data_prep`) and the reader (`cqr_jax.data.pipeline`).
+The writer (`data_prep`) and the reader (`cqr_jax.data.pipeline`) share this definition.
 """
 
 import numpy as np
@@ -14,12 +14,16 @@ VERSION = "1.0.0"
 
 
 def features(kind: str = LADDER) -> tfds.features.FeaturesDict:
-    """Features of a record.
+    """Returns the features of a record.
 
-    name: the image's name. top, left: of the sub-image in it, multiples of 8.
-    height, width: of the sub-image, multiples of 8. clean: PNG bytes, uint8, of Y in
-    the ladder, of RGB or gray in colour records. jpegs, in the ladder alone: bytes of
-    the single-channel JPEG at each of `QUALITIES`, in order.
+    The features are:
+
+    - name: name of the image.
+    - top, left: position of the sub-image in the image, multiples of 8.
+    - height, width: size of the sub-image, multiples of 8.
+    - clean: PNG bytes, uint8: Y in ladder records, RGB or gray in colour records.
+    - jpegs: only in ladder records: bytes of the single-channel JPEG at each of
+      `QUALITIES`, in order.
     """
     scalar = tfds.features.Scalar(dtype=np.int32)
     fields = {
@@ -37,25 +41,25 @@ def features(kind: str = LADDER) -> tfds.features.FeaturesDict:
 
 
 def directory(data_dir: str, name: str, kind: str = LADDER) -> epath.Path:
-    """Where the records of the data set `name` lie under `data_dir` (gs:// too)."""
+    """Returns the folder of the records of data set `name`; `data_dir` may be gs://."""
     return epath.Path(data_dir) / kind / name / VERSION
 
 
 def exists(data_dir: str, name: str, kind: str = LADDER) -> bool:
-    """Whether complete records of `name` are there."""
+    """Returns whether complete records of `name` exist."""
     return (directory(data_dir, name, kind) / "dataset_info.json").exists()
 
 
 def open_builder(
     data_dir: str, name: str, kind: str = LADDER
 ) -> tfds.core.DatasetBuilder:
-    """The read-only TFDS builder of existing records.
+    """Returns the read-only TFDS builder of existing records.
 
-    Its `info.metadata` tells the source and `min_side`, the shortest side of any
+    Its `info.metadata` holds the source and `min_side`, the shortest side of any
     sub-image in pixels.
 
     Raises:
-      UserError: there are none.
+      UserError: if there are no such records.
     """
     where = directory(data_dir, name, kind)
     if not exists(data_dir, name, kind):

@@ -1,8 +1,8 @@
-"""The test sets of Table 2: which images they are, and where they come from.
+"""Test sets of Table 2: their images, and where to download them.
 
-test_sets.tsv holds the shape of each image and the SHA-256 of its Y. `images` fetches
-what is missing; `python -m data_prep.test_sets` does so for all sets. The images are
-for research use. Never train on them.
+test_sets.tsv holds the shape of each image and the SHA-256 of its Y. `images` downloads
+missing images; `python -m data_prep.test_sets` does so for all sets. The images are for
+research use. Never train on them.
 """
 
 import concurrent.futures
@@ -22,7 +22,7 @@ from cqr_jax.errors import UserError, extra
 with extra("train"):
     import requests
 
-# Named sets -> the folder of their images under the folder of all.
+# Name of a set -> folder of its images under the folder of all sets.
 SETS = {
     "classic5": "classic5",
     "live1": "live1",
@@ -31,7 +31,7 @@ SETS = {
 }
 
 HOST = "https://raw.githubusercontent.com"
-# Folder -> where each of its images is, under HOST, {} being the rest of its name.
+# Folder -> address of each of its images under HOST. {} is the rest of the key.
 _ADDRESSES = {
     "classic5": "JingyunLiang/SwinIR/33f616625268d08ba600f8db89388eec0328edb1/"
     "testsets/classic5/{}.bmp",
@@ -43,22 +43,22 @@ _CONNECTIONS = 8
 
 
 class Expected(NamedTuple):
-    """What test_sets.tsv says of an image: its shape, and the SHA-256 of its Y."""
+    """Shape of an image and SHA-256 of its Y, from test_sets.tsv."""
 
     shape: tuple[int, int]
     sha256: str
 
     def is_equal(self, y: np.ndarray) -> bool:
-        """Whether `y`, uint8 (height, width), is this image to the last bit."""
+        """Returns whether `y`, uint8 (height, width), equals this image exactly."""
         same_shape = y.shape == self.shape
         return same_shape and hashlib.sha256(y.tobytes()).hexdigest() == self.sha256
 
 
 @functools.cache
 def expected(name: str) -> dict[str, Expected]:
-    """Key -> what is expected, of each image of a set; name: of `SETS`.
+    """Returns key -> expected shape and hash of each image in a set of `SETS`.
 
-    A key is the image's path under the folder of all sets, without its suffix.
+    The key of an image is its path under the folder of all sets, without its suffix.
     """
     table = pathlib.Path(__file__).with_name("test_sets.tsv")
     with table.open(newline="") as file:
@@ -72,12 +72,13 @@ def expected(name: str) -> dict[str, Expected]:
 
 
 def images(name: str, set_dir: str) -> dict[str, pathlib.Path]:
-    """Key -> path of each image of a named set, sorted; fetched if a folder is missing.
+    """Returns key -> path of each image in a named set, sorted.
 
-    The suffix of a file may be any that Pillow reads.
+    Downloads the missing images if a folder is missing. A file may have any suffix that
+    Pillow reads.
 
     Raises:
-      UserError: the set is not there whole and can't be fetched.
+      UserError: if the set is incomplete and can't be downloaded.
     """
     folder = pathlib.Path(set_dir) / SETS[name]
     found, missing = _find(name, set_dir)
@@ -95,10 +96,10 @@ def images(name: str, set_dir: str) -> dict[str, pathlib.Path]:
 
 
 def fetch(name: str, set_dir: str) -> None:
-    """Downloads the images that a set lacks; each is checked before it is written.
+    """Downloads the missing images of a set and checks each before writing it.
 
     Raises:
-      UserError: no network, or an image is not what it should be.
+      UserError: if there is no network, or an image differs from the expected one.
     """
     _, missing = _find(name, set_dir)
     if not missing:
@@ -131,7 +132,7 @@ def fetch(name: str, set_dir: str) -> None:
         requests.Session() as session,
         concurrent.futures.ThreadPoolExecutor(_CONNECTIONS) as pool,
     ):
-        fetch_one(missing[0])  # fails before the others are tried
+        fetch_one(missing[0])  # fail before trying the others
         fetched = pool.map(fetch_one, missing[1:])
         try:
             for _ in progress.over(
@@ -144,7 +145,7 @@ def fetch(name: str, set_dir: str) -> None:
 
 
 def _find(name: str, set_dir: str) -> tuple[dict[str, pathlib.Path], list[str]]:
-    """The images of a set that are there, and the keys of those that are not."""
+    """Returns the present images of a set, and the keys of the missing ones."""
     present = by_key(pathlib.Path(set_dir), SETS[name])
     keys = sorted(expected(name))
     found = {k: present[k] for k in keys if k in present}
@@ -152,15 +153,15 @@ def _find(name: str, set_dir: str) -> tuple[dict[str, pathlib.Path], list[str]]:
 
 
 def key(path: pathlib.Path, root: str | os.PathLike) -> str:
-    """The path of an image under `root`, without suffix."""
+    """Returns the path of an image under `root`, without suffix."""
     return path.relative_to(root).with_suffix("").as_posix()
 
 
 def by_key(root: pathlib.Path, folder: str = "") -> dict[str, pathlib.Path]:
-    """Key under `root` -> path, of the images in a folder of it.
+    """Returns key -> path of the images in a folder under `root`.
 
     Raises:
-      UserError: two have one key.
+      UserError: if two images have the same key.
     """
     found: dict[str, pathlib.Path] = {}
     for path in sorted((root / folder).rglob("*")):

@@ -1,8 +1,8 @@
-"""The colour spaces of JPEG, in one place: matrices of ITU-R BT.601."""
+"""Colour space conversion matrices of JPEG, from ITU-R BT.601."""
 
 import numpy as np
 
-# RGB to Y, Cb and Cr in full range, as JFIF defines it, and back.
+# RGB to full-range Y, Cb and Cr, as JFIF defines them, and back.
 FROM_RGB = np.array(
     [
         [0.299, 0.587, 0.114],
@@ -11,7 +11,7 @@ FROM_RGB = np.array(
     ]
 )
 TO_RGB = np.linalg.inv(FROM_RGB)
-ZERO = np.array([0, 0.5, 0.5], np.float32)  # what no colour is stored as
+ZERO = np.array([0, 0.5, 0.5], np.float32)  # offset of Y, Cb and Cr: neutral chroma
 
-# RGB in [0, 1] to Y in studio range, less 16: 0 to 219.
+# RGB in [0, 1] to Y in studio range minus 16, which is in 0 to 219.
 STUDIO_LUMA = np.array([65.481, 128.553, 24.966])

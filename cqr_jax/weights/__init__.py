@@ -1,7 +1,7 @@
-"""Weights as single files: safetensors whose header tells the model and its origin.
+"""Weights as single safetensors files, with the model and its provenance in the header.
 
-Reading and writing them needs neither TensorFlow nor Orbax. `compact.safetensors` and
-its like in this folder come with the package; README.md beside them says what they are.
+Reading and writing them needs neither TensorFlow nor Orbax. The package includes
+`compact.safetensors` and other weights in this folder; README.md here describes them.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from flax import linen as nn
 from cqr_jax import files, models
 from cqr_jax.errors import UserError
 
-SHIPPED = pathlib.Path(__file__).parent  # folder of the weights of the package
+SHIPPED = pathlib.Path(__file__).parent  # folder of the weights in the package
 
 
 class Weights(NamedTuple):
@@ -29,9 +29,9 @@ class Weights(NamedTuple):
 
     Attributes:
       model: the Flax module.
-      variables: of it, NumPy arrays.
-      fields: the module's config fields.
-      provenance: how the weights were made, as `save` was told.
+      variables: variables of the model, as NumPy arrays.
+      fields: config fields of the module.
+      provenance: how the weights were made, as given to `save`.
     """
 
     model: nn.Module
@@ -43,14 +43,14 @@ class Weights(NamedTuple):
 def save(
     path: str | os.PathLike, kind: str, fields: dict, variables: Any, provenance: dict
 ) -> None:
-    """Writes weights, under a temporary name until they are whole.
+    """Writes weights to a file, which has a temporary name until it is complete.
 
     Args:
-      path: of the file.
+      path: path of the file.
       kind: 'ranker' or 'deblocker'.
-      fields: the module's config fields.
+      fields: config fields of the module.
       variables: Flax variables.
-      provenance: JSON values that tell how the weights were made.
+      provenance: JSON values that describe how the weights were made.
     """
     header = {
         "kind": kind,
@@ -62,7 +62,7 @@ def save(
 
 
 def file_name(kind: str) -> str:
-    """Of the weights in the workdir of a finished stage.
+    """Returns the file name of the weights in the workdir of a finished stage.
 
     Args:
       kind: 'ranker' or 'deblocker'.
@@ -71,21 +71,21 @@ def file_name(kind: str) -> str:
 
 
 def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weights:
-    """Reads weights and checks them against the model they are for.
+    """Reads weights and checks that they fit their model.
 
     Args:
-      path: of the file.
+      path: path of the file.
       kind: 'ranker' or 'deblocker'.
-      fields: the config fields that the model must have; None for any.
+      fields: config fields that the model must have; None for any.
 
     Raises:
-      UserError: no such file, not weights of this kind, other fields than wanted, or
-        missing, extra or mis-shaped arrays.
+      UserError: if there is no such file, if it doesn't hold weights of this kind, if
+        the fields differ, or if arrays are missing, extra or of a wrong shape.
     """
     held, found, provenance, arrays = read(path)
     if held != kind:
         raise UserError(f"{path}: holds a {held}, not a {kind}")
-    # A file that is older than a field was made with the field's default.
+    # Files that are older than a field were made with its default.
     try:
         model = models.create(found, kind)
     except TypeError as error:
@@ -107,15 +107,15 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
 
 
 def read(path: str | os.PathLike) -> tuple[str, dict, dict, dict[str, np.ndarray]]:
-    """What a weights file holds, whatever model it is for.
+    """Reads a weights file of any model.
 
     Returns:
-      Its kind, fields and provenance as `save` was told, and its arrays by the names of
-      the variables, 'params/head/kernel' for one; float32, also where the file rounds
-      to half precision.
+      The kind, fields and provenance as given to `save`, and the arrays by the names of
+      the variables, such as 'params/head/kernel'. Arrays are float32, even if the file
+      stores half precision.
 
     Raises:
-      UserError: no such file, or not a weights file.
+      UserError: if there is no such file, or it isn't a weights file.
     """
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such weights file")

@@ -1,4 +1,4 @@
-"""Tells what a weights file is, or makes another of it: to ship, or to train deeper.
+"""Describes a weights file, or converts it to another.
 
     python -m cqr_jax.weights runs/a/deblocker.safetensors
     python -m cqr_jax.weights runs/a/deblocker.safetensors --ship=a.safetensors
@@ -7,12 +7,17 @@
         --interpolate=mixed.safetensors --other=runs/b/deblocker.safetensors \
         --share=0.75
 
-The first prints its model, parameters and provenance as JSON. The second rounds the
-parameters to half precision, which halves the file, and leaves the folders of the
-machine that trained it out of the provenance. The third gives a deblocker one more
-local block, which changes nothing until it is trained on. The fourth goes three
-quarters of the way from a's weights to b's, which were trained on from a's: it keeps
-most of what b learned and loses less of what a had; what it is worth is to be measured.
+The first command prints the model, the number of parameters and the provenance as JSON.
+
+--ship rounds the parameters to half precision, which halves the size of the file. It
+removes the folders of the training machine from the provenance.
+
+--deepen adds a local block to a deblocker. The block changes nothing until it is
+trained.
+
+--interpolate computes weights between those of two files, here at three quarters of the
+way from a to b. The training of b must have started from a. The result keeps most of
+what b learned and loses less of what a had. Measure it before you use it.
 """
 
 import argparse
@@ -28,12 +33,12 @@ from cqr_jax import weights
 from cqr_jax.errors import UserError, one_line_errors
 
 _FOLDERS = ("workdir", "data_dir", "set_dir")
-# Paths, with commas between them, of which the last names alone are kept.
+# Comma-separated paths, of which only the last components are kept.
 _PATHS = ("initial_weights", "ranker_weights", "sets")
 
 
 def describe(path: str) -> dict:
-    """Kind, number of parameters, model and provenance of a weights file."""
+    """Returns kind, number of parameters, fields and provenance of a weights file."""
     kind, fields, provenance, arrays = weights.read(path)
     params = [x.size for name, x in arrays.items() if name.startswith("params/")]
     return {
@@ -45,10 +50,10 @@ def describe(path: str) -> dict:
 
 
 def ship(path: str, output: str) -> None:
-    """Writes the weights of `path` to `output` as the package ships them."""
+    """Writes the weights of `path` to `output` in the form that the package ships."""
     kind, fields, provenance, arrays = weights.read(path)
     halved = {
-        # The statistics of BatchNorm are few, and may leave half precision's range.
+        # BatchNorm statistics are few, and may exceed the range of half precision.
         name: x.astype(np.float16) if name.startswith("params/") else x
         for name, x in arrays.items()
     }
@@ -56,14 +61,16 @@ def ship(path: str, output: str) -> None:
 
 
 def deepen(path: str, output: str) -> None:
-    """Writes the deblocker of `path` with one more local block, as the same function.
+    """Adds a local block to the deblocker of `path` without changing its function.
 
-    The block is initialised from seed 0, and its mask with zeros, so that it multiplies
-    its input by 1.5 (residual branches end with zeros, and the mask is 0.5 everywhere);
-    the convolution after it is divided by that (Chen et al. 2016, Net2Net).
+    The block is initialised from seed 0, and its mask with zeros. It then multiplies
+    its input by 1.5, because residual branches end with zeros and the mask is 0.5
+    everywhere. The kernel of the convolution after it is divided by 1.5 to compensate
+    (Chen et al. 2016, Net2Net).
 
     Raises:
-      UserError: `path` doesn't hold a deblocker, or one with `residual_blocks`.
+      UserError: if `path` doesn't hold a deblocker, or the deblocker has
+        `residual_blocks`.
     """
     held = weights.load(path, "deblocker")
     if held.model.residual_blocks:
@@ -84,14 +91,15 @@ def deepen(path: str, output: str) -> None:
 
 
 def interpolate(path: str, other: str, share: float, output: str) -> None:
-    """Writes the weights between those of `path` and of `other`.
+    """Interpolates between the weights of `path` and of `other`.
 
-    (1 - share) of the first and `share` of the second, which has to be trained on from
-    the first: in between the loss is low as well (Wortsman et al. 2022, Robust
-    fine-tuning of zero-shot models). The provenance is that of both, and the share.
+    Writes (1 - share) * first + share * second. The training of the second must have
+    started from the first: then the loss is low between them too (Wortsman et al. 2022,
+    Robust fine-tuning of zero-shot models). The provenance holds that of both and the
+    share.
 
     Raises:
-      UserError: they are of two models, or the share is not in [0, 1].
+      UserError: if the weights are of different models, or the share is not in [0, 1].
     """
     if not 0 <= share <= 1:
         raise UserError(f"--share={share}: is 0 to 1")
@@ -107,7 +115,7 @@ def interpolate(path: str, other: str, share: float, output: str) -> None:
 
 
 def _without_folders(value: Any, field: str = "") -> Any:
-    """`value` without the names of folders, at any depth."""
+    """Removes the names of folders from `value`, at any depth."""
     if isinstance(value, list):
         return [_without_folders(x) for x in value]
     if field in _PATHS:
