@@ -1,10 +1,10 @@
-"""The text after the colon in `--config=FILE.py:TEXT`, and checks of config fields.
+"""Parsing of TEXT in `--config=FILE.py:TEXT`, and checks of config fields.
 
-The fields themselves, each with its meaning, are in `configs/`. The checks of a task's
-fields are beside the functions that perform the task: `training.checks`,
-`evaluation.checks` and `export.checks`. `tasks.check` calls them.
+`configs/` defines and documents the fields. The checks of each task's fields are in the
+package of the task: `training.checks`, `evaluation.checks` and `export.checks`.
+`tasks.check` calls them.
 
-Neither this module nor those import JAX, so that mistakes are reported at once.
+These modules don't import JAX, so that mistakes are reported immediately.
 """
 
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ import ml_collections
 
 from cqr_jax.errors import UserError
 
-# Chroma sampling by its name -> pixels, down and across, that one sample stands for.
+# Name of a chroma sampling -> pixels per sample, vertically and horizontally.
 SUBSAMPLINGS = {"4:2:0": (2, 2), "4:2:2": (1, 2), "4:4:4": (1, 1)}
 
 MAX_SEED = 2**31 - 1
 
-# What a variant of Table 1 goes without; 'none' is the whole method.
+# Part of the method that a variant of Table 1 leaves out; 'none' is the full method.
 ABLATIONS = ("cqr", "dc", "lq", "lf", "none")
 
 # Former names of fields and values -> their present names.
@@ -30,19 +30,19 @@ RENAMED_VALUES = {
 
 
 def parse(text: str, file: str, **choices: tuple[str, ...]) -> dict[str, str]:
-    """Parses `preset` or `preset,key=value,...` against what a config file offers.
+    """Parses `preset` or `preset,key=value,...` with the choices of a config file.
 
     Args:
-      text: what follows the colon; empty for the defaults.
-      file: the config file, named in errors.
-      **choices: the values each key can have, its default first. A word without '='
-        is the value of the first key.
+      text: text after the colon; empty for the defaults.
+      file: path of the config file, for error messages.
+      **choices: key -> its possible values, the default first. A word without '=' is
+        the value of the first key.
 
     Returns:
       The value of every key.
 
     Raises:
-      UserError: an unknown key or value, or a key given twice.
+      UserError: if a key or value is unknown, or a key is given twice.
     """
     first = next(iter(choices))
     given: dict[str, str] = {}
@@ -82,13 +82,13 @@ def with_new_names(fields: dict) -> dict:
 
 
 def ablate(config: ml_collections.ConfigDict, ablation: str) -> None:
-    """Changes a config of the deblocker to a variant of Table 1, in place.
+    """Changes a config of the deblocker in place to a variant of Table 1.
 
     Args:
       config: config of `configs/deblock.py`.
-      ablation: what to leave out, one of `ABLATIONS`: the ranker and its two losses
-        ('cqr'), the dilation ('dc'), the quality loss ('lq'), the feature matching
-        loss ('lf'), or nothing ('none').
+      ablation: part to leave out, one of `ABLATIONS`: the ranker and its two losses
+        ('cqr'), the dilation ('dc'), the quality loss ('lq'), the feature matching loss
+        ('lf'), or nothing ('none').
     """
     if ablation in ("cqr", "lq"):
         config.loss.alpha = 0.0
@@ -99,12 +99,12 @@ def ablate(config: ml_collections.ConfigDict, ablation: str) -> None:
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """Splits a field that holds several values with commas between them."""
+    """Splits a field that holds comma-separated values."""
     return tuple(filter(None, (word.strip() for word in text.split(","))))
 
 
 def level_ranges(config: ml_collections.ConfigDict) -> tuple[tuple[int, int], ...]:
-    """First and last quality factor of each of the ranker's levels, worst first."""
+    """Returns the first and last quality factor of each level, worst first."""
     size = (config.max_quality - config.min_quality + 1) // config.levels
     starts = (config.min_quality + size * i for i in range(config.levels))
     return tuple((start, start + size - 1) for start in starts)
@@ -170,7 +170,7 @@ def in_range(config, where, field, low, high, high_open=False) -> None:
 
 
 def two_numbers(config, where: str, field: str) -> tuple[int, int]:
-    """Returns the values of a field that has to hold two numbers."""
+    """Returns the values of a field that must hold two numbers."""
     if len(config[field]) != 2:
         raise UserError(f"{where}.{field}={config[field]}: needs two numbers")
     low, high = config[field]

@@ -1,7 +1,7 @@
-"""The one exception that stands for a mistake the user can mend.
+"""Exception for mistakes that the user can fix.
 
-Its text is a single line that says what is wrong, where, and how to mend it. The
-command lines print that line and exit with a non-zero code; nothing else is caught.
+Its message is a single line that says what is wrong, where, and how to fix it. The
+command lines print that line and exit with a non-zero code. They catch no other errors.
 """
 
 import contextlib
@@ -11,12 +11,15 @@ import sys
 
 
 class UserError(Exception):
-    """A mistake in the input, the config or the files, told in one line."""
+    """Raised for a mistake in the input, the config or the files."""
 
 
 @contextlib.contextmanager
 def extra(name: str):
-    """Around imports of packages that only an extra of setup.cfg brings: says which."""
+    """Context for importing packages that only an extra of setup.cfg installs.
+
+    If a package is missing, exits with a message that names the extra.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
@@ -28,10 +31,10 @@ def extra(name: str):
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Prints a `UserError` as one line on standard error and exits with code 1.
+    """Context that prints a `UserError` as one line on standard error and exits with 1.
 
-    Ctrl-C likewise, with the shell's code for it. Where who reads the output has had
-    enough, as `head` has, there is no line.
+    Ctrl-C prints one line too and exits with the shell's code for it. If the reader of
+    the output closes the pipe, as `head` does, nothing is printed.
     """
     try:
         yield
@@ -45,5 +48,5 @@ def one_line_errors():
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be flushed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discard unflushed output
         raise SystemExit(128 + signal.SIGPIPE) from None

@@ -1,9 +1,9 @@
-"""The formats of image files, by their suffixes; imports nothing that is slow."""
+"""Formats of image files by suffix. This module imports only fast modules."""
 
 import os
 import pathlib
 
-# Written formats -> suffixes, the first of which is given to files of that format.
+# Output format -> suffixes. New files of that format get the first one.
 FORMATS = {
     "png": (".png",),
     "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp"),
@@ -11,15 +11,15 @@ FORMATS = {
     "tiff": (".tif", ".tiff"),
     "bmp": (".bmp",),
 }
-# Read formats -> suffixes. Files of those that aren't written become PNGs.
+# Input format -> suffixes. Files in formats that can't be written become PNGs.
 READ = FORMATS | {
-    "mpo": (".mpo",),  # JPEGs one behind the other
+    "mpo": (".mpo",),  # several concatenated JPEGs
     "gif": (".gif",),
     "avif": (".avif",),
     "heic": (".heic", ".heif", ".hif"),
     "jxl": (".jxl",),
 }
-# Images that aren't read: what they are -> suffixes.
+# Description of image files that can't be read -> suffixes.
 _KNOWN = {
     "a raw file of a camera": (
         *(".3fr", ".ari", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf"),
@@ -44,26 +44,26 @@ _FORMAT_OF = {suffix: name for name, all_ in FORMATS.items() for suffix in all_}
 
 
 def format_of(path: str | os.PathLike) -> str | None:
-    """The written format that a path's suffix names, None if it names none."""
+    """Returns the output format of a path's suffix, or None if it has none."""
     return _FORMAT_OF.get(_suffix(path))
 
 
 def is_read(path: str | os.PathLike) -> bool:
-    """Whether a path's suffix names a format that is read."""
+    """Returns whether a path has the suffix of a format that can be read."""
     return _suffix(path) in READ_SUFFIXES
 
 
 def is_known(path: str | os.PathLike) -> bool:
-    """Whether a path's suffix names images of a format that isn't read."""
+    """Returns whether a path has the suffix of an image format that can't be read."""
     return _suffix(path) in _KNOWN_SUFFIXES
 
 
 def extension(name: str, path: str | os.PathLike = "") -> str:
-    """The suffix for a file of a format.
+    """Returns the suffix for a file of a format.
 
     Args:
-      name: of a format of `FORMATS`.
-      path: a file whose own suffix is kept if it names the same format.
+      name: name of a format in `FORMATS`.
+      path: a file whose suffix is returned if it has the same format.
     """
     own = pathlib.Path(path).suffix
     return own if format_of(path) == name else FORMATS[name][0]

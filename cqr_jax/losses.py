@@ -1,9 +1,9 @@
-"""The paper's losses, equations 2 to 6, and one in place of eq. 3; pure functions.
+"""Losses of the paper (eq. 2 to 6), and an alternative to eq. 3, as pure functions.
 
-Images are float32 in [0, 1] of shape (batch, height, width, 1); scores are (batch,);
-feature maps are dictionaries of (batch, height', width', channels). Every loss is a
-mean over the batch, so that its weight does not depend on the batch size; it is float32
-also where feature maps are bfloat16.
+Images are float32 in [0, 1] of shape (batch, height, width, 1). Scores are (batch,).
+Feature maps are dictionaries of (batch, height', width', channels). Every loss is a
+mean over the batch, so that its weight does not depend on the batch size. Losses are
+float32 even if feature maps are bfloat16.
 """
 
 import functools
@@ -24,14 +24,15 @@ def margin_ranking(
     label_j: jax.Array,
     margin: float,
 ) -> jax.Array:
-    """Margin ranking loss L_M (eq. 2), mean over pairs.
+    """Computes the margin ranking loss L_M (eq. 2), mean over pairs.
 
-    max(0, (s_i - s_j) * eta + epsilon), eta = 1 where b_i < b_j and -1 where b_i > b_j.
+    The loss of a pair is max(0, (s_i - s_j) * eta + epsilon), where eta is 1 if
+    b_i < b_j and -1 if b_i > b_j.
 
     Args:
-      score_i, score_j: the ranker's scores, (batch,).
-      label_i, label_j: integer quality levels, (batch,), different in each pair.
-      margin: epsilon, by which the better image's score should lead.
+      score_i, score_j: scores of the ranker, (batch,).
+      label_i, label_j: integer quality levels b, (batch,), different in each pair.
+      margin: epsilon, by which the score of the better image should be higher.
     """
     _check_same_shape(score_i, score_j, label_i, label_j)
     eta = jnp.sign(label_j - label_i)
@@ -39,18 +40,19 @@ def margin_ranking(
 
 
 def mean_absolute_error(restored: jax.Array, clean: jax.Array) -> jax.Array:
-    """L_MAE (eq. 3), as a mean over pixels."""
+    """Computes L_MAE (eq. 3), as a mean over pixels."""
     _check_same_shape(restored, clean)
     return jnp.mean(jnp.abs(restored.astype(jnp.float32) - clean.astype(jnp.float32)))
 
 
 def log_mean_squared_error(restored: jax.Array, clean: jax.Array) -> jax.Array:
-    """Logarithm of each image's mean squared error, mean over the batch.
+    """Computes the logarithm of each image's mean squared error, mean over the batch.
 
-    In place of L_MAE; not the paper's. It is PSNR upside down, and so what the tables
-    of the literature average: an image near its original counts for as much as one far
-    from it. An MSE of 1e-4 (40 dB) is added, lest flat crops outweigh all others. The
-    factor 0.01 makes its gradient about L_MAE's at 35 dB: alpha and beta stay theirs.
+    This is an alternative to L_MAE that is not in the paper. Up to sign and scale it is
+    PSNR, which the tables of the literature average: an image near its original counts
+    as much as one far from it. An MSE of 1e-4 (40 dB) is added so that flat crops don't
+    dominate. The factor 0.01 makes the gradient about as large as that of L_MAE at 35
+    dB, so that alpha and beta keep their values.
     """
     _check_same_shape(restored, clean)
     error = restored.astype(jnp.float32) - clean.astype(jnp.float32)
@@ -59,19 +61,22 @@ def log_mean_squared_error(restored: jax.Array, clean: jax.Array) -> jax.Array:
 
 
 def quality(score: jax.Array) -> jax.Array:
-    """Quality-related loss L_Q = sigmoid(-CQR(M(x))) (eq. 4), mean over the batch."""
+    """Computes the quality-related loss L_Q = sigmoid(-CQR(M(x))) (eq. 4).
+
+    The loss is a mean over the batch.
+    """
     return jnp.mean(jax.nn.sigmoid(-score))
 
 
 def feature_matching(
     restored: dict[str, jax.Array], clean: dict[str, jax.Array]
 ) -> jax.Array:
-    """Feature matching loss L_F (eq. 5).
+    """Computes the feature matching loss L_F (eq. 5).
 
-    The mean absolute difference of each feature map, summed over the maps.
+    The loss is the mean absolute difference of each feature map, summed over the maps.
 
     Raises:
-      ValueError: the maps' names or shapes differ.
+      ValueError: if the names or shapes of the maps differ.
     """
     if restored.keys() != clean.keys():
         raise ValueError(f"feature maps differ: {set(restored) ^ set(clean)}")
@@ -82,23 +87,23 @@ def feature_matching(
 
 
 class Comparison:
-    """Restored images, their originals, and what the ranker says of both.
+    """Restored images and their originals, with the outputs of the ranker on both.
 
-    The ranker is called only for the attributes that are read.
+    The ranker runs only for the attributes that are read.
 
     Attributes:
-      restored: float32 in [0, 1], (batch * qualities, height, width, channels), with
-        the qualities of one image next to each other.
-      clean: the original of each restored image, of the same shape.
+      restored: float32 in [0, 1], (batch * qualities, height, width, channels). The
+        qualities of one image are adjacent.
+      clean: original of each restored image, with the same shape.
     """
 
     def __init__(self, restored: jax.Array, clean: jax.Array, rank: Rank):
         """Pairs restored images with their originals.
 
         Args:
-          restored: as the attribute.
+          restored: as in the attribute.
           clean: float32 in [0, 1], (batch, height, width, channels).
-          rank: the frozen ranker: images -> scores and feature maps.
+          rank: frozen ranker: images -> scores and feature maps.
         """
         self.restored = restored
         self._originals, self._rank = clean, rank
@@ -123,7 +128,7 @@ class Comparison:
 
     @functools.cached_property
     def clean_features(self) -> dict[str, jax.Array]:
-        """Feature maps of the originals; the ranker sees each original once."""
+        """Feature maps of the originals. The ranker runs on each original once."""
         _, features = self._rank(self._originals)
         return jax.tree.map(self._for_each_quality, features)
 
@@ -148,7 +153,7 @@ def weights(fields: Mapping[str, Any]) -> dict[str, float]:
     Args:
       fields: `config.loss`. `pixel` names the term of weight 1, and `alpha` and `beta`
         are the weights of `quality` and `feature` (eq. 6). Any other field is the
-        weight of the term of its name.
+        weight of the term with its name.
     """
     others = {k: v for k, v in fields.items() if k not in ("pixel", "alpha", "beta")}
     found = {"quality": fields["alpha"], "feature": fields["beta"], **others}
@@ -156,7 +161,7 @@ def weights(fields: Mapping[str, Any]) -> dict[str, float]:
 
 
 def needs_ranker(fields: Mapping[str, Any]) -> bool:
-    """Returns whether a term of the loss needs the ranker; fields: `config.loss`."""
+    """Returns whether the loss needs the ranker; `fields` is `config.loss`."""
     return bool(weights(fields).keys() & RANKED.keys())
 
 
@@ -166,12 +171,12 @@ def overall(
     """Returns the overall loss (eq. 6) and its terms.
 
     Args:
-      comparison: images and ranks to compute the terms of.
-      weights: name -> weight of each term of `PIXEL` or `RANKED`; the paper's are
+      comparison: images and outputs of the ranker from which to compute the terms.
+      weights: name -> weight of each term of `PIXEL` or `RANKED`. The paper's are
         {'mae': 1, 'quality': alpha, 'feature': beta}. Other terms are not computed.
 
     Returns:
-      The loss, and the terms by name with the loss among them as `loss`.
+      The loss, and the terms by name, including the loss as `loss`.
     """
     terms = {
         name: RANKED[name](comparison)
@@ -185,7 +190,7 @@ def overall(
 def weighted(
     terms: dict[str, jax.Array], weights: Mapping[str, float]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the weighted sum of terms, and the terms with the sum as `loss`."""
+    """Returns the weighted sum of terms, and the terms including the sum as `loss`."""
     loss = sum(weight * terms[name] for name, weight in weights.items())
     return jnp.asarray(loss), {"loss": jnp.asarray(loss), **terms}
 

@@ -1,13 +1,14 @@
-"""Trains and evaluates, as a config file says.
+"""Runs the training or evaluation task of a config file.
 
     python -m cqr_jax.main --config=configs/deblock.py:quickstart
     python -m cqr_jax.main --config=configs/ranker.py:compact --config.data.name=NAME
 
 Any field of the config can be set on the command line: --config.batch_size=8.
 
-Several processes make one run, each with the devices of its own machine: --distributed
-where a TPU pod slice, Slurm, Open MPI or Kubernetes tells each its part, and elsewhere
---coordinator=HOST:PORT --processes=N --process=I.
+Several processes can train together, each with the devices of its own machine. Pass
+--distributed on a TPU pod slice or under Slurm, Open MPI or Kubernetes, where each
+process can find its index. Elsewhere pass --coordinator=HOST:PORT --processes=N
+--process=I.
 """
 
 import logging
@@ -81,13 +82,13 @@ def main(argv: list[str]) -> None:
         joining = _joining(task)
         tasks.check(config)
 
-        # After the flags, so that help and errors in them come at once.
+        # Imported after the flags are parsed, so that --help and errors are fast.
         import jax
         import tensorflow as tf
 
         from cqr_jax.training import distributed
 
-        tf.config.set_visible_devices([], "GPU")  # TensorFlow only feeds
+        tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads data
         if joining:
             distributed.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         log = logging.getLogger("cqr_jax")
@@ -100,7 +101,7 @@ def main(argv: list[str]) -> None:
 
 
 def _joining(task: str) -> bool:
-    """Whether this is one of several processes, as the flags say."""
+    """Returns whether the flags make this one of several processes."""
     coordinator = _COORDINATOR.value
     if not _DISTRIBUTED.value and coordinator is None:
         if _PROCESSES.value is not None or _PROCESS.value is not None:
@@ -114,7 +115,7 @@ def _joining(task: str) -> bool:
 
 
 def _start_log() -> None:
-    """Our own words from INFO on, on standard error; the libraries' warnings."""
+    """Logs this package from INFO on and libraries from WARNING on, to stderr."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))

@@ -1,4 +1,4 @@
-"""Work done ahead on threads, while what came before is used."""
+"""Prefetching: computes items ahead on threads while earlier ones are used."""
 
 import collections
 import concurrent.futures
@@ -15,7 +15,7 @@ def prefetch(
     items: Iterable[A],
     depth: int,
 ) -> Iterator[B]:
-    """Results of `function` in the items' order, computed up to `depth` items ahead."""
+    """Yields `function` of each item, in order, computed up to `depth` items ahead."""
     futures: collections.deque = collections.deque()
     for item in items:
         futures.append(pool.submit(function, item))

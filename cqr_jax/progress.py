@@ -1,4 +1,7 @@
-"""Progress with the time left: a bar when someone watches, a line now and then else."""
+"""Progress with the time left.
+
+On a terminal it is a progress bar; otherwise it is a line from time to time.
+"""
 
 import sys
 from collections.abc import Iterable
@@ -10,10 +13,11 @@ T = TypeVar("T")
 
 
 def over(items: Iterable[T], total: int, what: str, unit: str) -> Iterable[T]:
-    """Iterates over `items`, telling on standard error how many of `total` are done.
+    """Iterates over `items` and shows on standard error how many of `total` are done.
 
-    The work must be in drawing the items, not in the loop over them: then they are
-    counted when they are done, and the last line is closed before an error's.
+    The work must be done by the iterator `items`, not by the body of the loop. Items
+    are then counted when they are done, and the progress line is ended before an error
+    is printed.
     """
     interval = 0.2 if sys.stderr.isatty() else 10
     return tqdm(items, what, total, unit=unit, mininterval=interval)

@@ -1,8 +1,8 @@
-"""The definition of PSNR that training and evaluation share."""
+"""Definition of PSNR that training and evaluation share."""
 
 import math
 
-PEAK = 255.0  # the largest level of an 8-bit image
+PEAK = 255.0  # largest level of an 8-bit image
 
 
 def psnr_of_mse(mse: float) -> float:

@@ -1,7 +1,7 @@
-"""Results as tables: PSNR | SSIM | PSNR-B in the paper's layout, as text or Markdown.
+"""Tables of results: PSNR | SSIM | PSNR-B in the paper's layout, as text or Markdown.
 
 A row of results is a dict as `cqr_jax.evaluation.table2` makes it. A table is a list of
-lines, the first of them the head, each a list of cells.
+lines, and a line is a list of cells. The first line is the header.
 """
 
 import csv
@@ -17,22 +17,21 @@ FIGURES = ("psnr", "ssim", "psnr_b")  # of the literature's tables
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """Mean of the finite values; None if there is none.
+    """Returns the mean of the finite values, or None if there are none.
 
-    An image equal to its original has an infinite PSNR, which would drown all others;
-    rows tell how many images were so (`identical`), and tables mark them.
+    An image equal to its original has an infinite PSNR, which would make the mean
+    infinite. Rows hold the number of such images (`identical`), and tables mark them.
     """
     finite = [value for value in values if math.isfinite(value)]
     return math.fsum(finite) / len(finite) if finite else None
 
 
 def by_method(rows: Iterable[dict], figures: Sequence[str] = FIGURES) -> Table:
-    """A line for each dataset and quality, a column for each method.
+    """Makes a table with a line per dataset and quality, and a column per method.
 
-    A cell gives the `figures` of its row.
-
-    Where several rows fall into one cell (runs of one method with other seeds), it
-    gives their mean and, behind it, their standard deviation.
+    A cell shows the metrics `figures` of its row. If several rows belong to a cell
+    (runs of one method with different seeds), it shows their mean followed by their
+    standard deviation.
     """
     cells: dict[tuple, list[dict]] = {}
     for row in rows:
@@ -48,7 +47,10 @@ def by_method(rows: Iterable[dict], figures: Sequence[str] = FIGURES) -> Table:
 
 
 def pivot(head: Sequence[str], cells: Iterable[tuple[tuple, str, str]]) -> Table:
-    """A table of cells, each given with its line (of the head's length) and column."""
+    """Makes a table from (line, column, cell) triples.
+
+    `line` is a tuple of the first cells of a line, with the length of `head`.
+    """
     lines: dict[tuple, dict[str, str]] = {}
     for line, column, cell in cells:
         lines.setdefault(line, {})[column] = cell
@@ -58,12 +60,12 @@ def pivot(head: Sequence[str], cells: Iterable[tuple[tuple, str, str]]) -> Table
 
 
 def shown(figure: str, value: float) -> str:
-    """The value of one of the metrics, with the digits in which it is reported."""
+    """Formats the value of a metric with the usual number of digits."""
     return f"{value:.{_DIGITS[figure]}f}"
 
 
 def identical_note(rows: Iterable[dict]) -> str:
-    """A line on the images whose PSNR no mean includes; empty if there are none."""
+    """Returns a note on images that means of PSNR leave out; '' if there are none."""
     cases = sorted(
         {
             f"{row['method']} on {row['dataset']} at QF {row['quality']}: "
@@ -79,7 +81,7 @@ def identical_note(rows: Iterable[dict]) -> str:
 
 
 def text(table: Table) -> str:
-    """Aligned columns for a terminal."""
+    """Formats a table as aligned columns for a terminal."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(
         "  ".join(
@@ -91,7 +93,7 @@ def text(table: Table) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A Markdown table."""
+    """Formats a table as Markdown."""
     lines = [
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
         for line in table
@@ -100,7 +102,10 @@ def markdown(table: Table) -> str:
 
 
 def to_csv(rows: Sequence[dict]) -> str:
-    """All fields of all rows as CSV, in the order in which they first appear."""
+    """Formats all fields of all rows as CSV.
+
+    Columns are in the order in which the fields first appear.
+    """
     fields = list(dict.fromkeys(field for row in rows for field in row))
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, fields, lineterminator="\n")
