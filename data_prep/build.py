@@ -4,10 +4,11 @@
     python -m data_prep.build --source=div2k
     python -m data_prep.build --source=embedded
 
-The records go to DATA_DIR/qf_ladder/NAME. With --kind=colour they hold RGB without
-JPEGs, for configs/deblock.py:colour, and go to DATA_DIR/colour/NAME. Images that can't
-be used are skipped and listed with their reasons. This machine makes the records, or,
-with --beam_pipeline_options=runner=RUNNER,..., Apache Beam on many (docs/scaling.md).
+The records are written to DATA_DIR/qf_ladder/NAME. With --kind=colour they hold RGB
+without JPEGs, for configs/deblock.py:colour, and are written to DATA_DIR/colour/NAME.
+Images that can't be used are skipped and listed with the reasons. The records are made
+on this machine, or, with --beam_pipeline_options=runner=RUNNER,..., by Apache Beam on
+many machines (docs/scaling.md).
 """
 
 import argparse
@@ -41,24 +42,26 @@ def build(
     overwrite: bool = False,
     beam_pipeline_options: str = "",
 ) -> str:
-    """Makes the records of `source` unless they are there; returns their name.
+    """Makes the records of `source` unless they exist; returns their name.
 
     Args:
       source: 'div2k', 'embedded', or a folder of images.
       data_dir: root of the records.
-      name: of the data set; by default the source's or the folder's name.
-      kind: of the records, one of `kinds.KINDS`.
-      validation_fraction: part of a folder's images held out for validation.
+      name: name of the data set; by default that of the source or the folder.
+      kind: kind of the records, one of `kinds.KINDS`.
+      validation_fraction: fraction of a folder's images to hold out for validation.
       side: longest side of a sub-image in pixels, a multiple of 8.
-      min_side: images with a shorter side are skipped; at most half of `side`.
-      processes: workers; 0 for one per core.
-      overwrite: make them anew if they exist.
-      beam_pipeline_options: work on Apache Beam with these options, 'NAME=VALUE' with
-        commas between them (docs/scaling.md); '' to work on this machine alone.
+      min_side: shortest side in pixels, a multiple of 8 and at most half of `side`.
+        Smaller images are skipped.
+      processes: number of worker processes; 0 for one per core.
+      overwrite: whether to replace existing records.
+      beam_pipeline_options: comma-separated options NAME=VALUE of Apache Beam
+        (docs/scaling.md). If empty, the records are made on this machine without Beam.
 
     Raises:
-      UserError: the source, the name, a number or Beam can't be used, no image of a
-        split can, or records of another source, or a part of some, have the name.
+      UserError: if the source, the name, a number or Beam can't be used, if a split has
+        no usable image, or if incomplete records or records of another source have the
+        same name.
     """
     if side % 8 or min_side % 8 or not 8 <= min_side <= side // 2:
         raise UserError(
@@ -104,8 +107,8 @@ def build(
         leftover.rmtree()
     tfds.disable_progress_bar()  # the builder shows its own, with an ETA
     with (
-        tempfile.TemporaryDirectory() as downloads,  # TFDS wants one, nothing is put in
-        contextlib.redirect_stdout(None),  # TFDS's own words on 'downloading'
+        tempfile.TemporaryDirectory() as downloads,  # required by TFDS, stays empty
+        contextlib.redirect_stdout(None),  # hides TFDS's messages on 'downloading'
         _quiet_absl(),
         even_shards(),
     ):
@@ -128,7 +131,7 @@ def build(
 
 @contextlib.contextmanager
 def _replacing(directory):
-    """Puts a folder aside while another one is made, and back if that fails."""
+    """Moves a folder aside while its replacement is made; restores it on failure."""
     aside = directory.with_name(f"{directory.name}.replaced")
     if aside.exists():  # left by a build that was killed
         aside.rmtree() if directory.exists() else aside.rename(directory)
@@ -145,10 +148,12 @@ def _replacing(directory):
 
 
 def _beam(flags: str):
-    """Beam's options and the context in which TFDS runs on it; neither without flags.
+    """Returns Beam's options and the context in which TFDS runs on Beam.
+
+    Without flags, the options are None and the context does nothing.
 
     Raises:
-      UserError: no Beam, or no such runner.
+      UserError: if Beam is not installed, or there is no such runner.
     """
     if not flags:
         return None, contextlib.nullcontext
@@ -164,7 +169,7 @@ def _beam(flags: str):
 
 @contextlib.contextmanager
 def _quiet_absl():
-    """Silences TFDS's warning that a config is not among its listed ones."""
+    """Silences TFDS's warning that a config is not among the listed ones."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

@@ -1,5 +1,7 @@
-"""One image to the examples of its sub-images: runs in worker processes, so it imports
-neither TensorFlow nor JAX."""
+"""Conversion of one image to the examples of its sub-images.
+
+This module imports neither TensorFlow nor JAX, because it runs in worker processes.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -12,13 +14,13 @@ from cqr_jax.data import jpeg, kinds
 def sub_images(
     height: int, width: int, side: int
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Cuts an image into sub-images on the 8-grid.
+    """Divides an image into sub-images on the 8x8 grid.
 
-    The part of the image that holds whole 8x8 blocks is divided, along each axis, into
-    the fewest pieces no longer than `side`, as equal as the grid allows.
+    Incomplete 8x8 blocks at the right and bottom are left out. Each axis is divided
+    into the fewest pieces no longer than `side`, as equal as the grid allows.
 
     Args:
-      height, width: of the image in pixels.
+      height, width: size of the image in pixels.
       side: longest side of a sub-image in pixels, a multiple of 8.
 
     Yields:
@@ -42,7 +44,10 @@ def cut(
     min_side: int,
     load: Callable[..., np.ndarray] = jpeg.load_luma,
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """An image, by default Y, in sub-images with their top and left; see `examples`."""
+    """Yields (top, left, pixels) of each sub-image of an image; see `examples`.
+
+    By default, the image is loaded as Y.
+    """
     image = load(source)
     height, width = image.shape[:2]
     if min(height, width) < min_side:
@@ -61,20 +66,20 @@ def examples(
     side: int,
     min_side: int,
 ) -> list[dict]:
-    """The records of one image.
+    """Makes the records of one image.
 
-    JPEG blocks of a gray image are independent, so that a sub-image on the 8-grid
-    compresses to exactly the crop of the compressed whole.
+    JPEG blocks of a gray image are independent. Compressing a sub-image on the 8x8 grid
+    therefore gives exactly the crop of the compressed image.
 
     Args:
-      name: of the image, kept in the records.
+      name: name of the image, which the records keep.
       source: path or bytes of the image file.
-      kind: of the records, `kinds.LADDER` or `kinds.COLOUR`.
-      side: longest side of a sub-image, a multiple of 8.
-      min_side: shortest side of an image that is used.
+      kind: kind of the records, `kinds.LADDER` or `kinds.COLOUR`.
+      side: longest side of a sub-image in pixels, a multiple of 8.
+      min_side: shortest allowed side of the image in pixels.
 
     Raises:
-      ImageError: the image can't be used, with the reason.
+      ImageError: if the image can't be used; the message gives the reason.
     """
     load = jpeg.load_luma if kind == kinds.LADDER else jpeg.load_rgb
     found = []
@@ -94,12 +99,12 @@ def examples(
 
 
 def key(example: dict) -> str:
-    """The key of an example: its image's name and its place in it."""
+    """Returns the key of an example: the name of its image and its position there."""
     return f"{example['name']}:{example['top']}:{example['left']}"
 
 
 def examples_or_reason(job: tuple) -> tuple[str, list[dict], str]:
-    """`examples(*job)` as (name, examples, reason); the reason is '' unless skipped."""
+    """Returns (name, `examples(*job)`, reason); the reason is '' unless skipped."""
     try:
         return job[0], examples(*job), ""
     except jpeg.ImageError as error:

@@ -1,6 +1,7 @@
-"""The QF ladder on Apache Beam: the records, and the shards, of a run on one machine.
+"""Preparation of the QF ladder on Apache Beam.
 
-Needs `apache_beam` (the extra `beam`), on the workers too.
+The records and the shards are the same as those of a run on one machine. Needs
+`apache_beam` (the extra `beam`), on the workers too.
 """
 
 import bisect
@@ -19,10 +20,12 @@ from data_prep import ladder
 
 
 def options(flags: str) -> beam.options.pipeline_options.PipelineOptions:
-    """Beam's options from 'runner=DirectRunner,project=mine', as TFDS's own CLI has it.
+    """Parses Beam's options from text such as 'runner=DirectRunner,project=mine'.
+
+    The syntax is that of TFDS's command line.
 
     Raises:
-      UserError: no such runner, or one that is not installed.
+      UserError: if the runner is unknown or not installed.
     """
     known = beam.options.pipeline_options
     parsed = known.PipelineOptions([f"--{flag}" for flag in flags.split(",")])
@@ -35,18 +38,18 @@ def options(flags: str) -> beam.options.pipeline_options.PipelineOptions:
 
 
 class Examples(beam.PTransform):
-    """(key, example) of every sub-image of the images that one worker lists.
+    """Transform to a PCollection of the (key, example) of every sub-image.
 
-    Listing takes one worker, so that a long list needs no room in the pipeline's graph;
-    all share the work on the images.
+    One worker lists the images, so that a long list takes no space in the graph of the
+    pipeline. All workers share the work on the images.
     """
 
     def __init__(self, jobs: Callable[[], Iterator[tuple]], report: epath.Path):
         """Prepares the transform.
 
         Args:
-          jobs: lists the arguments of `ladder.examples`; called on a worker.
-          report: where `read_report` will find what became of the images.
+          jobs: yields the arguments of `ladder.examples`. It is called on a worker.
+          report: file for the numbers that `read_report` reads.
         """
         super().__init__()
         self._jobs = jobs
@@ -80,7 +83,10 @@ class Examples(beam.PTransform):
 
 
 def read_report(report: epath.Path) -> tuple[int, dict[str, str]]:
-    """Images used, and reason by skipped image; deletes the file."""
+    """Returns the number of images used, and the reason for each skipped image.
+
+    Deletes the file.
+    """
     content = json.loads(report.read_text())
     report.unlink()
     return content["used"], content["skipped"]
@@ -88,7 +94,10 @@ def read_report(report: epath.Path) -> tuple[int, dict[str, str]]:
 
 @contextlib.contextmanager
 def even_shards():
-    """Has TFDS write by `EvenBeamWriter`: it has no argument for the writer."""
+    """Context in which TFDS writes with `EvenBeamWriter`.
+
+    It replaces TFDS's class, because TFDS has no argument for the writer.
+    """
     before = writer.BeamWriter
     writer.BeamWriter = EvenBeamWriter
     try:
@@ -98,11 +107,12 @@ def even_shards():
 
 
 class EvenBeamWriter(writer.BeamWriter):
-    """Cuts the records, sorted by hashed key, as TFDS does on one machine.
+    """Divides the records into the same shards as TFDS does on one machine.
 
-    Both have the same order. There each of n shards gets an n-th of the records; TFDS's
-    writer on Beam, which does not know a record's place, gives it an n-th of the range
-    of the hashes instead. Here the places come from a count of the keys.
+    TFDS sorts records by hashed key in both cases. On one machine, each of n shards
+    gets 1/n of the records. TFDS's writer on Beam does not know the rank of a record,
+    so it gives each shard 1/n of the range of hashes instead. This writer counts the
+    keys to find the ranks.
     """
 
     def write_from_pcollection(self, examples_pcollection):
@@ -150,14 +160,17 @@ class EvenBeamWriter(writer.BeamWriter):
 
 
 def _bucket(key: int) -> int:
-    """A number that grows with the key, for some thousandth of the keys each."""
+    """Returns the bucket of a key.
+
+    Buckets are in the order of the keys. Each holds about a thousandth of them.
+    """
     return shuffle.get_bucket_number(key, shuffle.BUCKETS_NUMBER)
 
 
 def _first_keys(
     bucket: tuple[int, Iterable[int]], counts: dict[int, int], number: int
 ) -> list[int]:
-    """Those keys of a bucket with which a shard begins, the first of all left out."""
+    """Returns the keys of a bucket that begin a shard, but not the first shard's."""
     keys = sorted(bucket[1])
     rank = sum(count for other, count in counts.items() if other < bucket[0])
     ends = shard_utils.get_shard_boundaries(sum(counts.values()), number)

@@ -1,4 +1,4 @@
-"""The TFDS builders: the QF ladder, and clean sub-images in colour."""
+"""TFDS builders of the QF ladder and of clean sub-images in colour."""
 
 import functools
 import multiprocessing
@@ -18,12 +18,12 @@ from data_prep.sources import Source
 
 
 class QfLadder(tfds.core.GeneratorBasedBuilder):
-    """Sub-images on the 8-grid, each with its JPEGs at QF 1 to 30 (paper section 4.1).
+    """Builder of sub-images with their JPEGs at QF 1 to 30 (paper section 4.1).
 
-    TFDS writes to a temporary folder and renames it when all is there, so that records
-    that can be opened are complete. The files depend on the images and their names
-    alone, byte for byte: not on the number of processes, nor on whether they are this
-    machine's or Beam's.
+    Sub-images are on the 8x8 grid. TFDS writes to a temporary folder and renames it at
+    the end, so that records that can be opened are complete. The bytes of the files
+    depend only on the images and their names. They don't depend on the number of
+    processes, or on whether Beam makes them.
     """
 
     name = kinds.LADDER
@@ -43,12 +43,13 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
         """Prepares to build the records of `source` under `data_dir`.
 
         Args:
-          source: of clean images.
+          source: source of clean images.
           data_dir: root of the records.
           side: longest side of a sub-image in pixels, a multiple of 8.
-          min_side: shortest side of an image that is used, at most half of `side`.
-          processes: workers; 0 for one per core.
-          on_beam: work on Apache Beam instead, by TFDS's `DownloadConfig.beam_options`.
+          min_side: shortest allowed side of an image, at most half of `side`.
+          processes: number of worker processes; 0 for one per core.
+          on_beam: whether to use Apache Beam instead, with TFDS's
+            `DownloadConfig.beam_options`.
         """
         self._source = source
         self._side = side
@@ -76,16 +77,16 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager):
         del dl_manager
         generate = self._beam_examples if self._on_beam else self._generate_examples
-        # tfds consumes one after the other
+        # TFDS consumes the splits one after the other.
         return {split: generate(split) for split in self._source.counts}
 
     def _jobs(self, split: str):
-        """A function, free of this builder, that lists what to do."""
+        """Returns a function that yields the jobs and doesn't refer to this builder."""
         arguments = self.name, self._side, self._min_side
         return functools.partial(_jobs, self._source.images, split, *arguments)
 
     def _beam_examples(self, split: str):
-        """As `_generate_examples`, a `beam.PTransform`."""
+        """Returns a `beam.PTransform` that does the work of `_generate_examples`."""
         from data_prep import on_beam
 
         return on_beam.Examples(self._jobs(split), self._beam_report(split))
@@ -126,7 +127,7 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
         self._tell(split)
 
     def _tell(self, split: str) -> None:
-        """Has the records tell how many images of a finished split they hold."""
+        """Stores in the metadata which images of a finished split were used."""
         if not self.used[split]:
             raise UserError(
                 f"no usable image among the {self._source.counts[split]} of the "
@@ -137,7 +138,10 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
 
 
 class Colour(QfLadder):
-    """Sub-images on the 8-grid in RGB, or gray where their image is, without JPEGs."""
+    """Builder of sub-images in RGB, or gray for gray images, without JPEGs.
+
+    Sub-images are on the 8x8 grid.
+    """
 
     name = kinds.COLOUR
     _description = "Clean sub-images in RGB or gray."
@@ -147,9 +151,9 @@ BUILDERS = {builder.name: builder for builder in (QfLadder, Colour)}
 
 
 class _StableWriter(writer.ExampleWriter):
-    """Writes the fields of a record in one order.
+    """Writes the fields of a record in a fixed order.
 
-    TFDS leaves it to protobuf, which takes another in each process.
+    TFDS leaves the order to protobuf, for which it differs between processes.
     """
 
     def write(self, path, examples):

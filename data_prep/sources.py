@@ -1,4 +1,4 @@
-"""Where clean images come from: a folder, the embedded photographs, DIV2K."""
+"""Sources of clean images: a folder, the embedded photographs, DIV2K."""
 
 import dataclasses
 import pathlib
@@ -19,11 +19,11 @@ class Source:
     """Clean images, split by image.
 
     Attributes:
-      name: of the data set made from it.
-      origin: what the records say of where they come from.
-      counts: images in each split.
+      name: name of the data set made from the source.
+      origin: description of the source, which the records keep.
+      counts: number of images in each split.
       images: split -> (name, path or file bytes) of each image.
-      fetch: downloads what has to be, before the first use of `images`.
+      fetch: downloads missing files. It is called before the first use of `images`.
     """
 
     name: str
@@ -39,17 +39,18 @@ def find(
     validation_fraction: float = VALIDATION_FRACTION,
     kind: str = kinds.LADDER,
 ) -> Source:
-    """The source that `--source` names.
+    """Returns the source that `--source` names.
 
     Args:
       source: 'div2k', 'embedded', or a folder of images.
-      name: of the data set; by default 'div2k', 'embedded' or the folder's name.
-      validation_fraction: part of a folder's images kept for validation (at least one
-        image). DIV2K and the embedded photographs have splits of their own.
-      kind: of the records that are made of them; see `held_out.divide`.
+      name: name of the data set; by default 'div2k', 'embedded' or the folder's name.
+      validation_fraction: fraction of a folder's images to hold out for validation (at
+        least one image). DIV2K and the embedded photographs have their own splits.
+      kind: kind of the records to make; see `held_out.divide`.
 
     Raises:
-      UserError: no such folder, no images in it, or a name with a separator in it.
+      UserError: if there is no such folder, if it holds no images, or if the name
+        contains a separator.
     """
     if source == "div2k":
         found = _div2k(name or source)
@@ -83,7 +84,7 @@ def _folder(folder: str, name: str, validation_fraction: float, kind: str) -> So
     root = epath.Path(folder if in_bucket else pathlib.Path(folder).resolve())
     splits = divide(root, validation_fraction, kind)
 
-    def images(split):  # lists anew: a worker elsewhere gets no list, but the folder
+    def images(split):  # lists again: a worker on Beam gets the folder, not the list
         for file in divide(root, validation_fraction, kind)[split]:
             yield file, str(root / file)
 
@@ -92,16 +93,16 @@ def _folder(folder: str, name: str, validation_fraction: float, kind: str) -> So
 
 
 def _div2k(name: str) -> Source:
-    """The high-resolution images of TFDS's div2k: 800 to train, 100 to validate."""
+    """Returns TFDS's div2k in high resolution: 800 training, 100 validation images."""
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder("div2k/bicubic_x4")  # the smallest that holds the HR
+    builder = tfds.builder("div2k/bicubic_x4")  # the smallest that holds HR images
 
     def fetch():
         if builder.is_prepared():
             return
         try:
-            # TFDS would try for minutes before it gives up.
+            # Without this request, TFDS would try for minutes before it fails.
             requests.head(_DIV2K_HOST, timeout=10)
             builder.download_and_prepare()
         except (OSError, tfds.download.DownloadError) as error:

@@ -1,9 +1,10 @@
-"""Fetches the test sets of Table 2 and checks every image.
+"""Downloads the test sets of Table 2 and checks every image.
 
     python -m data_prep.test_sets --set_dir=data/eval
 
-fetches what SET_DIR lacks of Classic5, LIVE1 and BSDS500 (534 images, about 60 MB) and
-checks every image. They are for research use; never train on them.
+This command downloads the images of Classic5, LIVE1 and BSDS500 (534 images, about 60
+MB) that are missing in SET_DIR, and checks every image. The images are for research
+use. Never train on them.
 """
 
 import argparse
