@@ -1,1 +1,1 @@
-"""Programs for other runtimes (ONNX, StableHLO), and costs on other platforms."""
+"""Export of programs to ONNX and StableHLO, and their costs on other platforms."""

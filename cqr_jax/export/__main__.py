@@ -4,7 +4,7 @@
     python -m cqr_jax.export deblocker.stablehlo
 
 The file holds the network and its weights, and maps compressed images to restored ones.
-The number of images, the height and the width are free.
+The number of images, the height and the width are arbitrary.
 
 |            | ONNX                         | StableHLO                      |
 |------------|------------------------------|--------------------------------|
@@ -13,30 +13,31 @@ The number of images, the height and the width are free.
 | `restored` | of the image's shape         | of the image's shape           |
 
 All are float32. `image` is RGB in [0, 1]. `restored` is RGB near [0, 1], not clipped.
-`quality` is libjpeg's quality factor, 1 to 100, or 0 where it is unknown. The program
-rounds it, clips it to 0 to 100, and assumes 4:2:0 chroma subsampling. ONNX takes 0 if
-`quality` is left out. StableHLO has no optional inputs: give zeros.
+`quality` is libjpeg's quality factor, 1 to 100, or 0 if it is unknown. The program
+rounds it, clips it to 0 to 100, and assumes 4:2:0 chroma subsampling. In ONNX,
+`quality` defaults to 0. StableHLO has no optional inputs: pass zeros.
 
-A network of Y (`channels` of 1) takes and gives images of 1 channel in place of 3. A
-network that can't be told the compression (`conditioning` of 'none') has no `quality`.
+A network for Y (`channels` of 1) takes and returns images of 1 channel instead of 3. A
+network without conditioning (`conditioning` of 'none') has no input `quality`.
 
-ONNX is what onnxruntime and others read. Its metadata describe the inputs and the
-output. `--side` fixes the height and the width, for runtimes that need this.
+onnxruntime and other runtimes read ONNX. The metadata of the file describe the inputs
+and the output. `--side` fixes the height and the width, for runtimes that need this.
 
     session = onnxruntime.InferenceSession("deblocker.onnx")
     (restored,) = session.run(None, {"image": image, "quality": quality})
 
-onnxruntime warns that `quality` "will not be treated as constant value": no fault, for
-that is how ONNX marks an optional input.
+onnxruntime warns that `quality` "will not be treated as constant value". Ignore this:
+ONNX marks optional inputs in this way.
 
-StableHLO is what jax.export reads, for CPU, CUDA and TPU. It has no metadata; this text
+jax.export reads StableHLO, for CPU, CUDA and TPU. The file has no metadata; this text
 describes it.
 
     with open("deblocker.stablehlo", "rb") as file:
         exported = jax.export.deserialize(bytearray(file.read()))
     restored = jax.jit(exported.call)(image, quality)
 
-Both hold all scores of the attention at once. Cut large images into tiles.
+Both programs hold all attention scores in memory at once. Divide large images into
+tiles.
 
 Needs the extra `export` for ONNX.
 """
@@ -54,17 +55,18 @@ from cqr_jax.restoring import restorer
 def write(
     path: str | os.PathLike, deblocker: weights.Weights, side: int | None = None
 ) -> None:
-    """Writes ONNX or StableHLO, as the path's suffix says.
+    """Writes ONNX or StableHLO, depending on the suffix of the path.
 
     Args:
-      path: of the file.
-      deblocker: the network.
-      side: height and width of ONNX's images, a multiple of 8 from 16 on; None for
-        any. StableHLO takes images of any size whatever it is.
+      path: path of the file.
+      deblocker: network to export.
+      side: height and width of images in ONNX, a multiple of 8 and at least 16; None
+        for any. StableHLO always takes images of any size.
 
     Raises:
-      UserError: another suffix, or a side that is not a multiple of 8 from 16 on.
-      SystemExit: the package onnx is missing.
+      UserError: if the path has another suffix, or if `side` is not a multiple of 8 or
+        is below 16.
+      SystemExit: if the package onnx is missing.
     """
     suffix = pathlib.Path(path).suffix
     if suffix not in (".onnx", ".stablehlo"):

@@ -1,4 +1,4 @@
-"""Ahead of time: lowers and compiles the steps for machines that are not there."""
+"""Ahead-of-time lowering and compilation of the steps for machines not at hand."""
 
 import logging
 import math
@@ -31,18 +31,18 @@ _COMPILED = (
 
 
 class Program(NamedTuple):
-    """A function to compile, with the shapes of what it is given.
+    """A function to compile, with the shapes of its arguments.
 
     Attributes:
-      name: for the tables.
+      name: name in the tables.
       function: (state or variables, ranker_variables, batch) -> anything.
-      state: first argument, shapes.
-      ranker_variables: second argument, shapes.
-      batch: number of images, a part of the third argument's shapes -> the argument.
-      size: images, crops or pairs, of the config.
+      state: shapes of the first argument.
+      ranker_variables: shapes of the second argument.
+      batch: batch size -> shapes of the third argument.
+      size: batch size in the config: number of images, crops or pairs.
       grad_accum_steps: number of micro-batches per step.
-      train: a training step, on all devices, that uses the state's memory anew; else
-        one device does it.
+      train: whether this is a training step, which runs on all devices and donates its
+        state. Other programs run on one device.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Program(NamedTuple):
 
 
 def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
-    """Both training steps and restoring.
+    """Yields both training steps and the restoration of an image.
 
     Args:
-      config: as `configs/aot.py` makes it.
+      config: config of `configs/aot.py`.
     """
     guided = losses.needs_ranker(config.loss)
     rank = stages.ranker_steps(config.ranker)
@@ -126,14 +126,16 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
 
 
 def report(config: ml_collections.ConfigDict) -> None:
-    """Prints what lowering and compiling tell; writes it to the workdir as a table.
+    """Lowers and compiles the programs; prints their costs and writes them as a table.
+
+    The table is written to the workdir.
 
     Args:
-      config: as `configs/aot.py` makes it.
+      config: config of `configs/aot.py`.
 
     Raises:
-      UserError: the topology is unknown, libtpu is not installed, or a batch doesn't
-        divide into its micro-batches.
+      UserError: if the topology is unknown, if libtpu is not installed, or if a batch
+        doesn't divide into its micro-batches.
     """
     for stage, where in ((config, "config"), (config.ranker, "config.ranker")):
         distributed.check_batch(
@@ -165,19 +167,19 @@ def report(config: ml_collections.ConfigDict) -> None:
 
 
 def lower(program: Program) -> jax.export.Exported:
-    """The program for all of `PLATFORMS`, as StableHLO."""
+    """Lowers a program to StableHLO for all `PLATFORMS`."""
     export = jax.export.export(jax.jit(program.function), platforms=PLATFORMS)
     return export(*program.arguments(program.size))
 
 
 def flop(function: Callable, *arguments) -> float:
-    """Floating-point operations of the convolutions and matrix products in a function.
+    """Counts the floating-point operations of convolutions and matrix products.
 
-    A multiply-add is two. Loops count as often as they run, where XLA's own analysis
-    counts their body once; of alternatives the most costly counts.
+    A multiply-add counts as two. The body of a loop counts once per iteration; XLA's
+    own analysis counts it once. Only the most expensive branch of a conditional counts.
 
     Args:
-      function: to be traced.
+      function: function to trace.
       *arguments: trees of arrays or of their shapes.
     """
     return _flop(jax.make_jaxpr(function)(*arguments).jaxpr)
@@ -205,7 +207,7 @@ def _flop_of(equation) -> float:
 
 
 def _devices(topology: str) -> list[jax.Device]:
-    # Without a TPU there is no metadata server to ask.
+    # Without a TPU there is no metadata server to query.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu").devices)
@@ -220,7 +222,7 @@ def _devices(topology: str) -> list[jax.Device]:
 def _measure(
     program: Program, devices: list[jax.Device], gflop: float, memory: float
 ) -> list[str]:
-    """A line of the table of compiled programs."""
+    """Compiles a program; returns its line of the table of compiled programs."""
     used = devices if program.train else devices[:1]
     count, unit = len(used), len(used) * program.grad_accum_steps
     size = -(-program.size // unit) * unit
@@ -234,7 +236,7 @@ def _measure(
         - stats.alias_size_in_bytes
         + stats.generated_code_size_in_bytes
     )
-    # The rest, mostly activations, grows in proportion to the batch.
+    # Temporary memory, mostly activations, is proportional to the batch size.
     fits = size * (memory * _GIB - fixed) / stats.temp_size_in_bytes
     fits = max(0, int(fits // unit * unit))
     peak = fixed + stats.temp_size_in_bytes

@@ -1,6 +1,7 @@
-"""The deblocker as ONNX; `python -m cqr_jax.export --help` describes the file.
+"""Export of the deblocker to ONNX.
 
-The graph is written by hand, node by node, and follows `cqr_jax.models.deblocker`.
+`python -m cqr_jax.export --help` describes the file. This module builds the graph node
+by node, following `cqr_jax.models.deblocker`.
 """
 
 import json
@@ -19,16 +20,16 @@ _IR_VERSION = 8  # of ONNX 1.10 and later
 
 
 def to_onnx(deblocker: weights.Weights, side: int | None = None) -> bytes:
-    """The network as a serialized ONNX model of `image` and `quality`.
+    """Returns the network as a serialized ONNX model of `image` and `quality`.
 
     `python -m cqr_jax.export --help` gives the shapes.
 
     Args:
-      deblocker: the network.
+      deblocker: network to export.
       side: height and width of the images; None for any.
 
     Raises:
-      SystemExit: the package onnx is missing.
+      SystemExit: if the package onnx is missing.
     """
     with extra("export"):
         import onnx
@@ -67,7 +68,7 @@ def to_onnx(deblocker: weights.Weights, side: int | None = None) -> bytes:
 
 
 def _descriptions(model: Deblocker) -> dict[str, str]:
-    """What the inputs and the output of the ONNX are, by their names."""
+    """Returns name -> description of the inputs and the output of the ONNX model."""
     rgb = model.channels == 3
     channels = "RGB" if rgb else "Y (luma)"
     layout = f"float32, (batch, {model.channels}, height, width)"
@@ -86,14 +87,14 @@ def _descriptions(model: Deblocker) -> dict[str, str]:
 
 
 class _Graph:
-    """Nodes and constants of an ONNX graph in the making; channels come second."""
+    """Builder of the nodes and constants of an ONNX graph in NCHW layout."""
 
     def __init__(self):
         self.nodes: list = []
         self.constants: list = []
 
     def add(self, operator: str, *inputs: str, name: str = "", **attributes) -> str:
-        """Adds a node; returns its output's name, which is the node's too."""
+        """Adds a node; returns its name, which is also that of its output."""
         import onnx
 
         name = name or f"{operator}_{len(self.nodes)}"
@@ -110,7 +111,7 @@ class _Graph:
         return name
 
     def convolve(self, x: str, layer: dict, dilation: int = 1, stride: int = 1) -> str:
-        """A Flax convolution of 3x3, or a dense layer as one of 1x1."""
+        """Adds a 3x3 Flax convolution, or a dense layer as a 1x1 convolution."""
         kernel = np.asarray(layer["kernel"], np.float32)
         kernel = kernel.reshape(*(1,) * (4 - kernel.ndim), *kernel.shape)
         padding = dilation if kernel.shape[0] == 3 else 0
@@ -125,17 +126,17 @@ class _Graph:
         )
 
     def sides(self, x: str) -> str:
-        """Height and width, (2,)."""
+        """Adds a node for the height and the width, (2,)."""
         return self.add("Shape", x, start=2)
 
     def crop(self, x: str, sides: str) -> str:
-        """The first rows and columns, as many as `sides` says."""
+        """Crops to the first rows and columns; `sides` holds their numbers."""
         zero, axes = self.constant(np.array([0, 0])), self.constant(np.array([2, 3]))
         return self.add("Slice", x, zero, sides, axes)
 
 
 def _program(graph: _Graph, model: Deblocker, params: dict, side: int | None) -> str:
-    """As `Deblocker.__call__`, on RGB where it has three channels."""
+    """Adds the nodes of `Deblocker.__call__`, on RGB if it has three channels."""
     x = "image"
     if model.channels == 3:
         from_rgb = {"kernel": ycbcr.FROM_RGB.T, "bias": ycbcr.ZERO}
@@ -162,13 +163,13 @@ def _program(graph: _Graph, model: Deblocker, params: dict, side: int | None) ->
     x = graph.add("DepthToSpace", x, blocksize=model.scale, mode="DCR")
     if filling:
         x = graph.crop(x, graph.sides("image"))
-    if model.channels == 3:  # of the change alone, for the image's own is exact
+    if model.channels == 3:  # converts only the correction; the image stays exact
         x = graph.convolve(x, {"kernel": ycbcr.TO_RGB.T, "bias": np.zeros(3)})
     return graph.add("Add", "image", x, name="restored")
 
 
 def _fill(graph, x, multiple) -> str:
-    """Repeats the last rows and columns up to sides that are a multiple."""
+    """Pads by repeating the last rows and columns, up to a multiple of `multiple`."""
     missing = graph.add("Neg", graph.sides(x))
     missing = graph.add("Mod", missing, graph.constant(np.array([multiple])))
     none = graph.constant(np.zeros(6, np.int64))
@@ -177,7 +178,7 @@ def _fill(graph, x, multiple) -> str:
 
 
 def _told(graph, table) -> str:
-    """What the network is told of the compression, (1 or batch, FEATURES, 1, 1)."""
+    """Adds the compression features of the network, (1 or batch, FEATURES, 1, 1)."""
     quality = graph.constant(np.zeros(1, np.float32), "quality")  # the default
     quality = graph.add("Round", quality)
     first, last = graph.constant(np.float32(0)), graph.constant(np.float32(100))
@@ -187,7 +188,7 @@ def _told(graph, table) -> str:
 
 
 def _planes(graph, told, x) -> str:
-    """Constant planes of the shape of `x`."""
+    """Adds constant planes with the size of `x`."""
     one = graph.constant(np.array([1]))
     batch = graph.add("Shape", x, end=1)
     shape = graph.add("Concat", batch, one, graph.sides(x), axis=0)
@@ -195,7 +196,7 @@ def _planes(graph, told, x) -> str:
 
 
 def _level(graph, x, params, model, embedding, level) -> str:
-    """As `Deblocker._level`."""
+    """Adds the nodes of `Deblocker._level`."""
 
     def block(x, name, non_local=False, mask=model.masks):
         return _dilated_block(graph, x, params[name], model, embedding, non_local, mask)
@@ -270,7 +271,7 @@ def _attention(graph, x, params, key_pool) -> str:
     flat = graph.constant(np.array([0, 0, -1]))
 
     def rows(x, name):
-        """(batch, channels, pixels)."""
+        """Applies a 1x1 convolution; returns (batch, channels, pixels)."""
         return graph.add("Reshape", graph.convolve(x, params[name]), flat)
 
     theta = graph.add("Transpose", rows(x, "theta"), perm=[0, 2, 1])
@@ -291,11 +292,14 @@ def _attention(graph, x, params, key_pool) -> str:
 
 
 def _average(graph, x, side) -> str:
-    """Means over squares, whole ones alone unless the image is smaller than one."""
+    """Averages over squares, like `flax.linen.avg_pool` in `NonLocalAttention`.
+
+    Incomplete squares are left out, unless the image is smaller than a square.
+    """
     pool = {"kernel_shape": [side] * 2, "strides": [side] * 2}
     if side == 2:  # sides are even
         return graph.add("AveragePool", x, **pool)
-    # Pads are left out of the means, and squares that hold some are cut off.
+    # The means leave out the padding. Squares that contain padding are cropped.
     means = graph.add("AveragePool", x, pads=[0, 0, side - 1, side - 1], **pool)
     whole = graph.add("Div", graph.sides(x), graph.constant(np.array([side])))
     return graph.crop(means, graph.add("Max", whole, graph.constant(np.array([1]))))

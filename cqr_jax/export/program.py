@@ -1,4 +1,4 @@
-"""What the exported programs share: the model, its padding, and the quality table."""
+"""Parts shared by the exported programs: model, padding and quality table."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from cqr_jax import weights
 from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.models.deblocker import Deblocker
 
-PLATFORMS = ("cpu", "cuda", "tpu")  # for which programs are lowered
+PLATFORMS = ("cpu", "cuda", "tpu")  # platforms for which programs are lowered
 
 
 def deblocker_of(deblocker: weights.Weights) -> Deblocker:
@@ -15,12 +15,15 @@ def deblocker_of(deblocker: weights.Weights) -> Deblocker:
 
 
 def multiple_of(model: Deblocker) -> int:
-    """What the sides are filled up to a multiple of, as in `Deblocker.__call__`."""
+    """Returns the number to a multiple of which `Deblocker.__call__` pads the sides."""
     return 2 * model.scale * 2 ** len(model.deeper_widths)
 
 
 def quality_table(model: Deblocker) -> np.ndarray:
-    """What the network is told of quality 0 (unknown) to 100, (101, FEATURES)."""
+    """Returns the compression features of quality 0 (unknown) to 100.
+
+    Their shape is (101, FEATURES).
+    """
     known = [
         features(libjpeg(quality, gray=model.channels == 1))
         for quality in range(1, 101)

@@ -1,4 +1,7 @@
-"""The deblocker as StableHLO; `python -m cqr_jax.export --help` describes the file."""
+"""Export of the deblocker to StableHLO.
+
+`python -m cqr_jax.export --help` describes the file.
+"""
 
 from collections.abc import Callable
 
@@ -12,11 +15,12 @@ from cqr_jax.models import colour
 
 
 def to_stablehlo(deblocker: weights.Weights) -> bytes:
-    """The network as a serialized `jax.export.Exported` of `image` and `quality`.
+    """Returns the network as a serialized `jax.export.Exported`.
 
-    `python -m cqr_jax.export --help` gives the shapes. Where attention averages its
-    keys over squares, an image smaller than one square is first filled up to it by
-    its last pixels, which the model itself does not do.
+    The program takes `image` and `quality`; `python -m cqr_jax.export --help` gives the
+    shapes. If attention averages its keys over squares, an image smaller than one
+    square is first padded to it by repeating its last pixels. The model itself does not
+    do this.
     """
     model = deblocker_of(deblocker)
     params = {"params": deblocker.variables["params"]}
@@ -25,18 +29,18 @@ def to_stablehlo(deblocker: weights.Weights) -> bytes:
         apply = colour.on_rgb(apply)
     table = quality_table(model)
     multiple = multiple_of(model)
-    # The lowest level has two pixels for each `multiple` of the image.
+    # The lowest level has two pixels for each `multiple` pixels of the image.
     least = -(-model.key_pool // 2)
 
     def up_to(size):
-        """Indices that repeat the last one of `size`."""
+        """Returns indices up to the padded size that repeat the last one of `size`."""
         count = jax.core.max_dim((size + multiple - 1) // multiple, least)
         return jnp.minimum(jnp.arange(count * multiple), size - 1)
 
     def restore(image, *quality):
         _, height, width, _ = image.shape
-        # Filled up here as the model would, but to sides that are a multiple of a
-        # symbol, which shape polymorphism can reason about.
+        # Pads as the model does, but to sides that are a multiple of a symbol, which
+        # shape polymorphism can reason about.
         filled = image[:, up_to(height)][:, :, up_to(width)]
         told = []
         if quality:
