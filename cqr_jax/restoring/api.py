@@ -1,4 +1,4 @@
-"""Restores images in memory: `cqr_jax.restore`."""
+"""Restoration of images in memory: `cqr_jax.restore`."""
 
 from typing import TypeVar
 
@@ -8,7 +8,7 @@ from PIL import Image
 from cqr_jax.restoring import pictures, restorer
 from cqr_jax.restoring.pictures import Picture
 
-_IN_INFO = ("exif", "icc_profile", "xmp", "dpi")  # of metadata, as Pillow names them
+_IN_INFO = ("exif", "icc_profile", "xmp", "dpi")  # metadata, by Pillow's names
 _T = TypeVar("_T", np.ndarray, Image.Image)
 
 
@@ -23,31 +23,30 @@ def restore(
     """Removes the artifacts of JPEG compression from a decoded image.
 
     Args:
-      image: gray (height, width), RGB (height, width, 3) or RGBA (height, width, 4),
-        uint8 or uint16; or one of Pillow's, `Image.open("photo.jpg")`.
+      image: gray (height, width), RGB (height, width, 3) or RGBA (height, width, 4)
+        array, uint8 or uint16; or a Pillow image, such as `Image.open("photo.jpg")`.
       strength: 0 (nothing changes) to 1.
-      weights: a deblocker's file; None for the one that is shipped.
-      self_ensemble: take the mean over flips and turns: a little better, and eight
-        times as slow.
-      quality_factor: what the network is told of the compression, 1 to 100; a lower
-        one removes more. None for what the image tells: a JPEG of Pillow's its tables,
-        others what the ranker makes of them.
-      projection: keep the result within the quantisation intervals that a JPEG file
-        tells. This needs one of Pillow's that is not loaded yet, as `Image.open` gives
-        it, and no `quality_factor`.
+      weights: path of a deblocker's weights; None for those in the package.
+      self_ensemble: whether to average over flips and rotations. This is slightly
+        better and eight times as slow.
+      quality_factor: quality factor to give to the network, 1 to 100. Lower values
+        remove more. If None, the network takes the quantisation tables of a JPEG opened
+        by Pillow; for other images, the ranker estimates the quality.
+      projection: whether to keep the result within the quantisation intervals that a
+        JPEG file stores. This needs a Pillow image that is not loaded yet, as
+        `Image.open` returns it, and no `quality_factor`.
 
     Returns:
-      The restored image, of the same kind, size and dtype; its alpha is what it was. Of
-      Pillow's one with a palette becomes RGB, and EXIF (with the orientation), colour
-      profile, XMP and resolution are in its `info`, as Pillow had them there (but
-      EXIF of a TIFF).
+      The restored image, with the same type, size and dtype. Its alpha is unchanged. A
+      Pillow image with a palette becomes RGB. The `info` of a Pillow image holds EXIF
+      (with the orientation), colour profile, XMP and resolution if that of the input
+      did, except for the EXIF of a TIFF.
 
     Raises:
-      ValueError: an array of another shape or dtype, or strength outside 0 to 1 or
-        quality_factor outside 1 to 100.
-      UserError: the weights can't be read, or can't be told a quality factor.
-      ImageError: one of Pillow's images that is damaged, or of a mode that can't be
-        restored.
+      ValueError: if an array has another shape or dtype, if `strength` is outside 0 to
+        1, or if `quality_factor` is outside 1 to 100.
+      UserError: if the weights can't be read, or don't take a quality factor.
+      ImageError: if a Pillow image is damaged, or has a mode that can't be restored.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength={strength}: is 0 to 1")
@@ -77,9 +76,9 @@ def restore(
 
 
 def _is_as_stored(image: Image.Image) -> bool:
-    """Whether an opened JPEG is its file's first picture, in its size.
+    """Returns whether an opened JPEG is the first picture of its file, in full size.
 
-    `Image.draft` makes it smaller, and an MPO file holds others.
+    `Image.draft` reduces the size, and an MPO file holds several pictures.
     """
     scale, *_ = getattr(image, "decoderconfig", ()) or (1,)
     return scale == 1 and image.tell() == 0

@@ -1,8 +1,8 @@
-"""The directories of EXIF and TIFF files, whose values are carried byte for byte.
+"""Directories of EXIF and TIFF files.
 
-A directory holds entries. An entry with the number of a sub-directory (EXIF, GPS,
-interoperability) holds that directory in place of its offset, so that directories can
-be written elsewhere than they were read.
+Values are copied byte for byte. A directory holds entries by tag. A tag of a
+sub-directory (EXIF, GPS, interoperability) maps to that directory instead of to its
+offset, so that directories can be written at other offsets.
 """
 
 import struct
@@ -11,13 +11,13 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import ExifTags
 
-NAME = b"Exif\0\0"  # before EXIF in a JPEG file
+NAME = b"Exif\0\0"  # prefix of EXIF in a JPEG file
 ORIENTATION = int(ExifTags.Base.Orientation)
 MAKER_NOTE = int(ExifTags.Base.MakerNote)
 _EXIF, _GPS = int(ExifTags.IFD.Exif), int(ExifTags.IFD.GPSInfo)
 _INTEROP = int(ExifTags.IFD.Interop)
 
-# Of the first directory, what speaks of the picture rather than of the file.
+# Tags of the first directory that describe the picture rather than the file.
 _OF_THE_PICTURE = frozenset(
     int(tag)
     for tag in (
@@ -35,19 +35,19 @@ _OF_THE_PICTURE = frozenset(
 )
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
-_SIZES |= {13: 4, 129: 1}  # in bytes, of a value of each type; 129 is UTF-8
-_LONG_SIZES = {16: 8, 17: 8, 18: 8}  # in BigTIFF alone
+_SIZES |= {13: 4, 129: 1}  # type -> bytes per value; 129 is UTF-8
+_LONG_SIZES = {16: 8, 17: 8, 18: 8}  # types of BigTIFF
 _SHORT, _LONG, _RATIONAL = 3, 4, 5
 _NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
 
 
 class Entry(NamedTuple):
-    """One tag's values.
+    """Values of one tag.
 
     Attributes:
-      kind: their type, as TIFF numbers types.
-      number: how many there are.
-      value: their bytes, in the byte order of the file.
+      kind: TIFF's number of their type.
+      number: number of values.
+      value: bytes of the values, in the byte order of the file.
     """
 
     kind: int
@@ -55,17 +55,17 @@ class Entry(NamedTuple):
     value: bytes
 
 
-Directory = dict[int, Any]  # tag -> an `Entry`, or the directory that it points to
+Directory = dict[int, Any]  # tag -> an `Entry`, or the directory to which it points
 
 
 class Tags(NamedTuple):
-    """What an EXIF block or a TIFF file says in its directories.
+    """Directories of an EXIF block or a TIFF file.
 
     Attributes:
-      order: of bytes, '<' or '>'.
+      order: byte order, '<' or '>'.
       first: the first directory.
-      pages: the number of directories in the chain that the first one starts.
-      damaged: whether entries were left out because they can't be read.
+      pages: number of directories in the chain that starts with the first.
+      damaged: whether unreadable entries were dropped.
     """
 
     order: Literal["<", ">"]
@@ -74,7 +74,7 @@ class Tags(NamedTuple):
     damaged: bool = False
 
     def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
-        """The unsigned integers of a tag of the first directory."""
+        """Returns the unsigned integers of a tag in the first directory."""
         entry = self.first.get(tag)
         if not isinstance(entry, Entry) or entry.kind not in _NUMBERS:
             return default
@@ -83,7 +83,7 @@ class Tags(NamedTuple):
         )
 
     def rational(self, tag: int) -> float | None:
-        """The first value of a tag of rational numbers, unless its divisor is 0."""
+        """Returns the first rational number of a tag; None if its divisor is 0."""
         entry = self.first.get(tag)
         if not isinstance(entry, Entry) or entry.kind != _RATIONAL or not entry.number:
             return None
@@ -92,7 +92,7 @@ class Tags(NamedTuple):
 
 
 class _Reader:
-    """Reads directories; `damaged` tells whether something could not be read."""
+    """Reader of directories; `damaged` is set if an entry can't be read."""
 
     def __init__(self, data: bytes):
         self.data, self.damaged = data, False
@@ -103,7 +103,7 @@ class _Reader:
         if version not in (42, 43):
             raise ValueError(f"version {version}")
         self.big = version == 43
-        # Formats of an offset and of the number of entries; bytes of an entry.
+        # Formats of an offset and of the number of entries, and bytes per entry.
         self.offset, self.count = ("Q", "Q") if self.big else ("I", "H")
         self.size = 20 if self.big else 12
         self.sizes = _SIZES | _LONG_SIZES if self.big else _SIZES
@@ -118,7 +118,7 @@ class _Reader:
         return self.unpack(self.offset, 8 if self.big else 4)[0]
 
     def places(self, at: int) -> tuple[range, int]:
-        """Where a directory's entries begin, and where the next one's offset is."""
+        """Returns the offsets of a directory's entries, and that of the next link."""
         (count,) = self.unpack(self.count, at)
         begin = at + struct.calcsize(f"<{self.count}")
         end = begin + self.size * count
@@ -127,7 +127,7 @@ class _Reader:
         return range(begin, end, self.size), end
 
     def chain(self) -> Iterator[int]:
-        """The offsets of the directories that follow each other."""
+        """Yields the offsets of the directories in the chain."""
         seen: set[int] = set()
         at = self.start()
         while at and at not in seen:
@@ -171,15 +171,17 @@ class _Reader:
 
 
 def _children(depth: int) -> tuple[int, ...]:
-    """The sub-directories of a directory."""
+    """Returns the tags of sub-directories in a directory at this depth."""
     return {1: (_EXIF, _GPS), 2: (_INTEROP,)}.get(depth, ())
 
 
 def read(data: bytes) -> Tags:
-    """The directories of an EXIF block, with `NAME` or without it, or of a TIFF file.
+    """Reads the directories of an EXIF block or a TIFF file.
+
+    The EXIF block may begin with `NAME`.
 
     Raises:
-      ValueError: the first directory can't be read.
+      ValueError: if the first directory can't be read.
     """
     try:
         reader = _Reader(data.removeprefix(NAME))
@@ -193,12 +195,12 @@ def read(data: bytes) -> Tags:
 
 
 def directory_bytes(directory: Directory, order: str, start: int) -> bytes:
-    """A directory, its values and its sub-directories, as they lie from an offset on.
+    """Encodes a directory with its values and sub-directories at an offset.
 
     Args:
-      directory: whose values are in the byte order.
-      order: of bytes, '<' or '>'.
-      start: the offset, an even number.
+      directory: directory with values in the byte order `order`.
+      order: byte order, '<' or '>'.
+      start: offset of the directory in the file, an even number.
     """
     items = sorted(
         (tag, x)
@@ -224,7 +226,7 @@ def directory_bytes(directory: Directory, order: str, start: int) -> bytes:
 
 
 def block(tags: Tags) -> bytes:
-    """The first directory as an EXIF block with `NAME`; nothing for an empty one."""
+    """Encodes the first directory as an EXIF block with `NAME`; b'' if it is empty."""
     if not tags.first:
         return b""
     head = {"<": b"II", ">": b"MM"}[tags.order] + struct.pack(f"{tags.order}HI", 42, 8)
@@ -232,13 +234,13 @@ def block(tags: Tags) -> bytes:
 
 
 def of_the_picture(tags: Tags) -> tuple[Tags, bool]:
-    """The tags that speak of the picture rather than of its file, as its size does.
+    """Keeps the tags that describe the picture rather than its file.
 
-    A camera's own notes hold offsets into the file that they were written for. They
-    are left out.
+    The size, for example, describes the file. The camera's own notes (MakerNote) are
+    removed too, because they hold offsets into their original file.
 
     Returns:
-      The tags, and whether a camera's notes were left out.
+      The tags, and whether camera notes were removed.
     """
     first = {tag: x for tag, x in tags.first.items() if tag in _OF_THE_PICTURE}
     inner = first.get(_EXIF)
@@ -250,10 +252,12 @@ def of_the_picture(tags: Tags) -> tuple[Tags, bool]:
 
 
 def said_upright(exif: bytes) -> bytes:
-    """EXIF with the orientation 1 and without a thumbnail, the rest byte for byte.
+    """Sets the orientation in EXIF to 1 and removes the thumbnail.
+
+    All other bytes are unchanged.
 
     Raises:
-      ValueError: the first directory can't be read.
+      ValueError: if the first directory can't be read.
     """
     data = exif.removeprefix(NAME)
     reader = _Reader(data)

@@ -1,18 +1,18 @@
-"""What files tell beside the pixels of a picture, and what of it each format holds."""
+"""Metadata of image files, and the metadata that each format can hold."""
 
 import re
 from typing import NamedTuple
 
 from cqr_jax.restoring import exif, photoshop
 
-_JPEG_EXIF, _JPEG_XMP = 65_533, 65_504  # the longest, in bytes
+_JPEG_EXIF, _JPEG_XMP = 65_533, 65_504  # maximum lengths in bytes
 _JPEG_COMMENT = 65_533
 _JPEG_ICC = 255 * 65_519
 _PNG_ICC = 1 << 20  # many readers, Pillow among them, refuse a PNG with a longer one
 
-COMMENT = b"Comment"  # the key of a text in a PNG that is what a JPEG's comment is
+COMMENT = b"Comment"  # key of a PNG text that corresponds to the comment of a JPEG
 
-# The highest resolutions that formats have room for, in dots per inch.
+# Highest resolutions that formats can hold, in dots per inch.
 _INCH = 0.0254  # metres
 _DPI = {"jpeg": 65_535, "png": (2**31 - 1) * _INCH, "bmp": (2**31 - 1) * _INCH}
 _DPI["tiff"] = 2**31 - 1
@@ -24,9 +24,9 @@ class Text(NamedTuple):
     """A text in a PNG.
 
     Attributes:
-      key: what it is.
-      value: in UTF-8.
-      chunk: the chunk's name and content, which hold both.
+      key: keyword of the text.
+      value: the text in UTF-8.
+      chunk: name and content of the chunk that holds key and value.
     """
 
     key: bytes
@@ -35,18 +35,18 @@ class Text(NamedTuple):
 
 
 class Metadata(NamedTuple):
-    """What a file tells beside its pixels; empty or None where it doesn't.
+    """Metadata of an image file. Missing fields are empty or None.
 
     Attributes:
-      exif: as a JPEG holds it, orientation included.
+      exif: EXIF in the form that a JPEG holds, including the orientation.
       icc_profile: colour profile.
-      xmp: XML.
-      dpi: across and down.
-      colour: the chunks, as (name, content), in which a PNG tells what its numbers mean
-        as colours: gAMA, cHRM, sRGB, cICP and the like.
-      resources: Photoshop's, IPTC among them.
-      comments: as a JPEG holds them.
-      texts: of a PNG.
+      xmp: XMP, which is XML.
+      dpi: horizontal and vertical resolution in dots per inch.
+      colour: chunks of a PNG, as (name, content), that define its colour space: gAMA,
+        cHRM, sRGB, cICP and the like.
+      resources: Photoshop's image resources, including IPTC.
+      comments: comments in the form that a JPEG holds.
+      texts: texts of a PNG.
     """
 
     exif: bytes = b""
@@ -60,12 +60,12 @@ class Metadata(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What reading a file's container gives.
+    """Result of reading the container of a file.
 
     Attributes:
       data: a file with the same pixels, and without metadata.
-      metadata: what the file tells.
-      notes: sentences on what was left out.
+      metadata: metadata of the file.
+      notes: sentences on parts that were dropped.
     """
 
     data: bytes
@@ -74,14 +74,17 @@ class Found(NamedTuple):
 
 
 def resolution(across: float | None, down: float | None) -> tuple[float, float] | None:
-    """Dots per inch, unless they say nothing, as 0 and 1 do."""
+    """Returns the resolution in dots per inch, or None if it is not above 1.
+
+    Values of 0 and 1 carry no information.
+    """
     if across is None or down is None or not min(across, down) > 1:
         return None
     return float(across), float(down)
 
 
 def exif_resolution(data: bytes) -> tuple[float, float] | None:
-    """Dots per inch that EXIF tells; None where it can't be read."""
+    """Returns the resolution in EXIF in dots per inch; None if it can't be read."""
     try:
         tags = exif.read(data)
     except ValueError:
@@ -90,7 +93,7 @@ def exif_resolution(data: bytes) -> tuple[float, float] | None:
 
 
 def tiff_resolution(tags: exif.Tags) -> tuple[float, float] | None:
-    """Dots per inch that the tags of a TIFF or of EXIF tell."""
+    """Returns the resolution in the tags of a TIFF or of EXIF, in dots per inch."""
     unit = {1: None, 2: 1.0, 3: 2.54}.get(tags.numbers(296, (2,))[0])
     across, down = tags.rational(282), tags.rational(283)
     if unit is None or across is None or down is None:
@@ -99,10 +102,10 @@ def tiff_resolution(tags: exif.Tags) -> tuple[float, float] | None:
 
 
 def turned(meta: Metadata, transposed: bool) -> Metadata:
-    """The metadata of a picture that was turned upright.
+    """Returns the metadata of a picture after it was turned upright.
 
     Raises:
-      ValueError: the EXIF can't be read.
+      ValueError: if the EXIF can't be read.
     """
     return meta._replace(
         exif=exif.said_upright(meta.exif),
@@ -112,9 +115,9 @@ def turned(meta: Metadata, transposed: bool) -> Metadata:
 
 
 def said_upright(meta: Metadata) -> Metadata:
-    """The metadata of a picture that its decoder turned upright.
+    """Returns the metadata of a picture after its decoder turned it upright.
 
-    EXIF that can't be read stays as it is.
+    EXIF that can't be read is unchanged.
     """
     try:
         return turned(meta, transposed=False)
@@ -123,11 +126,11 @@ def said_upright(meta: Metadata) -> Metadata:
 
 
 def fitted(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
-    """The metadata that a format holds, and a sentence for each piece that it doesn't.
+    """Returns the metadata that a format can hold, and a note on each dropped part.
 
     Args:
-      meta: whose `colour` is empty, unless the format is PNG.
-      name: of a format of `formats.FORMATS`.
+      meta: metadata. Its `colour` must be empty, unless the format is PNG.
+      name: name of a format in `formats.FORMATS`.
     """
     notes: list[str] = []
 
@@ -182,7 +185,7 @@ def fitted(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
 
 
 def _with_comments(meta: Metadata) -> Metadata:
-    """With the comments of a PNG as those of a JPEG."""
+    """Moves the comments among a PNG's texts to the comments of a JPEG."""
     comments = (x.value for x in meta.texts if x.key == COMMENT)
     return meta._replace(
         comments=(*meta.comments, *comments),
@@ -199,7 +202,7 @@ def _is_text(xmp: bytes) -> bool:
 
 
 def _fitted_to_tiff(meta: Metadata) -> tuple[Metadata, list[str]]:
-    """With the EXIF that `exif.of_the_picture` gives."""
+    """Reduces the EXIF by `exif.of_the_picture`; returns notes on dropped parts."""
     try:
         tags, noted = exif.of_the_picture(exif.read(meta.exif))
     except ValueError as error:

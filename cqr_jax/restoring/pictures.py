@@ -1,4 +1,4 @@
-"""Image files as pixels that can be restored, and back, with all that they carry."""
+"""Decoding of image files to pixels, and encoding of them, with their metadata."""
 
 import io
 from typing import NamedTuple
@@ -28,12 +28,13 @@ from cqr_jax.restoring import xmp as xmp_packets
 from cqr_jax.restoring.coefficients import Component
 from cqr_jax.restoring.metadata import Metadata
 
-MAX_PIXELS = 200_000_000  # of an image; a larger one is taken for a decompression bomb
+MAX_PIXELS = 200_000_000  # larger images are rejected as decompression bombs
 
-# What is opened, whatever the suffix: Pillow runs Ghostscript for some others.
+# Formats for Pillow to open, whatever the suffix. It runs Ghostscript for some others.
 _READ = (*(name.upper() for name in formats.FORMATS), "GIF")
-_SIDES = {"jpeg": 65_500, "webp": 16_383}  # the longest, in pixels
-# EXIF's orientation -> what turns it upright: transposing, then reversing each axis.
+_SIDES = {"jpeg": 65_500, "webp": 16_383}  # longest sides in pixels
+# EXIF orientation -> operations that make it upright: whether to transpose, then the
+# direction of each axis.
 _TURNS = {
     2: (False, (1, -1)),
     3: (False, (-1, -1)),
@@ -49,14 +50,14 @@ class Picture(NamedTuple):
     """A decoded image.
 
     Attributes:
-      pixels: uint8 or uint16 (full range), (height, width, channels): gray, RGB or
-        CMYK (as Pillow has it: 0 is no ink); to be turned as the metadata says.
-      alpha: of the same dtype, (height, width), or None.
-      compression: of a JPEG, what its tables tell; None of others.
-      stored: the DCT coefficients of a gray or YCbCr JPEG, if they were asked for.
-      metadata: what to carry over.
-      notes: sentences on what was left out of the file, or is not in it, for whoever
-        gets the picture.
+      pixels: uint8 or uint16 (full range), (height, width, channels): gray, RGB or CMYK
+        (as in Pillow, 0 is no ink). The orientation in the metadata is not applied.
+      alpha: alpha channel with the same dtype, (height, width), or None.
+      compression: compression of a JPEG, from its tables; None for other files.
+      stored: DCT coefficients of a gray or YCbCr JPEG, if requested.
+      metadata: metadata to carry over.
+      notes: sentences for the user on parts of the file that were dropped or are
+        missing.
     """
 
     pixels: np.ndarray
@@ -67,7 +68,7 @@ class Picture(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def stacked(self) -> np.ndarray:
-        """The pixels, with the alpha as their last channel if there is one."""
+        """Returns the pixels, with any alpha as the last channel."""
         if self.alpha is None:
             return self.pixels
         return np.concatenate([self.pixels, self.alpha[..., None]], axis=-1)
@@ -79,22 +80,23 @@ def decode(
     stored: bool = False,
     salvage: bool = False,
 ) -> Picture:
-    """The picture in a file's bytes, whatever its format and colours.
+    """Decodes the bytes of an image file of any format in `formats.READ`.
 
-    A palette becomes RGB. 16 bits a channel are kept, in PNG and TIFF. Metadata that
-    can't be read are left out and noted in `Picture.notes`.
+    A palette becomes RGB. PNG and TIFF keep 16 bits per channel. Metadata that can't be
+    read are dropped and noted in `Picture.notes`.
 
     Args:
-      data: the bytes.
-      max_pixels: of the image, at most.
-      stored: read the DCT coefficients of a JPEG too. Of a file of which something is
-        missing there are none.
-      salvage: of a JPEG or PNG that is cut take what is there, and note the rest.
+      data: bytes of the file.
+      max_pixels: maximum number of pixels.
+      stored: whether to read the DCT coefficients of a JPEG too. They are not read from
+        a truncated file.
+      salvage: whether to decode the available part of a truncated JPEG or PNG and note
+        the missing part.
 
     Raises:
-      ImageError: not an image of `formats.READ`, damaged or truncated, above
-        `max_pixels`, of several pages or frames, or of colours that are neither gray
-        nor RGB nor CMYK.
+      ImageError: if the file is not an image in `formats.READ`, is damaged or
+        truncated, has more than `max_pixels` pixels, has several pages or frames, or
+        has colours that are neither gray nor RGB nor CMYK.
     """
     if not data:
         raise ImageError("an empty file")
@@ -207,7 +209,10 @@ def _decode_jxl(data: bytes, max_pixels: int, stored: bool, salvage: bool) -> Pi
 def _of_stack(
     stack: np.ndarray, meta: Metadata, notes: tuple[str, ...] = ()
 ) -> Picture:
-    """Of gray or RGB pixels, whose last channel is alpha if they are two or four."""
+    """Makes a picture of a stack of gray or RGB channels.
+
+    If there are two or four channels, the last is alpha.
+    """
     alpha = None
     if stack.shape[-1] in (2, 4):
         stack, alpha = stack[..., :-1], stack[..., -1]
@@ -215,7 +220,7 @@ def _of_stack(
 
 
 def _without_claims(picture: Picture) -> Picture:
-    """The picture without what its XMP claims of parts that aren't carried."""
+    """Removes claims in the XMP about parts of the file that aren't carried over."""
     xmp, notes = xmp_packets.without_claims(picture.metadata.xmp)
     meta = picture.metadata._replace(xmp=xmp)
     return picture._replace(metadata=meta, notes=picture.notes + notes)
@@ -226,7 +231,7 @@ def _cut(missing: str) -> str:
 
 
 def _with_stored(picture: Picture, image: Image.Image, data: bytes) -> Picture:
-    """The picture with the coefficients that its file's bytes store, if it has some."""
+    """Adds the DCT coefficients in the bytes of a gray or YCbCr JPEG."""
     if isinstance(image, JpegImagePlugin.JpegImageFile) and _is_ycbcr(image):
         height, width = picture.pixels.shape[:2]
         stored, warnings = coefficients.read(data, height, width)
@@ -236,7 +241,10 @@ def _with_stored(picture: Picture, image: Image.Image, data: bytes) -> Picture:
 
 
 def _is_ycbcr(image: JpegImagePlugin.JpegImageFile) -> bool:
-    """Whether an opened JPEG is gray or stores Y, Cb and Cr: some store RGB itself."""
+    """Returns whether an opened JPEG is gray or stores Y, Cb and Cr.
+
+    Some JPEGs store RGB.
+    """
     names = bytes(layer[0] for layer in image.layer)
     return names != b"RGB" and (
         len(image.layer) == 1
@@ -245,18 +253,18 @@ def _is_ycbcr(image: JpegImagePlugin.JpegImageFile) -> bool:
 
 
 def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
-    """The bytes of a file of a picture, with its metadata as far as the format has it.
+    """Encodes a picture as a file, with the metadata that the format supports.
 
-    PNG, WebP and TIFF are lossless, JPEG has its chroma at full resolution. What the
-    format can't hold is changed or left out as `fitted` says.
+    PNG, WebP and TIFF are lossless. JPEG has chroma at full resolution. `fitted`
+    changes or drops the parts that the format can't hold.
 
     Args:
-      picture: to write.
-      name: of a format of `formats.FORMATS`.
-      quality: of a JPEG, 1 to 100.
+      picture: picture to write.
+      name: name of a format in `formats.FORMATS`.
+      quality: quality factor of a JPEG, 1 to 100.
 
     Raises:
-      ImageError: the format can't hold it, see `check`.
+      ImageError: if the format can't hold the picture; see `check`.
     """
     picture = fitted(picture, name)
     try:
@@ -270,26 +278,25 @@ def encode(picture: Picture, name: str, quality: int = 95) -> bytes:
         if name == "jpeg":
             return jpeg_file.with_texts(buffer.getvalue(), picture.metadata)
         return buffer.getvalue()
-    except Exception as error:  # whatever odd metadata lead the libraries to
+    except Exception as error:  # unusual metadata can cause any error in the libraries
         raise ImageError(f"can't be written as {name}: {error}") from None
 
 
 def fitted(picture: Picture, name: str) -> Picture:
-    """The picture as a format holds it; its notes tell what that left out.
+    """Converts a picture to one that a format can hold, and notes dropped metadata.
 
-    CMYK is kept by JPEG and TIFF and becomes RGB elsewhere, by its profile if it has
-    one. BMP holds of the metadata the resolution alone, WebP all but that, IPTC and
-    comments, and a TIFF has no room for a camera's own notes. PNG, WebP and BMP are
-    turned upright, for many viewers turn none of them. The colours that a PNG tells by
-    numbers become a profile
-    in the other formats.
+    JPEG and TIFF keep CMYK. In other formats it becomes RGB, by its profile if it has
+    one. Of the metadata, BMP holds only the resolution, WebP holds all but resolution,
+    IPTC and comments, and TIFF holds all but the camera's own notes (MakerNote). In
+    PNG, WebP and BMP the picture is turned upright, because many viewers ignore their
+    orientation. In formats other than PNG, the colour chunks of a PNG become a profile.
 
     Args:
-      picture: to be written. One that is fitted already stays as it is.
-      name: of a format of `formats.FORMATS`.
+      picture: picture to write. A picture that already fits is unchanged.
+      name: name of a format in `formats.FORMATS`.
 
     Raises:
-      ImageError: the format can't hold it, see `check`.
+      ImageError: if the format can't hold the picture; see `check`.
     """
     check(picture, name)
     if name in ("png", "webp", "bmp"):
@@ -307,24 +314,24 @@ def fitted(picture: Picture, name: str) -> Picture:
 
 
 def _profile(picture: Picture, name: str) -> bytes:
-    """The colour profile that a PNG's chunks amount to, where one is needed."""
+    """Returns the colour profile equivalent to a PNG's chunks, if one is needed."""
     chunks = picture.metadata.colour
     if name == "bmp" and {b"sRGB"} == {x for x, _ in chunks} - {b"gAMA", b"cHRM"}:
-        return b""  # what is taken for granted there
+        return b""  # BMP implies sRGB
     return profiles.of_chunks(chunks, picture.pixels.shape[-1] == 1)
 
 
 def fallback(
     picture: Picture, name: str, dtype: np.typing.DTypeLike | None = None
 ) -> str:
-    """The format to write a picture in, where nobody asked for a certain one.
+    """Chooses the format in which to write a picture if none is requested.
 
     Args:
-      picture, dtype: as of `check`.
-      name: the format that the picture came in, say.
+      picture, dtype: as in `check`.
+      name: name of the preferred format, such as that of the input file.
 
     Returns:
-      That name, or 'png' where it can't hold the picture.
+      `name`, or 'png' if that format can't hold the picture.
     """
     try:
         check(picture, name, dtype)
@@ -336,15 +343,16 @@ def fallback(
 def check(
     picture: Picture, name: str, dtype: np.typing.DTypeLike | None = None
 ) -> None:
-    """Whether a format can hold a picture.
+    """Checks that a format can hold a picture.
 
     Args:
-      picture: as it is, or is to become.
-      name: of a format of `formats.FORMATS`.
-      dtype: of the pixels; None for that of the picture's.
+      picture: picture to write, before or after restoration.
+      name: name of a format in `formats.FORMATS`.
+      dtype: dtype of the pixels to write; None for that of the picture.
 
     Raises:
-      ImageError: it can't hold its size, its transparency, its 16 bits or its colours.
+      ImageError: if the format can't hold the size, the transparency, the 16 bits or
+        the colours of the picture.
     """
     has_alpha, channels = picture.alpha is not None, picture.pixels.shape[-1]
     dtype = np.dtype(dtype or picture.pixels.dtype)
@@ -375,15 +383,17 @@ def _check(image: Image.Image, max_pixels: int) -> None:
 
 
 def from_pillow(image: Image.Image, stored: bool = False) -> Picture:
-    """The picture in one of Pillow's images.
+    """Converts a Pillow image to a picture.
 
     Args:
-      image: as `Image.open` gives it, or made otherwise.
-      stored: read the DCT coefficients of a JPEG too, if it is not loaded yet: later
-        its pixels may be others than its file's.
+      image: Pillow image, from `Image.open` or elsewhere.
+      stored: whether to read the DCT coefficients of a JPEG too. They are read only if
+        the image is not loaded yet, because later its pixels may differ from those of
+        the file.
 
     Raises:
-      ImageError: damaged, or of colours that are neither gray nor RGB nor CMYK.
+      ImageError: if the image is damaged, or its colours are neither gray nor RGB nor
+        CMYK.
     """
     is_png = image.format == "PNG" and image.mode in ("1", "L")
     if is_png and "transparency" in image.info and (data := _file(image)):
@@ -391,13 +401,13 @@ def from_pillow(image: Image.Image, stored: bool = False) -> Picture:
     is_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
     data = _file(image) if stored and is_jpeg else b""
     with image_errors():
-        image.load()  # only then are metadata behind a PNG's pixels known
+        image.load()  # also reads metadata after the pixels of a PNG
     picture = _picture(image)
     return _with_stored(picture, image, data) if data else picture
 
 
 def _file(image: Image.Image) -> bytes:
-    """The file of an opened image that is not loaded yet, else nothing."""
+    """Returns the bytes of the file of an image that is not loaded yet, or b''."""
     file = getattr(image, "fp", None)
     if file is None:
         return b""
@@ -409,10 +419,10 @@ def _file(image: Image.Image) -> bytes:
 
 
 def to_pillow(picture: Picture) -> Image.Image:
-    """The picture as one of Pillow's images, of 8 bits or 16-bit gray.
+    """Converts a picture of 8 bits, or of 16-bit gray, to a Pillow image.
 
     Raises:
-      ImageError: 16 bits a channel that is not gray.
+      ImageError: if a picture of 16 bits per channel is not gray.
     """
     pixels = picture.stacked()
     if pixels.dtype == np.uint16 and pixels.shape[-1] > 1:
@@ -423,11 +433,11 @@ def to_pillow(picture: Picture) -> Image.Image:
 
 
 def upright(picture: Picture) -> Picture:
-    """The picture turned as its EXIF says, which then says that it is upright.
+    """Turns a picture upright by its EXIF orientation, which becomes 1.
 
-    The rest of EXIF stays as it is, but for the thumbnail, which goes. Without an
-    orientation, or with EXIF that can't be read, the picture is as it was. Compression
-    and stored coefficients stay those of the file.
+    The thumbnail is removed, and the rest of EXIF is unchanged. A picture without an
+    orientation, or with unreadable EXIF, is unchanged. Compression and stored
+    coefficients remain those of the file.
     """
     try:
         orientation = exif.read(picture.metadata.exif).numbers(exif.ORIENTATION)
@@ -439,7 +449,7 @@ def upright(picture: Picture) -> Picture:
 
 
 def _turned(picture: Picture, orientation: int) -> Picture:
-    """The picture with its pixels turned from an orientation, as EXIF numbers them."""
+    """Turns the pixels of a picture upright from an EXIF orientation."""
     transposed, (down, across) = _TURNS[orientation]
 
     def turned(values):
@@ -456,7 +466,10 @@ def _picture(
     meta: Metadata | None = None,
     pixels: np.ndarray | None = None,
 ) -> Picture:
-    """Of metadata, and of pixels with their alpha, if given, else of Pillow's."""
+    """Makes a picture of a Pillow image.
+
+    Metadata and pixels (including alpha) replace those of the image if given.
+    """
     compression = None
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         (_, across, down, table), *others = image.layer
@@ -477,7 +490,7 @@ def _picture(
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    """Gray, gray and alpha, RGB, RGBA or CMYK."""
+    """Returns the pixels as gray, gray with alpha, RGB, RGBA or CMYK."""
     if image.mode == "1":
         image = image.convert("L")
     elif image.mode.startswith("I"):
@@ -493,10 +506,10 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 
 def _metadata(image: Image.Image) -> Metadata:
-    """What Pillow found of it."""
+    """Returns the metadata that Pillow read."""
     info = image.info
     found = info.get("exif", b"")
-    if found:  # in a WebP without its name
+    if found:  # a WebP may lack the prefix
         found = exif.NAME + found.removeprefix(exif.NAME)
     xmp = info.get("xmp", b"")
     dpi = info.get("dpi")
@@ -509,7 +522,7 @@ def _metadata(image: Image.Image) -> Metadata:
 
 
 def to_rgb(image: Image.Image, meta: Metadata) -> Image.Image:
-    """An image in RGB; of CMYK by its colour profile, if it has one."""
+    """Converts an image to RGB; converts CMYK by its colour profile, if it has one."""
     if image.mode == "CMYK" and meta.icc_profile:
         try:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(meta.icc_profile))
@@ -520,12 +533,12 @@ def to_rgb(image: Image.Image, meta: Metadata) -> Image.Image:
             if converted is not None:
                 return converted
         except (OSError, ImageCms.PyCMSError):
-            pass  # a profile that isn't one of CMYK: as without
+            pass  # not a CMYK profile: convert as if there were none
     return image.convert("RGB")
 
 
 def _options(name: str, meta: Metadata, quality: int) -> dict:
-    """What Pillow is told beside the pixels, of a picture that is fitted."""
+    """Returns Pillow's options to write a picture with metadata from `fitted`."""
     named = {"exif": meta.exif, "icc_profile": meta.icc_profile, "xmp": meta.xmp}
     options: dict = {key: value for key, value in named.items() if value}
     if meta.dpi:
