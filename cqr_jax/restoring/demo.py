@@ -1,4 +1,4 @@
-"""A page on this machine to try restoring: `cqr-restore --demo`.
+"""Local web page to try the restoration: `cqr-restore --demo`.
 
 Needs the extra `demo`.
 """
@@ -28,7 +28,7 @@ with extra("demo"):
 
 _HOST = "127.0.0.1"
 _MAX_PIXELS = 50_000_000
-_THUMBNAIL = 320  # pixels, the longer side
+_THUMBNAIL = 320  # longer side in pixels
 _COLUMNS = ("File", "Its tables", "Told to the network", "Projected", "Ranker's score")
 _SAMPLINGS = {
     (1, 1): "4:4:4",
@@ -46,7 +46,7 @@ _NO_DIAL_HELP = "These weights can't be told one."
 
 
 class _Shown(NamedTuple):
-    """A restored file, as the page shows it: paths of PNGs, and cells of its row."""
+    """What the page shows of a restored file: paths of PNGs, and cells of its row."""
 
     before: str
     after: str
@@ -56,14 +56,14 @@ class _Shown(NamedTuple):
 
 
 def page(weights: str | None = None) -> gradio.Blocks:
-    """The page.
+    """Builds the page.
 
     Args:
-      weights: a deblocker's file; None for the one that is shipped.
+      weights: path of a deblocker's weights; None for those in the package.
     """
     run = restorer.load(weights)
     folder = tempfile.TemporaryDirectory(prefix="cqr-restore-")
-    os.environ["GRADIO_TEMP_DIR"] = folder.name  # what is dropped goes with it
+    os.environ["GRADIO_TEMP_DIR"] = folder.name  # uploads are deleted with the folder
 
     def restore(
         paths: list[str] | None,
@@ -71,7 +71,7 @@ def page(weights: str | None = None) -> gradio.Blocks:
         factor: float,
         progress=gradio.Progress(),  # noqa: B008  # Gradio finds it by its default
     ):
-        """What to show of all files, for the components that are outputs below."""
+        """Restores all files; returns the values of the output components below."""
         found: list[_Shown] = []
         rows: list[tuple[str, ...]] = []
         own = pathlib.Path(tempfile.mkdtemp(dir=folder.name))
@@ -103,7 +103,7 @@ def page(weights: str | None = None) -> gradio.Blocks:
         )
 
     def select(pairs: list[tuple[str, str]], event: gradio.SelectData):
-        """The pair of the image that is clicked in the gallery."""
+        """Returns the pair of the image that was clicked in the gallery."""
         return pairs[event.index] if event.index < len(pairs) else None
 
     with gradio.Blocks(title="cqr-restore", analytics_enabled=False) as blocks:
@@ -150,7 +150,7 @@ def page(weights: str | None = None) -> gradio.Blocks:
                 "Download all (ZIP)", elem_id="archive", visible=False
             )
         pairs = gradio.State([])
-        blocks.folder = folder  # lives as long as the page
+        blocks.folder = folder  # keeps the folder as long as the page
         gradio.on(
             [file.change, strength.release, dial.release],
             restore,
@@ -170,10 +170,10 @@ def _restore(
     strength: float,
     factor: int | None,
 ) -> _Shown:
-    """Restores a file, and writes what is shown of it beside `target`.
+    """Restores a file to `target`, and writes the images to show in a folder beside it.
 
     Raises:
-      ImageError: it can't be restored.
+      ImageError: if the file can't be restored.
     """
     data = pathlib.Path(path).read_bytes()
     before = pictures.decode(data, _MAX_PIXELS, stored=factor is None)
@@ -204,7 +204,7 @@ def _restore(
 
 
 def _image(picture: pictures.Picture) -> Image.Image:
-    """Upright, in RGB and 8 bits."""
+    """Converts a picture to upright 8-bit RGB."""
     picture = pictures.upright(picture)
     if picture.pixels.dtype == np.uint16:
         pixels = (picture.pixels >> 8).astype(np.uint8)
@@ -213,17 +213,17 @@ def _image(picture: pictures.Picture) -> Image.Image:
 
 
 def distinct(names: Iterable[str], suffix: str) -> list[str]:
-    """Names of files with another suffix, no two alike.
+    """Replaces the suffixes of file names and makes the names distinct.
 
     Args:
-      names: of files, of which two may have one stem.
-      suffix: of all of them, '.png'.
+      names: names of files, which may have equal stems.
+      suffix: suffix of the results, such as '.png'.
 
     Returns:
-      The stems with the suffix; of stems that are alike, in small letters too, the
-      later ones have a number behind them.
+      The stems with the suffix. If stems are equal, ignoring case, a number is appended
+      to the later ones.
     """
-    found: dict[str, str] = {}  # by its small letters, for some systems mind no others
+    found: dict[str, str] = {}  # lower-case stem -> name; some systems ignore case
     for name in names:
         stem = pathlib.PurePath(name).stem
         number, own = 1, stem
@@ -235,7 +235,7 @@ def distinct(names: Iterable[str], suffix: str) -> list[str]:
 
 
 def _archive(folder: pathlib.Path, paths: list[str]) -> str:
-    """A ZIP of files, each under its own name; they are compressed already."""
+    """Writes a ZIP of files under their own names, without compressing them again."""
     target = folder / "restored.zip"
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for path in paths:
@@ -244,11 +244,11 @@ def _archive(folder: pathlib.Path, paths: list[str]) -> str:
 
 
 def tables_say(compression: Compression | None, found: Quality) -> str:
-    """What the page says of a file's quantisation tables.
+    """Returns the page's description of a file's quantisation tables.
 
     Args:
-      compression: of a JPEG; None of other files.
-      found: what `quality.measure` says of the picture.
+      compression: compression of a JPEG; None for other files.
+      found: quality of the picture from `quality.measure`.
     """
     if compression is None:
         guess = (
@@ -258,7 +258,7 @@ def tables_say(compression: Compression | None, found: Quality) -> str:
         )
         return f"no tables: {guess}"
     factor, equal = nearest_quality(compression.luma)
-    # Some encoders, like Pillow of CMYK, take the first table for all.
+    # Some encoders use the first table for all components, as Pillow does for CMYK.
     usual = (None, compression.luma, libjpeg(factor).chroma)
     known = equal and compression.chroma in usual
     sampling = "gray"
@@ -270,7 +270,7 @@ def tables_say(compression: Compression | None, found: Quality) -> str:
 
 
 def told(done: Restoration) -> str:
-    """What the page says of what the network was told."""
+    """Returns the page's description of the compression given to the network."""
     if done.quality_factor is None:
         return "nothing"
     by = {"tables": "by its tables", "hand": "by hand", "ranker": "by the ranker"}
@@ -278,7 +278,7 @@ def told(done: Restoration) -> str:
 
 
 def projection_of(done: Restoration) -> str:
-    """What the page says of whether the result was projected, and why not."""
+    """Returns the page's text on whether the result was projected, or why not."""
     if done.projected:
         return "yes"
     if done.compressed_before:
@@ -289,10 +289,10 @@ def projection_of(done: Restoration) -> str:
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    """A table in HTML, as Markdown has it; a row of one cell goes across all.
+    """Returns an HTML table for use in Markdown; a row of one cell spans all columns.
 
     Args:
-      rows: texts, shown as they are; those of one cell are failures.
+      rows: texts of the cells, which are escaped. Rows of one cell are failures.
     """
     if not rows:
         return ""
@@ -309,14 +309,14 @@ def _row(tag: str, attributes: str, cells: Iterable[str]) -> str:
 
 
 def serve(weights: str | None, port: int) -> None:
-    """Shows the page on loopback until Ctrl-C.
+    """Serves the page on loopback until Ctrl-C.
 
     Args:
-      weights: as of `page`.
-      port: 0 for any that is free.
+      weights: as in `page`.
+      port: port number; 0 for any free port.
 
     Raises:
-      UserError: the port is in use.
+      UserError: if the port is in use.
     """
     blocks = page(weights)
     try:
@@ -333,4 +333,4 @@ def serve(weights: str | None, port: int) -> None:
     blocks.block_thread()
     blocks.folder.cleanup()
     sys.stdout.flush()
-    os._exit(0)  # an orderly exit at times waited for ever for the server's threads
+    os._exit(0)  # a normal exit sometimes waits forever for the server's threads

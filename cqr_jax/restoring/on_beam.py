@@ -3,10 +3,10 @@
     python -m cqr_jax.restoring.on_beam --input='gs://BUCKET/photos/**' \
         --output=gs://BUCKET/restored --runner=DataflowRunner ...
 
-Reads and writes through Beam's file systems. Output paths mirror what is after the last
-'/' before the first wildcard. What is there already is left alone, so that a pipeline
-that was stopped, run again, does what is missing. Files that can't be restored are
-listed with the reason in OUTPUT/failures-*.jsonl. Other flags are Beam's.
+Reads and writes through Beam's file systems. Output paths mirror the part of the input
+paths after the last '/' before the first wildcard. Existing outputs are kept: to finish
+a pipeline that was stopped, run it again. Files that can't be restored are listed with
+the reasons in OUTPUT/failures-*.jsonl. Other flags are passed to Beam.
 
 Needs the extra `beam`, on the workers too.
 """
@@ -43,18 +43,18 @@ with extra("beam"):
     from apache_beam.utils import shared
 
 _FAILED = "failed"
-_BATCH = 16  # pictures at most that share batches of tiles
+_BATCH = 16  # maximum number of pictures that share batches of tiles
 
 
 def target(path: str, root: str, output: str, form: str | None) -> str:
-    """Where the restored file of `path` goes.
+    """Returns the output path of the restored file.
 
     Args:
-      path: of a file whose path begins with `root`.
-      root: that is replaced by `output`.
-      output: a folder.
-      form: of `formats.FORMATS`; None for the input's, but PNG for JPEGs and what
-        isn't written.
+      path: path of the input file, which begins with `root`.
+      root: prefix that is replaced by `output`.
+      output: output folder.
+      form: name of a format in `formats.FORMATS`. None for that of the input, but PNG
+        for JPEGs and for formats that can't be written.
     """
     within = path.removeprefix(root).lstrip("/")
     form = targets.output_format(within, form)
@@ -63,9 +63,11 @@ def target(path: str, root: str, output: str, form: str | None) -> str:
 
 
 class Restore(beam.PTransform):
-    """Paths to two collections: of targets written, and of (path, reason) of failures.
+    """Transform that restores the files of a PCollection of paths.
 
-    Of files with one target the first by its path is restored.
+    Returns two PCollections: the targets that were written, and the failures as
+    (path, reason). If several files have the same target, only the first by path is
+    restored.
     """
 
     def __init__(
@@ -83,10 +85,10 @@ class Restore(beam.PTransform):
         """Prepares the transform.
 
         Args:
-          root, output, form: as of `target`.
+          root, output, form: as in `target`.
           strength, weights: as in `cqr_jax.restore`.
-          side: of a tile in pixels.
-          quality: of JPEGs that are written.
+          side: side of a tile in pixels.
+          quality: quality factor of the JPEGs to write.
           quality_factor, projection: as in `cqr_jax.restore`.
         """
         super().__init__()
@@ -112,7 +114,7 @@ class Restore(beam.PTransform):
 
 
 def _first(group: tuple[str, Iterable[str]]) -> Iterator[Any]:
-    """The job (path, target) of the first path; tagged, the others as failures."""
+    """Yields (path, target) of the first path, and the others as tagged failures."""
     goal, paths = group
     first, *others = sorted(paths)
     yield first, goal
@@ -122,7 +124,7 @@ def _first(group: tuple[str, Iterable[str]]) -> Iterator[Any]:
 
 
 class _Restore(beam.DoFn):
-    """Batches of (path, target) to the targets written."""
+    """Restores batches of (path, target) and yields the targets that were written."""
 
     def __init__(
         self,
@@ -135,18 +137,18 @@ class _Restore(beam.DoFn):
     ):
         self._weights, self._quality = weights, quality
         self._projecting = projection and quality_factor is None
-        # As `restorer.restore_pictures` takes them, with the pixels' own dtype.
+        # Arguments of `restorer.restore_pictures`; None keeps the dtype of the pixels.
         self._options = strength, side, None, quality_factor, self._projecting
         self._shared = shared.Shared()
 
     def setup(self):
         """Loads the weights, once for all threads of a worker's process."""
-        Image.MAX_IMAGE_PIXELS = None  # `pictures.decode` has a limit of its own
+        Image.MAX_IMAGE_PIXELS = None  # `pictures.decode` has its own limit
         weights = self._weights
         self._run = self._shared.acquire(lambda: _Network(restorer.load(weights)))
 
     def process(self, batch: list[tuple[str, str]]) -> Iterator[Any]:
-        """Yields targets; tagged, (path, reason) of what failed."""
+        """Yields targets, and failures as tagged (path, reason)."""
         jobs, failures = [], []
 
         def decoded() -> Iterator[pictures.Picture]:
@@ -178,7 +180,7 @@ class _Restore(beam.DoFn):
 
 
 class _Network:
-    """Holds the network: what is shared must take a weak reference."""
+    """Holder of the network, because shared objects must support weak references."""
 
     def __init__(self, run: network.Run):
         self.run = run
@@ -189,10 +191,11 @@ def _reason(error: Exception) -> str:
 
 
 def _write(path: str, data: bytes) -> None:
-    """Writes under a temporary name, then renames."""
+    """Writes a file under a temporary name, then renames it."""
     folder, name = path.rsplit("/", 1)
     if not FileSystems.exists(folder):
-        with contextlib.suppress(OSError):  # another worker was first; or see below
+        # Another worker may have been first. Any other error shows up below.
+        with contextlib.suppress(OSError):
             FileSystems.mkdirs(folder)
     partial = f"{folder}/.{name}.{uuid.uuid4().hex}.partial"
     with FileSystems.create(
@@ -203,13 +206,13 @@ def _write(path: str, data: bytes) -> None:
 
 
 def run(args: argparse.Namespace, flags: Iterable[str]) -> None:
-    """Runs the pipeline and prints how many files were restored and failed.
+    """Runs the pipeline and prints the numbers of restored and failed files.
 
     Raises:
-      UserError: no file matches the pattern, or Beam has no such runner or no such
-        file system, or the weights can't be told --quality-factor.
+      UserError: if no file matches the pattern, if Beam has no such runner or file
+        system, or if the weights don't take --quality-factor.
     """
-    if args.quality_factor is not None:  # here rather than on every worker
+    if args.quality_factor is not None:  # check here rather than on every worker
         restorer.check_quality_factor(restorer.load(args.weights), args.quality_factor)
     root, output = sources.fixed_part(args.input), args.output.rstrip("/") + "/"
     try:
@@ -217,9 +220,9 @@ def run(args: argparse.Namespace, flags: Iterable[str]) -> None:
             raise UserError(f"--input={args.input}: matches no file")
         pipeline = beam.Pipeline(options=PipelineOptions(list(flags)))
         lists = FileSystems.match([f"{output}failures-*.jsonl"])[0].metadata_list
-        if lists:  # of an earlier run
+        if lists:  # from an earlier run
             FileSystems.delete([found.path for found in lists])
-    except (ValueError, OSError) as error:  # Beam's of file systems are OSErrors
+    except (ValueError, OSError) as error:  # Beam's file system errors are OSErrors
         raise UserError(str(error)) from None
 
     def is_input(path: str) -> bool:
