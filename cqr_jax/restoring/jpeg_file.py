@@ -1,4 +1,4 @@
-"""JPEG files as segments: their metadata, and whether all of their pixels are there."""
+"""Segments of JPEG files: metadata, and detection of missing pixels."""
 
 import io
 import re
@@ -23,47 +23,48 @@ _ARITHMETIC = {0xC9, 0xCA}
 _HIERARCHICAL = {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
 _APPLICATION = range(0xE0, 0xF0)
 _COMMENT = 0xFE
-# What may stand between the scans; anything else is a file that goes on otherwise.
+# Markers that may occur between scans. Any other marker ends the image.
 _BETWEEN = {0xC4, 0xCC, _SOS, 0xDB, _DNL, 0xDD, _COMMENT, *_APPLICATION}
 _AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _ICC = b"ICC_PROFILE\0"
 _PHOTOSHOP = b"Photoshop 3.0\0"
-_LONGEST = 65_533  # of a segment's content, in bytes
+_LONGEST = 65_533  # maximum length of a segment's content in bytes
 _INCH = 2.54  # centimetres
 
 _SUPERFLUOUS = re.compile(
     r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9"
 )
-_TAIL = b"\xaa" * 4096  # bits that begin with 1, where libjpeg puts zeros at the end
+_TAIL = b"\xaa" * 4096  # bits that begin with 1; libjpeg appends zeros instead
 
 
 class _Segment(NamedTuple):
     marker: int
-    content: bytes  # of a scan its header
-    start: int  # of the marker, in the file
-    end: int  # behind its content, of a scan behind its coded data too
+    content: bytes  # of a scan: its header
+    start: int  # offset of the marker in the file
+    end: int  # offset after the content, or after the coded data of a scan
 
 
 class _Walk(NamedTuple):
-    """A file's segments, up to the end of the first image in it."""
+    """Segments of a file, up to the end of its first image."""
 
     segments: list[_Segment]
-    ended: bool  # by the marker of the end
-    end: int  # where what comes behind the image begins
+    ended: bool  # whether the image has an end marker
+    end: int  # offset after the image
 
 
 class Opened(NamedTuple):
-    """A JPEG file, taken apart.
+    """A parsed JPEG file.
 
     Attributes:
-      found: its metadata, and a file of its image alone, whose end is marked.
-      scan_end: in the latter, where the coded data of its last scan end; 0 where bits
-        behind them may be read, as those of arithmetic coding are.
-      ended: whether the file marks its end.
-      whole: whether the file marks its end, or has all scans of all coefficients.
+      found: metadata, and a file that holds only the image and has an end marker.
+      scan_end: offset in that file at which the coded data of the last scan end. 0 if a
+        decoder may read bits after them, as with arithmetic coding.
+      ended: whether the original file has an end marker.
+      whole: whether the original file has an end marker, or all scans of all
+        coefficients.
       progressive: whether its scans refine each other.
-      unit: in which it is coded, down and across, in pixels.
+      unit: height and width in pixels of the minimum coded unit.
     """
 
     found: Found
@@ -75,13 +76,14 @@ class Opened(NamedTuple):
 
 
 def read(data: bytes) -> Opened:
-    """Takes a JPEG file apart.
+    """Parses a JPEG file.
 
     Args:
-      data: of the file, which begins with `SIGNATURE`.
+      data: bytes of the file, which begin with `SIGNATURE`.
 
     Raises:
-      ImageError: of a kind that isn't read, or cut before its first pixel.
+      ImageError: if the kind of JPEG is not supported, or if the file is truncated
+        before its first pixel.
     """
     walk = _walk(data)
     frames = [x for x in walk.segments if x.marker in _FRAMES]
@@ -96,7 +98,7 @@ def read(data: bytes) -> Opened:
         is_adobe = x.marker == 0xEE and x.content.startswith(b"Adobe")
         if is_jfif or is_adobe or x.marker not in (*_APPLICATION, _COMMENT):
             pieces.append(data[x.start : x.end])
-    if pieces[-1].endswith(b"\xff"):  # the first half of a marker
+    if pieces[-1].endswith(b"\xff"):  # first byte of a truncated marker
         pieces[-1] = pieces[-1].rstrip(b"\xff")
     whole = walk.ended or _has_all_scans(frames[0], walk.segments)
     image = b"".join([*pieces, _END])
@@ -112,14 +114,14 @@ def read(data: bytes) -> Opened:
 
 
 def missing(opened: Opened, pixels: np.ndarray) -> str:
-    """What of the pixels isn't in the file, as a clause; nothing if all of them are.
+    """Describes the pixels that are missing in a file, as a clause; '' if none are.
 
-    Where a decoder runs out of coded data, its pixels depend on what stands behind
-    them. Bits that are put there change nothing of a complete file.
+    If a decoder runs out of coded data, the pixels depend on the bits after them. In a
+    complete file, appended bits change nothing.
 
     Args:
       opened: the file.
-      pixels: (height, width) or (height, width, channels), as they are decoded of it.
+      pixels: decoded pixels, (height, width) or (height, width, channels).
     """
     if not opened.whole:
         return "its last details are missing"
@@ -130,7 +132,13 @@ def missing(opened: Opened, pixels: np.ndarray) -> str:
 
 
 def _differing(other: np.ndarray, pixels: np.ndarray, opened: Opened) -> str:
-    """What of the pixels depends on the bits behind the scan, as `missing` tells it."""
+    """Describes the pixels that depend on the bits after the scan, as `missing` does.
+
+    Args:
+      other: pixels that were decoded with other bits after the scan.
+      pixels: pixels that were decoded from the file.
+      opened: the file.
+    """
     if np.array_equal(other, pixels):
         return ""
     height, width = pixels.shape[:2]
@@ -138,7 +146,7 @@ def _differing(other: np.ndarray, pixels: np.ndarray, opened: Opened) -> str:
     if opened.progressive:
         return "its last details are missing"
     top, left = int(differs.any(1).argmax()), int(differs.any(0).argmax())
-    # Where the last unit begins, less the pixel to which its chroma reaches.
+    # Origin of the last coded unit, minus one pixel, as far as its chroma reaches.
     limits = [
         (n - 1) // side * side - 1
         for n, side in zip((height, width), opened.unit, strict=True)
@@ -149,12 +157,12 @@ def _differing(other: np.ndarray, pixels: np.ndarray, opened: Opened) -> str:
 
 
 def is_slight(clause: str) -> bool:
-    """Whether what `missing` tells is no more than a block."""
+    """Returns whether the clause of `missing` is about no more than a block."""
     return clause.endswith("block is incomplete")
 
 
 def decode(data: bytes) -> np.ndarray:
-    """The pixels of a JPEG file as they are stored, (height, width[, channels])."""
+    """Decodes the pixels of a JPEG file as stored, (height, width[, channels])."""
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
         return np.asarray(image)
 
@@ -176,7 +184,7 @@ def _walk(data: bytes) -> _Walk:
             return _Walk(segments, True, place + 1)
         if scanned and marker not in _BETWEEN:  # another image, or damage
             return _Walk(segments, False, start)
-        if marker in (0x00, 0x01, *range(0xD0, 0xD9)):  # of no length
+        if marker in (0x00, 0x01, *range(0xD0, 0xD9)):  # markers without a length
             place += 1
             continue
         head = data[place + 1 : place + 3]
@@ -193,7 +201,7 @@ def _walk(data: bytes) -> _Walk:
 
 
 def _check_frame(frame: _Segment) -> None:
-    """Raises an ImageError for a kind of JPEG that isn't read."""
+    """Raises an ImageError if the kind of JPEG is not supported."""
     bits = frame.content[0] if frame.content else 8
     if frame.marker in _LOSSLESS:
         raise ImageError(
@@ -218,7 +226,7 @@ def _unit(frame: _Segment) -> tuple[int, int]:
 
 
 def _has_all_scans(frame: _Segment, segments: list[_Segment]) -> bool:
-    """Whether the scans give all bits of all coefficients of all components."""
+    """Returns whether the scans hold all bits of all coefficients of all components."""
     if len(frame.content) < 6:
         return False
     names = frame.content[6 : 6 + 3 * frame.content[5] : 3]
@@ -280,13 +288,13 @@ def _metadata(walk: _Walk, data: bytes) -> tuple[Metadata, tuple[str, ...]]:
 
 
 def notes_of(warnings: list[str], data: bytes) -> tuple[str, ...]:
-    """A sentence on a file's damage, if libjpeg's warnings tell of some.
+    """Returns a sentence on damage to a file if libjpeg's warnings report any.
 
-    Zeros before the end are no damage.
+    Zeros before the end marker are not damage.
 
     Args:
-      warnings: of libjpeg.
-      data: of the file's image alone.
+      warnings: warnings of libjpeg.
+      data: bytes of the file that holds only the image.
     """
     for warning in warnings:
         found = _SUPERFLUOUS.fullmatch(warning)
@@ -297,7 +305,7 @@ def notes_of(warnings: list[str], data: bytes) -> tuple[str, ...]:
 
 
 def with_texts(data: bytes, meta: Metadata) -> bytes:
-    """A JPEG file with the comments and Photoshop's resources of metadata too."""
+    """Adds the comments and Photoshop's resources in metadata to a JPEG file."""
     room = _LONGEST - len(_PHOTOSHOP)
     parts = range(0, len(meta.resources), room)
     added = [_segment(0xED, _PHOTOSHOP + meta.resources[i : i + room]) for i in parts]

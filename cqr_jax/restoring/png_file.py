@@ -1,7 +1,7 @@
-"""PNG files as chunks: what Pillow lacks in reading them, and their metadata.
+"""Chunks of PNG files: metadata, and pixels that Pillow does not read correctly.
 
-Pillow cuts 16 bits to 8 but in gray, refuses files for damaged or long metadata, and
-takes transparency in gray of fewer or more than 8 bits for something else.
+Pillow reduces 16 bits to 8 except in gray, rejects files with damaged or long metadata,
+and misreads the transparency of gray images of fewer or more than 8 bits.
 """
 
 import contextlib
@@ -27,17 +27,17 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR = (b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI")
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _XMP = b"XML:com.adobe.xmp"
-# What ImageMagick keeps in hexadecimal digits.
+# Metadata that ImageMagick stores as hexadecimal digits.
 _RAW = b"Raw profile type "
 _RAW_EXIF = (_RAW + b"exif", _RAW + b"APP1")
 _RAW_XMP, _RAW_IPTC = _RAW + b"xmp", (_RAW + b"iptc", _RAW + b"8bim")
-_LONGEST_TEXT = 1 << 20  # in bytes; many readers, Pillow among them, refuse longer ones
-_LONGEST_TEXTS = 1 << 25  # of all together
-_LONGEST = 1 << 26  # of metadata, in bytes, when they are expanded
+_LONGEST_TEXT = 1 << 20  # bytes; many readers, such as Pillow, reject longer texts
+_LONGEST_TEXTS = 1 << 25  # bytes of all texts together
+_LONGEST = 1 << 26  # bytes of decompressed metadata
 _INCH = 0.0254  # metres
-_GRAY = 0  # the colour type
-_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel of each colour type
-# Adam7: of each pass the first row and column, and the steps.
+_GRAY = 0  # colour type
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type -> samples per pixel
+# Adam7: first row, first column, row step and column step of each pass.
 _PASSES = (
     *((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)),
     *((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)),
@@ -45,14 +45,14 @@ _PASSES = (
 
 
 class Header(NamedTuple):
-    """What IHDR says of the pixels, and tRNS of gray ones.
+    """Format of the pixels, from IHDR, and from tRNS of gray images.
 
     Attributes:
-      width, height: of the image.
-      depth: bits a sample.
-      colours: the colour type, as PNG numbers them.
-      interlaced: whether the rows come in Adam7's passes.
-      clear: the gray sample that is transparent, if there is one.
+      width, height: size of the image in pixels.
+      depth: bits per sample.
+      colours: PNG's number of the colour type.
+      interlaced: whether the image is interlaced (Adam7).
+      clear: transparent gray value, if any.
     """
 
     width: int
@@ -64,12 +64,12 @@ class Header(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A PNG file, taken apart.
+    """A parsed PNG file.
 
     Attributes:
-      found: its metadata, and a file of its pixels alone.
-      header: what the pixels are.
-      ended: whether the file marks its end.
+      found: metadata, and a file that holds only the pixels.
+      header: format of the pixels.
+      ended: whether the original file has its end chunk.
     """
 
     found: Found
@@ -78,19 +78,19 @@ class Opened(NamedTuple):
 
 
 def read(data: bytes) -> Opened:
-    """Takes a PNG file apart.
+    """Parses a PNG file.
 
     Args:
-      data: of the file, which begins with `SIGNATURE`.
+      data: bytes of the file, which begin with `SIGNATURE`.
 
     Raises:
-      ImageError: an animation, or a file that is cut before its first pixel.
+      ImageError: if the file is an animation, or is truncated before its first pixel.
     """
     pieces, notes, ended, others = [SIGNATURE], [], False, []
     header = clear = None
     for name, start, content in _chunks(data):
         piece = data[start : start + 12 + len(content)]
-        if name == b"IDAT" and start + 12 + len(content) >= len(data):  # it is cut
+        if name == b"IDAT" and start + 12 + len(content) >= len(data):  # truncated
             piece = _chunk(name, content)
         if name == b"IHDR" and len(content) == 13:
             width, height, depth, colours, _, _, interlaced = struct.unpack(
@@ -121,7 +121,7 @@ def read(data: bytes) -> Opened:
 
 
 def missing(opened: Opened) -> str:
-    """What of the pixels isn't in the file, as a clause; nothing if all of them are."""
+    """Describes the pixels that are missing in a file, as a clause; '' if none are."""
     expected, found = _length(opened.header), len(_rows(opened))
     if found >= expected:
         return ""
@@ -132,7 +132,7 @@ def missing(opened: Opened) -> str:
 
 
 def completed(opened: Opened) -> Opened:
-    """The file with zeros for the pixels that are missing, black or transparent."""
+    """Fills the missing pixels of a file with zeros: black or transparent."""
     raw, length = _rows(opened), _length(opened.header)
     packed = zlib.compress(raw[:length].ljust(length, b"\0"), 1)
     pieces = [SIGNATURE]
@@ -145,7 +145,7 @@ def completed(opened: Opened) -> Opened:
 
 
 def _rows(opened: Opened) -> bytes:
-    """The filtered rows, as far as they are there."""
+    """Returns the available part of the filtered rows."""
     expander = zlib.decompressobj()
     most, found = _length(opened.header), bytearray()
     for name, _, content in _chunks(opened.found.data):
@@ -158,7 +158,7 @@ def _rows(opened: Opened) -> bytes:
 
 
 def _length(header: Header) -> int:
-    """Of the filtered rows, in bytes."""
+    """Returns the length of the filtered rows in bytes."""
 
     def of(width: int, height: int) -> int:
         bits = width * header.depth * _SAMPLES[header.colours]
@@ -174,21 +174,21 @@ def _length(header: Header) -> int:
 
 
 def pixels(opened: Opened, image: Image.Image) -> np.ndarray | None:
-    """The pixels of a file that has more than Pillow gives.
+    """Reads the pixels of a file if Pillow does not read them correctly.
 
     Args:
       opened: the file.
-      image: the same, opened by Pillow.
+      image: the same file, opened by Pillow.
 
     Returns:
-      uint8 or uint16, (height, width, channels), alpha among them; None for a file that
-      Pillow reads right.
+      uint8 or uint16, (height, width, channels), including alpha; None for a file that
+      Pillow reads correctly.
     """
     header = opened.header
     if header.depth == 16 and header.colours != _GRAY:
         reader = png.Reader(bytes=opened.found.data)
         reader.preamble()
-        reader.sbit = None  # it would shift the pixels right; they fill 16 bits
+        reader.sbit = None  # sBIT would shift the pixels right; keep all 16 bits
         width, height, rows, info = reader.asDirect()
         flat = np.vstack([np.asarray(row, np.uint16) for row in rows])
         return flat.reshape(height, width, info["planes"])
@@ -203,7 +203,7 @@ def pixels(opened: Opened, image: Image.Image) -> np.ndarray | None:
 
 
 def encode(picture: "Picture") -> bytes:
-    """The bytes of a gray or RGB file of 8 or 16 bits a channel."""
+    """Encodes a gray or RGB picture of 8 or 16 bits per channel as a PNG file."""
     stack = picture.stacked()
     height, width, channels = stack.shape
     buffer = io.BytesIO()
@@ -236,7 +236,7 @@ def encode(picture: "Picture") -> bytes:
 
 
 def _comment(text: bytes) -> tuple[bytes, bytes]:
-    """The chunk of a comment: Latin-1, which PNG has else, unless it is UTF-8."""
+    """Returns the chunk of a comment: iTXt for UTF-8, otherwise tEXt (Latin-1)."""
     if text.isascii():
         return b"tEXt", metadata.COMMENT + b"\0" + text
     try:
@@ -247,7 +247,10 @@ def _comment(text: bytes) -> tuple[bytes, bytes]:
 
 
 def _raw(kind: bytes, content: bytes) -> bytes:
-    """Of a chunk what ImageMagick writes of metadata that PNG has no chunk for."""
+    """Returns chunk content in the form that ImageMagick uses for other metadata.
+
+    ImageMagick uses it for metadata for which PNG has no chunk.
+    """
     digits = content.hex().encode()
     lines = [digits[i : i + 72] for i in range(0, len(digits), 72)]
     text = b"\n".join([b"", kind, b"%8d" % len(content), *lines, b""])
@@ -260,7 +263,7 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, bytes]]:
-    """Each chunk's name, place and content, up to the end; a cut IDAT too."""
+    """Yields name, offset and content of each chunk, including a truncated IDAT."""
     place = len(SIGNATURE)
     while place + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, place)
@@ -339,7 +342,7 @@ def _expanded(packed: bytes) -> bytes:
 
 
 def _text(name: bytes, content: bytes) -> tuple[bytes, bytes]:
-    """The key and the text of a chunk; no text where it can't be read."""
+    """Returns the key and the text of a chunk; the text is b'' if it can't be read."""
     key, _, text = content.partition(b"\0")
     packed = name == b"zTXt"
     if name == b"zTXt":
@@ -354,7 +357,7 @@ def _text(name: bytes, content: bytes) -> tuple[bytes, bytes]:
 
 
 def _raw_profile(text: bytes) -> bytes:
-    """What ImageMagick writes in hexadecimal digits."""
+    """Decodes metadata that ImageMagick stores as hexadecimal digits."""
     parts = re.fullmatch(rb"\s*\w+\s+\d+\s+([0-9a-fA-F\s]*)", text)
     found = b""
     if parts:

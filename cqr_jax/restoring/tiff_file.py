@@ -1,4 +1,4 @@
-"""TIFF files: what Pillow lacks in reading and writing them, and their metadata."""
+"""TIFF files: metadata, and pixels that Pillow does not read or write correctly."""
 
 import io
 import logging
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     from cqr_jax.restoring.pictures import Picture
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-LONGEST = 2**32 - 2**25  # of a file in bytes, with room for the rest beside the pixels
+LONGEST = 2**32 - 2**25  # maximum bytes of pixels, which leaves room for the metadata
 _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 262, 277
 _PLANAR, _EXTRA, _FORMAT = 284, 338, 339
 _XMP, _ICC, _IPTC, _PHOTOSHOP = 700, 34675, 33723, 34377
 _OTHER_METADATA = {_XMP, _ICC, _IPTC, _PHOTOSHOP}
 _UNSPECIFIED, _PREMULTIPLIED = 0, 1  # values of ExtraSamples
-_SEPARATE = 2  # value of PlanarConfiguration: one channel after the other
+_SEPARATE = 2  # value of PlanarConfiguration: channels stored one after the other
 _SIGNED, _FLOAT, _COMPLEX = 2, (3, 6), 5  # values of SampleFormat
 _WHITE_IS_ZERO, _RGB = 0, 2  # values of PhotometricInterpretation
-_COLOURS = {0: 1, 1: 1, 2: 3, 5: 4}  # its values -> channels
+_COLOURS = {0: 1, 1: 1, 2: 3, 5: 4}  # PhotometricInterpretation -> channels
 _BYTE, _SHORT, _UNDEFINED = 1, 3, 7
 
-# Its warnings would reach the terminal without the name of the file.
+# Without this, its warnings are printed without the name of the file.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 class Opened(NamedTuple):
-    """A TIFF file, taken apart.
+    """A parsed TIFF file.
 
     Attributes:
-      found: its metadata, and a file of its pixels alone.
-      tags: of the file.
+      found: metadata, and a file that holds only the pixels.
+      tags: tags of the original file.
     """
 
     found: Found
@@ -47,13 +47,14 @@ class Opened(NamedTuple):
 
 
 def read(data: bytes) -> Opened:
-    """Takes a TIFF file apart.
+    """Parses a TIFF file.
 
     Args:
-      data: of the file, which begins with one of `SIGNATURES`.
+      data: bytes of the file, which begin with one of `SIGNATURES`.
 
     Raises:
-      ImageError: of several pages, of samples that aren't read, or damaged.
+      ImageError: if the file has several pages, has samples that are not supported, or
+        is damaged.
     """
     try:
         tags = exif.read(data)
@@ -83,16 +84,16 @@ def _value(tags: Tags, tag: int) -> bytes:
 
 
 def _resources(tags: Tags) -> bytes:
-    """Photoshop's resources, with IPTC, which may have a tag of its own."""
+    """Returns Photoshop's resources with IPTC, which may have its own tag."""
     resources, _ = photoshop.read(_value(tags, _PHOTOSHOP))
-    records = _value(tags, _IPTC).rstrip(b"\0")  # it may fill whole words
+    records = _value(tags, _IPTC).rstrip(b"\0")  # may be padded to whole words
     return (
         b"" if photoshop.iptc(resources) else photoshop.of_iptc(records)
     ) + resources
 
 
 def _check(tags: Tags) -> None:
-    """Raises an ImageError for a file that isn't read."""
+    """Raises an ImageError if the file is not supported."""
     limits.check_pages(tags.pages)
     bits = set(tags.numbers(_BITS, (1,))) or {1}
     formats = set(tags.numbers(_FORMAT, (1,)))
@@ -108,7 +109,7 @@ def _check(tags: Tags) -> None:
 
 
 def _check_length(tags: Tags, length: int) -> None:
-    """Raises an ImageError if strips or tiles reach behind the end of the file."""
+    """Raises an ImageError if strips or tiles extend beyond the end of the file."""
     for places, counts in ((273, 279), (324, 325)):
         ends = map(sum, zip(tags.numbers(places), tags.numbers(counts), strict=False))
         if max(ends, default=0) > length:
@@ -116,9 +117,9 @@ def _check_length(tags: Tags, length: int) -> None:
 
 
 def _bare(data: bytes, tags: Tags) -> bytes:
-    """The file with a first directory that tells of the pixels alone.
+    """Replaces the first directory of a file by one that describes only the pixels.
 
-    Pillow turns pictures as their tags say, and stumbles over damaged EXIF.
+    Otherwise Pillow would apply the orientation, and could fail on damaged EXIF.
     """
     if _is_big(data) or len(data) > LONGEST:
         return data
@@ -135,7 +136,7 @@ def _is_big(data: bytes) -> bool:
 
 
 def _with_directory(data: bytes, directory: exif.Directory, order: str) -> bytes:
-    """A file with its first directory anew, behind all that it points to."""
+    """Replaces the first directory of a file; the new one is at the end of the file."""
     start = len(data) + len(data) % 2
     head = data[:4] + struct.pack(f"{order}I", start)
     behind = exif.directory_bytes(directory, order, start)
@@ -143,7 +144,7 @@ def _with_directory(data: bytes, directory: exif.Directory, order: str) -> bytes
 
 
 def size(opened: Opened) -> tuple[int, int]:
-    """Width and height in pixels."""
+    """Returns width and height in pixels."""
     sides = [opened.tags.numbers(tag, (0,)) for tag in (_WIDTH, _LENGTH)]
     if not all(len(x) == 1 and x[0] for x in sides):
         raise ImageError("damaged or truncated: the TIFF tells no size")
@@ -151,14 +152,14 @@ def size(opened: Opened) -> tuple[int, int]:
 
 
 def pixels(opened: Opened) -> tuple[np.ndarray, bool] | None:
-    """The pixels of a file that has more than Pillow gives, or other than it takes.
+    """Reads the pixels of a file if Pillow does not read them correctly or at all.
 
     Returns:
       uint8 or uint16, (height, width, channels), and whether the last channel is alpha;
-      None for a file that Pillow reads right.
+      None for a file that Pillow reads correctly.
 
     Raises:
-      ImageError: its colours aren't read.
+      ImageError: if the colours are not supported.
     """
     tags = opened.tags
     photometric = (*tags.numbers(_PHOTOMETRIC, (1,)), 1)[0]
@@ -194,12 +195,12 @@ def pixels(opened: Opened) -> tuple[np.ndarray, bool] | None:
 def _meant(
     stack: np.ndarray, extra: tuple[int, ...], count: int, inverted: bool
 ) -> tuple[np.ndarray, bool]:
-    """A TIFF's pixels as gray, RGB or CMYK, with plain alpha or none.
+    """Converts the pixels of a TIFF to gray, RGB or CMYK, with straight alpha or none.
 
     Args:
-      stack: as they are stored, (height, width, channels).
-      extra: what its ExtraSamples say of the last channels.
-      count: of the channels of colour.
+      stack: pixels as stored, (height, width, channels).
+      extra: ExtraSamples, which describes the last channels.
+      count: number of colour channels.
       inverted: whether zero is white.
     """
     colours, more = stack[..., :count], stack[..., count:]
@@ -218,10 +219,10 @@ def _meant(
 
 
 def encode(picture: "Picture") -> bytes:
-    """The bytes of a gray, RGB or CMYK file of 8 or 16 bits a channel.
+    """Encodes a gray, RGB or CMYK picture of 8 or 16 bits per channel as a TIFF file.
 
-    It is in the byte order of the EXIF, so that all values stay the bytes that they
-    were.
+    The file has the byte order of the EXIF, so that the bytes of its values don't
+    change.
     """
     meta, stack = picture.metadata, picture.stacked()
     tags = exif.read(meta.exif) if meta.exif else Tags("<", {})
@@ -259,7 +260,7 @@ def encode(picture: "Picture") -> bytes:
 
 
 def _rationals(dpi: tuple[float, float] | None):
-    """Resolutions as numerators and denominators of 32 bits."""
+    """Returns resolutions as 32-bit numerators and denominators."""
     if dpi is None:
         return None
     scales = [10 ** max(0, 8 - len(str(math.ceil(x)))) for x in dpi]
