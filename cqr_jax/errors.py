@@ -16,9 +16,9 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def extra(name: str):
-    """Context for importing packages that only an extra of setup.cfg installs.
+    """Exits with a message that names the extra if an import in the context fails.
 
-    If a package is missing, exits with a message that names the extra.
+    Use it to import packages that only an extra of setup.cfg installs.
     """
     try:
         yield
@@ -31,7 +31,7 @@ def extra(name: str):
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Context that prints a `UserError` as one line on standard error and exits with 1.
+    """Prints a `UserError` in the context on one line of standard error; exits with 1.
 
     Ctrl-C prints one line too and exits with the shell's code for it. If the reader of
     the output closes the pipe, as `head` does, nothing is printed.

@@ -126,7 +126,7 @@ def _start_log() -> None:
 
 
 def run() -> None:
-    """Entry point of `python -m cqr_jax.main`."""
+    """Runs `python -m cqr_jax.main`."""
     app.run(main, flags_parser=_parse_flags)
 
 

@@ -144,7 +144,7 @@ def load_gray(source: str | os.PathLike | bytes) -> np.ndarray:
 
 @contextlib.contextmanager
 def image_errors():
-    """Context that turns Pillow's errors while reading an image into `ImageError`s."""
+    """Converts Pillow's errors in the context to `ImageError`s."""
     try:
         yield
     except ImageError:

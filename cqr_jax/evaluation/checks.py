@@ -10,7 +10,7 @@ def check_tables(config: ConfigDict) -> None:
     """Checks the presets table2 and ablation of `configs/eval.py`.
 
     Raises:
-      UserError: the first field that is out of its range, with the range.
+      UserError: if a field is out of its range; names the first one and its range.
     """
     check_qualities(config, "config")
 
@@ -19,7 +19,7 @@ def check_colour(config: ConfigDict) -> None:
     """Checks the preset colour of `configs/eval.py`.
 
     Raises:
-      UserError: the first field that is out of its range, with the range.
+      UserError: if a field is out of its range; names the first one and its range.
     """
     check_qualities(config, "config")
     one_of(config, "config", "subsampling", tuple(SUBSAMPLINGS))
@@ -29,7 +29,7 @@ def check_ranker(config: ConfigDict) -> None:
     """Checks the preset ranker of `configs/eval.py`.
 
     Raises:
-      UserError: the first field that is out of its range, with the range.
+      UserError: if a field is out of its range; names the first one and its range.
     """
     check_levels(config, "config", 1, 100)
     if config.side and (config.side < 32 or config.side % 8):

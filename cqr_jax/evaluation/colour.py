@@ -36,7 +36,7 @@ def psnr(reference: np.ndarray, image: np.ndarray) -> float:
 
 
 def _side_by_side(image: np.ndarray) -> np.ndarray:
-    """(height, width, channels) -> (height, width * channels)."""
+    """Reshapes (height, width, channels) to (height, width * channels)."""
     return image.reshape(len(image), -1)
 
 

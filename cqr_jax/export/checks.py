@@ -10,7 +10,7 @@ def check_aot(config: ConfigDict) -> None:
     """Checks a config of `configs/aot.py`.
 
     Raises:
-      UserError: the first field that is out of its range, with the range.
+      UserError: if a field is out of its range; names the first one and its range.
     """
     check_deblock(config)
     one_of(config, "config", "parallel", ("jit",))

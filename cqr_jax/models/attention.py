@@ -142,7 +142,7 @@ def _size(n: int, longest: int) -> int:
 
 
 def _blocks(x: jax.Array, longest: int) -> jax.Array:
-    """(batch, n, depth) -> (blocks, batch, size, depth), padded with zeros."""
+    """Splits (batch, n, depth) into (blocks, batch, size, depth), padded with zeros."""
     batch, n, depth = x.shape
     size = _size(n, longest)
     x = jnp.pad(x, ((0, 0), (0, -n % size), (0, 0)))
@@ -150,7 +150,7 @@ def _blocks(x: jax.Array, longest: int) -> jax.Array:
 
 
 def _whole(blocks: jax.Array, n: int) -> jax.Array:
-    """Undoes `_blocks`."""
+    """Inverts `_blocks`."""
     count, batch, size, depth = blocks.shape
     return blocks.swapaxes(0, 1).reshape(batch, count * size, depth)[:, :n]
 

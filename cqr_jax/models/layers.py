@@ -53,7 +53,7 @@ def dense(x: jax.Array, features: int, name: str, zero: bool = False) -> jax.Arr
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:
-    """(B, H, W, C) -> (B, H / block, W / block, block^2 C)."""
+    """Rearranges (B, H, W, C) to (B, H / block, W / block, block^2 C)."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // block, block, w // block, block, c)
     x = x.transpose(0, 1, 3, 2, 4, 5)
@@ -61,7 +61,7 @@ def space_to_depth(x: jax.Array, block: int) -> jax.Array:
 
 
 def depth_to_space(x: jax.Array, block: int) -> jax.Array:
-    """(B, H, W, block^2 C) -> (B, block H, block W, C); inverts `space_to_depth`."""
+    """Inverts `space_to_depth`: (B, H, W, block^2 C) to (B, block H, block W, C)."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, block, block, c // block**2)
     x = x.transpose(0, 1, 3, 2, 4, 5)
