@@ -25,6 +25,7 @@ from cqr_jax.restoring import (
     pictures,
     projection,
     quality,
+    restorer,
 )
 from data_prep import sources
 from tests.conftest import save_fresh
@@ -509,13 +510,27 @@ def test_a_jpeg_that_is_too_good_is_told_of(folder, photograph):
     assert err.splitlines()[-1].startswith(told)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_folders_without_permission(folder, tmp_path):
-    locked = tmp_path / "locked"
-    locked.mkdir(mode=0o500)
-    code, _, err = _run(folder / "a.jpg", "-o", locked)
-    assert code == 1
-    assert "Permission denied" in err
+def test_folders_without_permission_are_found_before_restoring(folder, monkeypatch):
+    """Beside the input too, where no -o names the folder."""
+    access = os.access
+    locked = folder / "deep"
+
+    def refusing(path, mode):
+        return os.fspath(path) != str(locked) and access(path, mode)
+
+    def never(*args, **kwargs):
+        raise AssertionError("a network was loaded")
+
+    monkeypatch.setattr(os, "access", refusing)
+    monkeypatch.setattr(restorer, "load", never)
+    report = folder / "report.json"
+    inputs = [str(locked / "gray.jpeg"), "--report", str(report)]
+    assert file_loop.restore(command.parser().parse_args(inputs)) == 1
+    (row,) = json.loads(report.read_text())
+    assert row["reason"].endswith(f"can't be written: no permission for {locked}")
+    inputs = [str(folder / "a.jpg"), "-o", str(locked)]
+    with pytest.raises(UserError, match="no permission for"):
+        file_loop.restore(command.parser().parse_args(inputs))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits of size")
