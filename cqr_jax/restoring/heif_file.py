@@ -6,7 +6,7 @@ and says nothing of colours that are told by numbers.
 
 import io
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import features
@@ -77,7 +77,7 @@ def read_heic(data: bytes, max_pixels: int) -> Opened:
         stack = stack[..., None]
     if image.mode.split(";")[0].endswith("a"):
         raise ImageError("a HEIC with premultiplied alpha; convert it to PNG first")
-    info = image.info
+    info: dict[str, Any] = image.info
     found = info.get("exif") or b""
     found = exif.NAME + found.removeprefix(exif.NAME) if found else b""
     nclx = info.get("nclx_profile") or {}
