@@ -301,15 +301,32 @@ def _picture(
     """
     try:
         _check_target(job.target, args.overwrite)  # it may have appeared meanwhile
-        data = _bytes(job.source.name) if job.data is None else job.data
-        most = round(args.max_megapixels * 1e6)
-        picture = pictures.decode(data, most, projecting, args.salvage)
+        data, picture = _decode(job, args, projecting)
         _leave_good(job, picture, data, args)
         return _checked(picture, job.target, args, depth)
     except ImageError as error:
         raise _NotRestoredError(str(error)) from None
+
+
+def _decode(
+    job: Job, args: argparse.Namespace, stored: bool = False
+) -> tuple[bytes, Picture]:
+    """Reads and decodes a file.
+
+    Args:
+      job: the file.
+      args: the command line.
+      stored: whether to read the DCT coefficients of a JPEG.
+
+    Raises:
+      ImageError: the file can't be read or decoded.
+    """
+    try:
+        data = _bytes(job.source.name) if job.data is None else job.data
     except OSError as error:
-        raise _NotRestoredError(f"can't be read: {error.strerror or error}") from None
+        raise ImageError(f"can't be read: {error.strerror or error}") from None
+    most = round(args.max_megapixels * 1e6)
+    return data, pictures.decode(data, most, stored, args.salvage)
 
 
 def _bytes(name: str) -> bytes:
@@ -360,14 +377,11 @@ def measure(args: argparse.Namespace) -> int:
         name = job.source.name
         if job.source.problem:
             return name, job.source.problem
-        most = round(args.max_megapixels * 1e6)
         try:
-            data = _bytes(name) if job.data is None else job.data
-            return name, pictures.decode(data, most, salvage=args.salvage)
+            _, picture = _decode(job, args)
         except ImageError as error:
             return name, str(error)
-        except OSError as error:
-            return name, f"can't be read: {error.strerror or error}"
+        return name, picture
 
     def measured(case: tuple[str, Picture | str]) -> dict:
         name, picture = case
