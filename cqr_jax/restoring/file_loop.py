@@ -40,7 +40,7 @@ from cqr_jax.restoring.sources import STANDARD, Source
 from cqr_jax.restoring.targets import Naming
 
 _AHEAD = 2  # pictures that are decoded, and encoded, beside those in the network
-_POLL = 1.0  # seconds between two looks at a watched folder
+_POLL = 1.0  # seconds between two polls of a watched folder
 
 
 class Job(NamedTuple):
@@ -83,11 +83,15 @@ class Outcome(NamedTuple):
 
 
 class _NotRestoredError(Exception):
-    """A file is not restored: the status and the reason."""
+    """Raised for a file that is not restored, with the status and the reason."""
 
     def __init__(self, reason: str, status: str = "failed"):
         super().__init__(reason)
         self.reason, self.status = reason, status
+
+    def outcome(self, source: Source, target: str) -> Outcome:
+        """Returns the outcome of the file."""
+        return Outcome(source.name, target, self.status, self.reason)
 
 
 def restore(args: argparse.Namespace) -> int:
@@ -134,10 +138,10 @@ def _find(args: argparse.Namespace) -> list[Source]:
 
 
 def _rounds(found: list[Source], args: argparse.Namespace) -> Iterator[list[Source]]:
-    """Yields the files to restore: all at once, and with --watch those that come.
+    """Yields the files to restore: first those found, then new ones with --watch.
 
-    A file that comes is taken once its size and its time have stayed the same from one
-    look to the next, for until then it may be written.
+    A new file is yielded when its size and its modification time are the same in two
+    successive polls. Until then, another program may still write it.
     """
     yield found
     if not args.watch:
@@ -188,7 +192,7 @@ def _plan(
         try:
             _check_target(target, args.overwrite)
         except _NotRestoredError as stop:
-            tell(Outcome(source.name, target, stop.status, stop.reason))
+            tell(stop.outcome(source, target))
             continue
         yield Job(source, target)
 
@@ -229,8 +233,7 @@ def _restored(
         try:
             target, picture = _picture(job, args, projecting, depth)
         except _NotRestoredError as stop:
-            outcome = Outcome(job.source.name, job.target, stop.status, stop.reason)
-            return job, outcome
+            return job, stop.outcome(job.source, job.target)
         return job._replace(target=target, data=None), picture
 
     def decoded() -> Iterator[Picture]:
@@ -261,7 +264,7 @@ def _restored(
         try:
             notes = _write(job, restoration.picture, args)
         except _NotRestoredError as stop:
-            return Outcome(job.source.name, job.target, stop.status, stop.reason)
+            return stop.outcome(job.source, job.target)
         return Outcome(
             job.source.name,
             job.target,
