@@ -175,6 +175,11 @@ def _children(depth: int) -> tuple[int, ...]:
     return {1: (_EXIF, _GPS), 2: (_INTEROP,)}.get(depth, ())
 
 
+def named(data: bytes) -> bytes:
+    """Returns an EXIF block that begins with `NAME`, or b'' for no block."""
+    return NAME + data.removeprefix(NAME) if data else b""
+
+
 def read(data: bytes) -> Tags:
     """Reads the directories of an EXIF block or a TIFF file.
 

@@ -78,8 +78,7 @@ def read_heic(data: bytes, max_pixels: int) -> Opened:
     if image.mode.split(";")[0].endswith("a"):
         raise ImageError("a HEIC with premultiplied alpha; convert it to PNG first")
     info: dict[str, Any] = image.info
-    found = info.get("exif") or b""
-    found = exif.NAME + found.removeprefix(exif.NAME) if found else b""
+    found = exif.named(info.get("exif") or b"")
     nclx = info.get("nclx_profile") or {}
     meta = Metadata(
         found,
@@ -127,7 +126,7 @@ def read_avif(data: bytes, max_pixels: int) -> tuple[Opened, int]:
     limits.check_frames(frames)
     pixels, *_ = decoder.get_frame(0)
     stack = np.frombuffer(pixels, np.uint8).reshape(height, width, -1)
-    found = exif.NAME + found.removeprefix(exif.NAME) if found else b""
+    found = exif.named(found)
     meta = Metadata(found, profile or b"", xmp or b"", metadata.exif_resolution(found))
     if not profile and (told := _NCLX.search(data)):
         numbers = (int.from_bytes(x, "big") for x in told.groups())

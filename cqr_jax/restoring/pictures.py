@@ -508,9 +508,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
 def _metadata(image: Image.Image) -> Metadata:
     """Returns the metadata that Pillow read."""
     info = image.info
-    found = info.get("exif", b"")
-    if found:  # a WebP may lack the prefix
-        found = exif.NAME + found.removeprefix(exif.NAME)
+    found = exif.named(info.get("exif", b""))  # a WebP may lack the prefix
     xmp = info.get("xmp", b"")
     dpi = info.get("dpi")
     return Metadata(
