@@ -2,8 +2,8 @@
 
     python -m docs.configs > docs/configs.md
 
-A field's explanation is the comment in its config file, behind its assignment or in the
-lines above it. Values are those of the presets.
+A field's explanation is the comment behind its assignment or in the lines above it, in
+its config file or in configs/common.py. Values are those of the presets.
 """
 
 import ast
@@ -62,7 +62,7 @@ def page() -> str:
 def rows(file: str) -> list[Row]:
     """The fields that a config file sets, in its order; without its `task`."""
     groups: dict[str, list[_Assignment]] = {}
-    for found in _assignments(file):
+    for found in _assignments(file, "get_config", presets(file)):
         groups.setdefault(found.field, []).append(found)
     del groups["task"]
     sources = {field: group[0].source for field, group in groups.items()}
@@ -173,23 +173,31 @@ def _list(fields: Iterable[str]) -> str:
     return f"{', '.join(rest)} and {last}" if rest else last
 
 
-def _assignments(file: str) -> Iterator[_Assignment]:
+def _assignments(
+    file: str, function: str, names: tuple[str, ...], group: str = ""
+) -> Iterator[_Assignment]:
+    """Yields the assignments of a function, and of functions of common.py it calls."""
     text = _text(file)
-    (function,) = (
+    (definition,) = (
         node
         for node in ast.parse(text).body
-        if isinstance(node, ast.FunctionDef) and node.name == "get_config"
+        if isinstance(node, ast.FunctionDef) and node.name == function
     )
-    for statement, names in _statements(function.body, presets(file)):
-        target, value = ast.unparse(statement.targets[0]), ast.unparse(statement.value)
-        if target.startswith("c."):
+    for statement, chosen in _statements(definition.body, names):
+        code = ast.unparse(statement)
+        if call := re.fullmatch(r"c\.update\(common\.(\w+)\(\)\)", code):
+            yield from _assignments("common", call[1], chosen, group)
+        elif found := re.fullmatch(r"c\.([\w.]+) = (.+)", code):
+            field, value = group + found[1], found[2]
             source = re.match(r"(ranker|evaluation)\.get_config", value)
             yield _Assignment(
-                target.removeprefix("c."),
-                names,
+                field,
+                chosen,
                 _comment(statement, text.splitlines()),
                 _MODULES[source[1]] if source else "",
             )
+            if call := re.fullmatch(r"common\.(\w+)\(\)", value):
+                yield from _assignments("common", call[1], chosen, f"{field}.")
 
 
 def _comment(statement: ast.stmt, lines: list[str]) -> str:
@@ -207,11 +215,11 @@ def _comment(statement: ast.stmt, lines: list[str]) -> str:
 
 def _statements(
     body: list[ast.stmt], names: tuple[str, ...]
-) -> Iterator[tuple[ast.Assign, tuple[str, ...]]]:
-    """Assignments with the presets that lead to them."""
+) -> Iterator[tuple[ast.Assign | ast.Expr, tuple[str, ...]]]:
+    """Yields assignments and calls with the presets that lead to them."""
     for node in body:
         match node:
-            case ast.Assign():
+            case ast.Assign() | ast.Expr():
                 yield node, names
             case ast.If(
                 test=ast.Compare(

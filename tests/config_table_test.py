@@ -1,6 +1,8 @@
 """docs/configs.md: made from the config files as they are, with every field."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -20,7 +22,8 @@ def test_every_field_is_explained(file):
 
 
 def test_every_field_is_in_a_table():
-    assert sorted(configs.FILES) == sorted(x.stem for x in configs.FOLDER.glob("*.py"))
+    files = {path.stem for path in configs.FOLDER.glob("*.py")}
+    assert files == {*configs.FILES, "common"}
     found = {file: {row.field for row in configs.rows(file)} for file in configs.FILES}
     for file in configs.FILES:
         for preset in configs.presets(file):
@@ -72,11 +75,31 @@ def test_a_comment_may_stand_above_its_field():
     assert row.explanation.startswith("classic5, live1, ")
 
 
-def test_a_field_without_a_comment_has_no_explanation(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("source", "assignment", "file", "field"),
+    [
+        ("aot", "c.side", "aot", "side"),
+        ("common", "c.clip_norm", "ranker", "optimizer.clip_norm"),
+        ("common", "c.keep", "ranker", "keep"),
+    ],
+)
+def test_a_field_without_a_comment_has_no_explanation(
+    source, assignment, file, field, tmp_path, monkeypatch
+):
     shutil.copytree(ROOT / "configs", tmp_path, dirs_exist_ok=True)
-    lines = (tmp_path / "aot.py").read_text().splitlines()
-    bare = [x.partition("  #")[0] if "c.side" in x else x for x in lines]
-    (tmp_path / "aot.py").write_text("\n".join(bare))
+    path = tmp_path / f"{source}.py"
+    lines = path.read_text().splitlines()
+    bare = [x.partition("  #")[0] if assignment in x else x for x in lines]
+    path.write_text("\n".join(bare))
     monkeypatch.setattr(configs, "FOLDER", tmp_path)
-    missing = [row.field for row in configs.rows("aot") if not row.explanation]
-    assert missing == ["side"]
+    missing = [row.field for row in configs.rows(file) if not row.explanation]
+    assert missing == [field]
+
+
+def test_configs_import_neither_jax_nor_tensorflow():
+    modules = ", ".join(f"configs.{file}" for file in configs.FILES)
+    code = f"import sys, {modules}; print(*{{'jax', 'tensorflow'}} & {{*sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("\n", "")
