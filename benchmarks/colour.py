@@ -88,8 +88,8 @@ def main() -> None:
     for _ in over(map(measure, paths), len(paths), "restoring", "image"):
         pass
     lines = [["JPEG", "QF", *_WAYS, "mean colour moved, at most"]]
-    for (name, quality), figures in found.items():
-        psnr, moved = (np.array(x) for x in zip(*figures, strict=True))
+    for (name, quality), measured in found.items():
+        psnr, moved = (np.array(x) for x in zip(*measured, strict=True))
         lines.append(
             [
                 name,

@@ -20,8 +20,8 @@ def caption(name: str, reference: np.ndarray, image: np.ndarray) -> str:
     The images have shape (height, width).
     """
     values = (
-        tables.shown(figure, metrics.METRICS[figure](reference, image))
-        for figure in tables.FIGURES
+        tables.shown(name, metrics.METRICS[name](reference, image))
+        for name in tables.MEASURES
     )
     return f"{name}\n{' | '.join(values)}"
 

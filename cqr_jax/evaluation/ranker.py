@@ -83,7 +83,7 @@ def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
     files.write(folder / "ranker.json", json.dumps(result, indent=2) + "\n")
     files.write(folder / "ranker.png", plot(table[:, :-1], table[:, -1]))
     print(describe(result))
-    _log.info("figures, scores and plot in %s", folder)
+    _log.info("metrics, scores and plot in %s", folder)
     return result
 
 

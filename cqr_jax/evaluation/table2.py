@@ -335,7 +335,7 @@ def write(
     for title, lines, below in parts:
         print(f"{title}\n{tables.text(lines)}" + (f"\n{below}" if below else ""))
         print()
-    _log.info("rows, table and figures of each image in %s", folder)
+    _log.info("rows, table and metrics of each image in %s", folder)
 
 
 def find_images(
@@ -412,7 +412,7 @@ def to_rows(
     images: Mapping[str, Image],
     found: Mapping[tuple, tuple],
     methods: Mapping[str, str],
-    figures: Iterable[str] = tuple(METRICS),
+    measures: Iterable[str] = tuple(METRICS),
 ) -> tuple[list[dict], list[dict]]:
     """Makes the rows of sets and the rows of images, as `measure` returns them.
 
@@ -421,9 +421,9 @@ def to_rows(
       images: images by key.
       found: (key, quality, method) -> metrics.
       methods: name -> path of a deblocker's weights.
-      figures: names of the metrics, which must include psnr.
+      measures: names of the metrics, which must include psnr.
     """
-    figures = tuple(figures)
+    measures = tuple(measures)
     rows, each = [], []
     names = list(dict.fromkeys(method for _, _, method in found))
     for dataset in (pathlib.Path(name).name for name in split_list(config.sets)):
@@ -432,7 +432,7 @@ def to_rows(
             for method in names:
                 case = {"dataset": dataset, "quality": quality, "method": method}
                 members = [found[key, quality, method] for key in keys]
-                columns = dict(zip(figures, zip(*members, strict=True), strict=True))
+                columns = dict(zip(measures, zip(*members, strict=True), strict=True))
                 row = dict(case)
                 if method in methods:
                     row["weights"] = methods[method]
@@ -441,7 +441,7 @@ def to_rows(
                 row["identical"] = sum(np.isinf(columns["psnr"]).tolist())
                 rows.append(row)
                 for key, member in zip(keys, members, strict=True):
-                    values = dict(zip(figures, member, strict=True))
+                    values = dict(zip(measures, member, strict=True))
                     each.append({**case, "image": key, **values})
     return rows, each
 

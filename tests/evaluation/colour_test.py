@@ -1,4 +1,4 @@
-"""The evaluation in colour: its metrics, the published JPEG figures, its rows."""
+"""The evaluation in colour: its metrics, the published JPEG results, its rows."""
 
 import csv
 import io
@@ -121,10 +121,10 @@ def test_rows_are_means_over_pillow_s_jpegs(folder, subsampling):
         rgb = jpeg.load_rgb(path)
         decoded = _by_pillow(rgb, 15, subsampling)
         expected.append([f(rgb, decoded) for f in colour.METRICS.values()])
-    figures = tuple(colour.METRICS)
-    assert [[x[name] for name in figures] for x in images] == expected
+    names = tuple(colour.METRICS)
+    assert [[x[name] for name in names] for x in images] == expected
     means = np.mean(expected, axis=0).tolist()
-    assert [row[name] for name in figures] == pytest.approx(means)
+    assert [row[name] for name in names] == pytest.approx(means)
     assert (row["images"], row["method"], row["quality"]) == (2, "jpeg", 15)
     assert {x["subsampling"] for x in (row, *images)} == {subsampling}
 
@@ -141,8 +141,8 @@ def test_deblockers_that_do_nothing_equal_jpeg(folder, tmp_path):
     assert [row.get("weights") for row in rows[:3]] == [None, *methods.values()]
     for plain, *others in (rows[:3], rows[3:]):
         for other in others:
-            for figure in colour.METRICS:
-                assert other[figure] == plain[figure]
+            for metric in colour.METRICS:
+                assert other[metric] == plain[metric]
 
 
 def test_projection_bounds_what_a_bad_network_does(folder, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The ranker's own figures: hand-made scores, and the command as a process."""
+"""The ranker's own metrics: hand-made scores, and the command as a process."""
 
 import csv
 import io

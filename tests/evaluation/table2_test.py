@@ -1,4 +1,4 @@
-"""The evaluation: its rows against the metrics, and the published JPEG figures."""
+"""The evaluation: its rows against the metrics, and the published JPEG results."""
 
 import csv
 import functools
@@ -93,9 +93,9 @@ def test_a_deblocker_that_does_nothing_equals_jpeg(
     path = str(save_fresh(tmp_path, "deblocker"))
     config = _config(str(photographs), qualities=(10, 20))
     rows, _ = _measure(config, tmp_path, {"ours": path})
-    figures = ("quality", "psnr", "ssim", "psnr_b")
+    fields = ("quality", "psnr", "ssim", "psnr_b")
     plain, ours = (
-        [[row[figure] for figure in figures] for row in rows if row["method"] == method]
+        [[row[field] for field in fields] for row in rows if row["method"] == method]
         for method in ("jpeg", "ours")
     )
     assert len(plain) == 2
@@ -142,7 +142,7 @@ def test_self_ensemble_gains(image, tmp_path):
 
 
 def test_folders_of_restored_images(photographs, tmp_path):
-    """What the evaluation saves it can read: the same figures come back."""
+    """What the evaluation saves it can read: the same metrics come back."""
     first = tmp_path / "first"
     config = _config(str(photographs), qualities=(10, 20), save_images=True)
     plain, _ = _measure(config, first)
