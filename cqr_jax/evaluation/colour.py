@@ -21,7 +21,7 @@ from cqr_jax.data.compression import Compression, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import metrics, published, table2
 from cqr_jax.restoring import pictures, restorer
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 
 def psnr(reference: np.ndarray, image: np.ndarray) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cqr_jax.restoring import pictures, restorer
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 _IN_INFO = ("exif", "icc_profile", "xmp", "dpi")  # metadata, by Pillow's names
 _T = TypeVar("_T", np.ndarray, Image.Image)

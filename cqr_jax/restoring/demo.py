@@ -20,6 +20,7 @@ from cqr_jax.data.compression import Compression, libjpeg, nearest_quality
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError, extra
 from cqr_jax.restoring import network, pictures, quality, restorer
+from cqr_jax.restoring.picture import Picture
 from cqr_jax.restoring.quality import Quality
 from cqr_jax.restoring.restorer import Restoration
 
@@ -230,7 +231,7 @@ def _restore(
     return _Shown(seen[0], seen[1], seen[2], str(target), row)
 
 
-def _image(picture: pictures.Picture) -> Image.Image:
+def _image(picture: Picture) -> Image.Image:
     """Converts a picture to upright 8-bit RGB."""
     picture = pictures.upright(picture)
     if picture.pixels.dtype == np.uint16:

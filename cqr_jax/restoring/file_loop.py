@@ -34,7 +34,7 @@ from cqr_jax.restoring import (
     targets,
     tiles,
 )
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 from cqr_jax.restoring.restorer import Restoration
 from cqr_jax.restoring.sources import STANDARD, Source
 from cqr_jax.restoring.targets import Naming

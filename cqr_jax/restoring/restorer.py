@@ -21,7 +21,7 @@ from cqr_jax.restoring import (
 )
 from cqr_jax.restoring.coefficients import Component
 from cqr_jax.restoring.colour import Plane
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 WEIGHTS = weights.SHIPPED / "compact-blind.safetensors"
 _CONSTANT = 1e-4  # of the range; a plane that varies less has nothing to restore
