@@ -6,6 +6,7 @@ import pathlib
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
 
 from cqr_jax.errors import UserError
 
@@ -85,7 +86,7 @@ def _move_to_new(partial: pathlib.Path, target: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def writing_to(path: str | os.PathLike):
+def writing_to(path: str | os.PathLike) -> Iterator[None]:
     """Turns an `OSError` of writing to a file or folder into a `UserError`."""
     try:
         yield

@@ -178,7 +178,7 @@ def lower(program: Program) -> jax.export.Exported:
     return export(*program.arguments(program.size))
 
 
-def flop(function: Callable, *arguments) -> float:
+def flop(function: Callable, *arguments: Any) -> float:
     """Counts the floating-point operations of convolutions and matrix products.
 
     A multiply-add counts as two. The body of a loop counts once per iteration; XLA's

@@ -17,7 +17,7 @@ class Interrupts:
       caught: number of the signal; 0 if none arrived.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.caught = 0
         self._handlers = contextlib.ExitStack()
 
@@ -34,5 +34,5 @@ class Interrupts:
             signal.signal(number, self._former[number])
             signal.raise_signal(number)
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._handlers.close()
