@@ -43,8 +43,8 @@ def training(
 
     def learn():
         for _ in range(count):
-            held[0], figures = step(held[0], ranker_variables, batch)
-        jax.block_until_ready(figures)
+            held[0], metrics = step(held[0], ranker_variables, batch)
+        jax.block_until_ready(metrics)
 
     learn()
     return learn

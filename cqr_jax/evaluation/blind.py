@@ -19,7 +19,7 @@ from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import colour, metrics, table2
 from cqr_jax.restoring import network, restorer, tiles
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import pathlib
-import signal
 import stat
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cqr_jax import files, formats, progress, tables
+from cqr_jax import files, formats, progress, signals, tables
 from cqr_jax.data.compression import nearest_quality
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError
@@ -34,7 +33,7 @@ from cqr_jax.restoring import (
     targets,
     tiles,
 )
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 from cqr_jax.restoring.restorer import Restoration
 from cqr_jax.restoring.sources import STANDARD, Source
 from cqr_jax.restoring.targets import Naming
@@ -431,13 +430,8 @@ def _interrupts() -> Iterator[Callable[[], None]]:
         if caught:
             raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, note) for number in numbers]
-    try:
+    with signals.handled(note):
         yield check
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 class _Teller:

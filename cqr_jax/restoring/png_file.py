@@ -10,7 +10,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import png
@@ -19,9 +19,7 @@ from PIL import Image
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.restoring import exif, limits, metadata, photoshop
 from cqr_jax.restoring.metadata import Found, Metadata, Text
-
-if TYPE_CHECKING:
-    from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR = (b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI")
@@ -202,7 +200,7 @@ def pixels(opened: Opened, image: Image.Image) -> np.ndarray | None:
     return np.stack([gray, alpha.astype(gray.dtype)], axis=-1)
 
 
-def encode(picture: "Picture") -> bytes:
+def encode(picture: Picture) -> bytes:
     """Encodes a gray or RGB picture of 8 or 16 bits per channel as a PNG file."""
     stack = picture.stacked()
     height, width, channels = stack.shape

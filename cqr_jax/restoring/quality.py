@@ -11,7 +11,7 @@ import numpy as np
 from cqr_jax import weights
 from cqr_jax.data.compression import Compression, libjpeg, nearest_quality
 from cqr_jax.restoring import colour
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 RANKER = weights.SHIPPED / "compact-ranker.safetensors"
 SCORES = weights.SHIPPED / "compact-ranker-scores.tsv"

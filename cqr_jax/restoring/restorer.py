@@ -19,8 +19,9 @@ from cqr_jax.restoring import (
     tiles,
     transparency,
 )
+from cqr_jax.restoring.coefficients import Component
 from cqr_jax.restoring.colour import Plane
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 WEIGHTS = weights.SHIPPED / "compact-blind.safetensors"
 _CONSTANT = 1e-4  # of the range; a plane that varies less has nothing to restore
@@ -110,14 +111,9 @@ def restorations(
             seen = transparency.filled(picture)
             planes = colour.planes(seen)
             told, by = _told(run, seen, quality_factor)
-            if joint:
-                samples = [plane.values for plane in planes]
-                waiting.append((picture, planes, samples, told, by))
-                yield from _images(planes, told)
-            else:
-                samples = [colour.reduce(plane) for plane in planes]
-                waiting.append((picture, planes, samples, told, by))
-                yield from samples
+            samples = [x.values if joint else colour.reduce(x) for x in planes]
+            waiting.append((picture, planes, samples, told, by))
+            yield from _images(planes, told) if joint else samples
 
     restored = tiles.restore(run, inputs(), side, tiles.OVERLAP, network.tile_batch())
     for first in restored:
@@ -131,12 +127,8 @@ def restorations(
         values = list(map(_changed, planes, before, after))
         projected = compressed_before = False
         if projecting and quality_factor is None and _has_intervals(picture):
-            compressed_before = projection.was_compressed_before(
-                values[0], picture.stored[0], picture.compression
-            )
-            projected = not compressed_before
-        if projected:
-            values = list(map(projection.project, values, picture.stored))
+            values, projected = _projected(values, picture.stored, picture.compression)
+            compressed_before = not projected
         values = [
             plane.values + np.float32(strength) * (new - plane.values)
             for plane, new in zip(planes, values, strict=True)
@@ -149,6 +141,19 @@ def restorations(
             projected,
             compressed_before,
         )
+
+
+def _projected(
+    values: list[np.ndarray], stored: tuple[Component, ...], compression: Compression
+) -> tuple[list[np.ndarray], bool]:
+    """Projects planes onto the intervals of a file that was not compressed before.
+
+    Returns:
+      The values, and whether they were projected.
+    """
+    if projection.was_compressed_before(values[0], stored[0], compression):
+        return values, False
+    return list(map(projection.project, values, stored)), True
 
 
 def _changed(plane: Plane, before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -53,6 +53,18 @@ class _Work:
         self.tiles = list(itertools.product(*axes))
         self.lacking = len(self.tiles)
 
+    def add(self, tile: tuple[_Span, _Span], values: np.ndarray) -> None:
+        """Adds a restored tile, weighted, to the sum."""
+        rows, columns = tile
+        weight = np.multiply.outer(rows.weight, columns.weight)
+        weight = weight.reshape(*weight.shape, *[1] * (values.ndim - 2))
+        inside = tuple(
+            slice(x.part.start - x.start, x.part.stop - x.start)
+            for x in (rows, columns)
+        )
+        self.restored[rows.part, columns.part] += weight * values[inside]
+        self.lacking -= 1
+
 
 def restore(
     run: Callable[..., np.ndarray],
@@ -98,28 +110,31 @@ def restore(
 
     stream = all_tiles()
     while group := list(itertools.islice(stream, batch)):
-        tiles = [
-            work.image[rows.start : rows.start + side, columns.start :][:, :side]
-            for work, (rows, columns) in group
-        ]
-        told = [work.told for work, _ in group if work.told is not None]
-        lacking = batch - len(tiles)
-        tiles += [np.zeros_like(tiles[0])] * lacking
-        told += told[:1] * lacking
-        done = run(np.stack(tiles), *([np.stack(told)] if told else []))
-        for (work, (rows, columns)), tile in zip(group, done, strict=False):
-            weight = np.multiply.outer(rows.weight, columns.weight)
-            weight = weight.reshape(*weight.shape, *[1] * (tile.ndim - 2))
-            inside = tuple(
-                slice(x.part.start - x.start, x.part.stop - x.start)
-                for x in (rows, columns)
-            )
-            work.restored[rows.part, columns.part] += weight * tile[inside]
-            work.lacking -= 1
+        done = _run(run, group, side, batch)
+        for (work, tile), values in zip(group, done, strict=False):
+            work.add(tile, values)
         while waiting and not waiting[0].lacking:
             work = waiting.popleft()
             height, width = work.shape
             yield work.restored[:height, :width]
+
+
+def _run(
+    run: Callable[..., np.ndarray],
+    group: list[tuple[_Work, tuple[_Span, _Span]]],
+    side: int,
+    batch: int,
+) -> np.ndarray:
+    """Runs the network on tiles, and on black ones up to the size of a batch."""
+    tiles = [
+        work.image[rows.start : rows.start + side, columns.start :][:, :side]
+        for work, (rows, columns) in group
+    ]
+    told = [work.told for work, _ in group if work.told is not None]
+    lacking = batch - len(tiles)
+    tiles += [np.zeros_like(tiles[0])] * lacking
+    told += told[:1] * lacking
+    return run(np.stack(tiles), *([np.stack(told)] if told else []))
 
 
 def _spans(length: int, side: int, overlap: int) -> list[_Span]:

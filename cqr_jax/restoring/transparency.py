@@ -7,7 +7,7 @@ edge there and change visible pixels.
 import numpy as np
 from scipy import ndimage
 
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 
 def filled(picture: Picture) -> Picture:

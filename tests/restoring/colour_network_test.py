@@ -13,7 +13,7 @@ from cqr_jax.data.compression import FEATURES, features, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.restoring import network, pictures, projection, quality, restorer, tiles
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 from cqr_jax.training import state
 from data_prep import sources
 from tests.conftest import run, save_fresh

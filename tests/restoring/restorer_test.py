@@ -15,7 +15,8 @@ from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.restoring import network, pictures, projection, quality, restorer, tiles
-from cqr_jax.restoring.pictures import Metadata, Picture
+from cqr_jax.restoring.metadata import Metadata
+from cqr_jax.restoring.picture import Picture
 from cqr_jax.training import state
 from cqr_jax.weights import Weights
 from tests.conftest import save_fresh
