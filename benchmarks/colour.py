@@ -20,7 +20,7 @@ from cqr_jax import tables, weights
 from cqr_jax.data.jpeg import list_images
 from cqr_jax.evaluation import metrics
 from cqr_jax.progress import over
-from cqr_jax.restoring import colour, network, pictures, restorer, tiles
+from cqr_jax.restoring import colour, jax_network, pictures, restorer, tiles
 from cqr_jax.restoring.picture import Picture
 
 _QUALITIES = (10, 20, 30, 40)
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--images", required=True, help="a folder of clean images")
     parser.add_argument("--weights", default=str(restorer.WEIGHTS))
     args = parser.parse_args()
-    run = network.Network(weights.load(args.weights, "deblocker"))
+    run = jax_network.JaxNetwork(weights.load(args.weights, "deblocker"))
     paths = list_images(args.images)
     cases = [(name, q) for name in _SAMPLINGS for q in _QUALITIES]
     found: dict[tuple, list] = {case: [] for case in cases}

@@ -26,7 +26,7 @@ def _draw_panel(args: argparse.Namespace) -> None:
         from cqr_jax import weights
         from cqr_jax.config import split_list
         from cqr_jax.evaluation import table2
-        from cqr_jax.restoring import network
+        from cqr_jax.restoring import jax_network
 
     if not 1 <= args.quality <= 100:
         raise UserError(f"--quality={args.quality}: must be 1 to 100")
@@ -37,7 +37,7 @@ def _draw_panel(args: argparse.Namespace) -> None:
         drawing.caption(f"JPEG, QF {args.quality}", clean, compressed): compressed
     }
     for name, path in methods.items():
-        run = network.Network(weights.load(path, "deblocker"))
+        run = jax_network.JaxNetwork(weights.load(path, "deblocker"))
         restored = metrics.to_uint8(run(compressed[None])[0])
         images[drawing.caption(name, clean, restored)] = restored
     images = {"original": clean, **images}

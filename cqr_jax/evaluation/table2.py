@@ -23,7 +23,7 @@ from cqr_jax.errors import UserError
 from cqr_jax.evaluation import drawing, metrics, published
 from cqr_jax.evaluation.metrics import METRICS
 from cqr_jax.prefetch import prefetch
-from cqr_jax.restoring import network
+from cqr_jax.restoring import jax_network, network
 
 _log = logging.getLogger(__name__)
 
@@ -243,13 +243,13 @@ def networks(
       methods: name -> path of the weights.
       self_ensemble: whether to average over flips and rotations, by
         `network.self_ensemble`.
-      seconds: as in `network.Network`.
+      seconds: as in `jax_network.JaxNetwork`.
 
     Raises:
       UserError: if a file does not exist, or doesn't hold a deblocker's weights.
     """
     runs: dict[str, network.Run] = {
-        name: network.Network(weights.load(path, "deblocker"), seconds)
+        name: jax_network.JaxNetwork(weights.load(path, "deblocker"), seconds)
         for name, path in methods.items()
     }
     if self_ensemble:

@@ -122,7 +122,8 @@ def restore(args: argparse.Namespace) -> int:
                 if not jobs:
                     continue
                 if run is None:
-                    run = restorer.load(args.weights, args.self_ensemble)
+                    run = restorer.load(args.weights, args.self_ensemble, args.engine)
+                    tell.engine = network.engine(run)
                     restorer.check_quality_factor(run, args.quality_factor)
                 for outcome in _restored(run, jobs, args, pool, tell):
                     tell(outcome)
@@ -441,6 +442,7 @@ class _Teller:
         self._args = args
         self._outcomes: list[Outcome] = []
         self._good = 0
+        self.engine = ""  # its name, for the summary
         self._start = time.perf_counter()
         self._bar = tqdm(
             total=0, unit="image", disable=not sys.stderr.isatty(), leave=False
@@ -486,7 +488,8 @@ class _Teller:
         ]
         print(
             f"{', '.join(parts)}; {megapixels:.1f} megapixels in {seconds:.1f} s "
-            f"({megapixels / seconds:.2f} a second)",
+            f"({megapixels / seconds:.2f} a second)"
+            + f", {self.engine}" * (count["restored"] > 0),
             file=sys.stderr,
         )
         if self._good:

@@ -5,7 +5,6 @@ import functools
 import pathlib
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from cqr_jax import weights
@@ -96,6 +95,8 @@ def _score(y: np.ndarray) -> float:
 
 @functools.cache
 def _ranker():
+    import jax  # here, because JPEG files need no estimate, and importing it takes long
+
     ranker = weights.load(RANKER, "ranker")
     return jax.jit(ranker.model.apply), ranker.variables
 

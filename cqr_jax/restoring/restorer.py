@@ -115,7 +115,7 @@ def restorations(
             waiting.append((picture, planes, samples, told, by))
             yield from _images(planes, told) if joint else samples
 
-    restored = tiles.restore(run, inputs(), side, tiles.OVERLAP, network.tile_batch())
+    restored = tiles.restore(run, inputs(), side)
     for first in restored:
         picture, planes, before, told, by = waiting.popleft()
         after = [first]
@@ -221,24 +221,30 @@ def _has_intervals(picture: Picture) -> bool:
 
 
 def load(
-    path: str | os.PathLike | None = None, self_ensemble: bool = False
+    path: str | os.PathLike | None = None,
+    self_ensemble: bool = False,
+    engine: str = "auto",
 ) -> network.Run:
     """Loads a deblocker. The network is cached until the file changes.
 
     Args:
       path: file of the weights; None for `WEIGHTS`.
       self_ensemble: whether to average over flips and turns, `network.self_ensemble`.
+      engine: as in `network.load`.
 
     Raises:
-      UserError: there is no such file, or it does not hold a deblocker's weights.
+      UserError: there is no such file, it does not hold a deblocker's weights, or the
+        engine does not work here.
     """
     path = os.fspath(path or WEIGHTS)
     changed = os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
-    return _load(path, os.path.abspath(path), changed, self_ensemble)
+    return _load(path, os.path.abspath(path), changed, self_ensemble, engine)
 
 
 @functools.lru_cache(maxsize=4)
-def _load(path: str, where: str, changed: int, self_ensemble: bool) -> network.Run:
+def _load(
+    path: str, where: str, changed: int, self_ensemble: bool, engine: str
+) -> network.Run:
     del where, changed  # only part of the cache's key
-    run = network.Network(weights.load(path, "deblocker"))
+    run = network.load(path, engine)
     return network.self_ensemble(run) if self_ensemble else run

@@ -17,7 +17,7 @@ from cqr_jax.export.__main__ import write
 from cqr_jax.export.stablehlo import to_stablehlo
 from cqr_jax.models import colour
 from cqr_jax.models.deblocker import Deblocker
-from cqr_jax.restoring import network, restorer
+from cqr_jax.restoring import jax_network, restorer
 from cqr_jax.training import state
 
 RNG = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def test_onnx(deblocker, tmp_path, side):
     for shape in [(2, 48, 48)] + [(1, 16, 24), (1, 3, 45)] * (side is None):
         images = RNG.random(shape, np.float32)
         (found,) = session.run(["restored"], {"image": images[:, None]})
-        expected = network.Network(deblocker)(images)
+        expected = jax_network.JaxNetwork(deblocker)(images)
         assert np.abs(expected - images).max() > 0.01
         np.testing.assert_allclose(found[:, 0], expected, atol=1e-4)
 
@@ -177,7 +177,7 @@ def test_stablehlo(deblocker, tmp_path):
     for shape in ((1, 16, 24), (3, 55, 41)):
         images = RNG.random(shape, np.float32)
         found = jax.jit(exported.call)(images[..., None])[..., 0]
-        expected = network.Network(deblocker)(images)
+        expected = jax_network.JaxNetwork(deblocker)(images)
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
