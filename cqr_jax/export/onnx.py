@@ -13,7 +13,6 @@ import cqr_jax
 from cqr_jax import weights
 from cqr_jax.data import ycbcr
 from cqr_jax.data.compression import FEATURES
-from cqr_jax.errors import extra
 from cqr_jax.export.program import deblocker_of, multiple_of, quality_table
 from cqr_jax.models.deblocker import Deblocker
 
@@ -29,12 +28,8 @@ def to_onnx(deblocker: weights.Weights, side: int | None = None) -> bytes:
     Args:
       deblocker: network to export.
       side: height and width of the images; None for any.
-
-    Raises:
-      SystemExit: if the package onnx is missing.
     """
-    with extra("export"):
-        import onnx
+    import onnx  # here, because importing it takes long
 
     model = deblocker_of(deblocker)
     graph = _Graph()

@@ -489,7 +489,8 @@ class _Teller:
         print(
             f"{', '.join(parts)}; {megapixels:.1f} megapixels in {seconds:.1f} s "
             f"({megapixels / seconds:.2f} a second)"
-            + f", {self.engine}" * (count["restored"] > 0),
+            + f", {self.engine}"
+            * (count["restored"] > 0),
             file=sys.stderr,
         )
         if self._good:

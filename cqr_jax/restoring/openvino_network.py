@@ -7,6 +7,7 @@ on disk, so that later processes need neither JAX nor ONNX.
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import pathlib
 import sys
@@ -31,9 +32,7 @@ def import_openvino() -> Any:
     Raises:
       ImportError: if openvino is not installed, or doesn't work on this machine.
     """
-    if "openvino" in sys.modules:
-        return sys.modules["openvino"]
-    blocked = _NOT_IMPORTED not in sys.modules
+    blocked = not {"openvino", _NOT_IMPORTED} & sys.modules.keys()
     if blocked:
         sys.modules[_NOT_IMPORTED] = None  # type: ignore[assignment]
     try:
@@ -69,6 +68,8 @@ class OpenvinoNetwork:
           UserError: if there is no such file, or it does not hold a deblocker.
         """
         openvino = import_openvino()
+        if importlib.util.find_spec("onnx") is None:
+            raise ImportError("the package onnx is missing")
         self._queue_class = openvino.AsyncInferQueue
         self._core = openvino.Core()
         try:

@@ -29,6 +29,7 @@ _XMP = b"XML:com.adobe.xmp"
 _RAW = b"Raw profile type "
 _RAW_EXIF = (_RAW + b"exif", _RAW + b"APP1")
 _RAW_XMP, _RAW_IPTC = _RAW + b"xmp", (_RAW + b"iptc", _RAW + b"8bim")
+_LEVEL = 3  # of zlib: benchmarks/results/restoring_choices.md
 _LONGEST_TEXT = 1 << 20  # bytes; many readers, such as Pillow, reject longer texts
 _LONGEST_TEXTS = 1 << 25  # bytes of all texts together
 _LONGEST = 1 << 26  # bytes of decompressed metadata
@@ -207,10 +208,15 @@ def encode(picture: Picture) -> bytes:
     buffer = io.BytesIO()
     if stack.dtype == np.uint8:
         flat = stack if channels > 1 else stack[..., 0]
-        Image.fromarray(flat).save(buffer, "PNG")
+        Image.fromarray(flat).save(buffer, "PNG", compress_level=_LEVEL)
     else:
         writer = png.Writer(
-            width, height, greyscale=channels < 3, alpha=channels % 2 == 0, bitdepth=16
+            width,
+            height,
+            greyscale=channels < 3,
+            alpha=channels % 2 == 0,
+            bitdepth=16,
+            compression=_LEVEL,
         )
         writer.write(buffer, stack.reshape(height, -1))
     data, meta = buffer.getvalue(), picture.metadata
