@@ -48,10 +48,31 @@ def colour(rows: Iterable[dict]) -> dict[str, tables.Table]:
     return _tables(("colour",), rows)
 
 
+def psnr(dataset: str, quality: int, channels: str) -> dict[str, float]:
+    """Returns method -> PSNR in dB of the sources 'later' and 'colour'.
+
+    Args:
+      dataset: name of a set, such as 'live1'.
+      quality: JPEG quality factor.
+      channels: 'Y' or 'RGB'.
+    """
+    return {
+        row["method"]: float(row["psnr"])
+        for row in _rows()
+        if row["source"] in ("later", "colour")
+        and (row["dataset"], row["quality"]) == (dataset, str(quality))
+        and row["channels"] == channels
+    }
+
+
+def _rows() -> list[dict[str, str]]:
+    with pathlib.Path(__file__).with_suffix(".tsv").open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
 def _tables(sources: Iterable[str], rows: Iterable[dict]) -> dict[str, tables.Table]:
     wanted = {(row["dataset"], str(row["quality"])) for row in rows}
-    with pathlib.Path(__file__).with_suffix(".tsv").open(newline="") as file:
-        known = list(csv.DictReader(file, delimiter="\t"))
+    known = _rows()
     found = {}
     for source in sources:
         cells = [
