@@ -137,7 +137,7 @@ def test_records_are_replaced_whole_or_not_at_all(tmp_path, photographs):
     where = records.directory(data_dir, "set")
     where.mkdir(parents=True)
     (where / "set-train.tfrecord-00000-of-00001").touch()
-    with pytest.raises(UserError, match="is no whole data set; remove it, or pass"):
+    with pytest.raises(UserError, match="holds incomplete records; remove it, or pass"):
         build(str(folder), data_dir, processes=1)
     build(str(folder), data_dir, processes=1, overwrite=True)
 

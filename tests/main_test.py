@@ -157,7 +157,11 @@ def test_ranges_of_the_ranker(field, value, words):
         ("qualities", (10, 10), "given twice"),
         ("qualities", ("10,a",), "must be whole numbers"),
         ("qualities_per_crop", 4, r"must be in \[0, 3\]"),
-        ("degradation", "blind", "qualities_per_crop=0: a blind degradation is one"),
+        (
+            "degradation",
+            "blind",
+            "qualities_per_crop=0: must be 1 with degradation=blind",
+        ),
         ("degradation", "noise", "choose ladder, blind or colour"),
         ("blind.qualities", (0, 95), "must be within 1 to 100"),
         ("blind.qualities", (5,), "needs two numbers"),
@@ -206,7 +210,7 @@ def test_ranges_of_the_evaluation(preset, field, value, words):
         ("variants", "cqr,x", "'x': choose cqr, dc, lq, lf or none"),
         ("seeds", (), "one or more"),
         ("variants", "", "one or more"),
-        ("seeds", (1, 1), "none twice"),
+        ("seeds", (1, 1), "none of them twice"),
         ("seeds", (-1,), "must be 0 to"),
         ("steps", 0, "at least 1"),
     ],
@@ -683,12 +687,12 @@ def test_weights_are_mixed(tmp_path):
     for x in jax.tree.leaves(held.variables):
         np.testing.assert_array_equal(x, np.float32(1 + 0.75 * 3))
     code, _, err = run(*command, "--share=2")
-    assert (code, err) == (1, "error: --share=2.0: is 0 to 1\n")
+    assert (code, err) == (1, "error: --share=2.0: must be in [0, 1]\n")
     other = {"width": 4, "hidden": 100}
     weights.save(b, "ranker", other, state.init(Ranker(width=4), 48, 0), {})
     code, _, err = run(*command)
     assert code == 1
-    assert "are of two models" in err
+    assert "hold different models" in err
 
 
 def test_only_simple_deblockers_are_deepened(tmp_path):

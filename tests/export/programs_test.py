@@ -219,7 +219,7 @@ def test_export_of_the_default_weights(tmp_path):
     ("name", "side", "message"),
     [
         ("a.pb", 48, "must end in .onnx or .stablehlo"),
-        ("a.onnx", 50, "must be a multiple of 8 from 16 on"),
+        ("a.onnx", 50, "must be a multiple of 8, at least 16"),
     ],
 )
 def test_mistakes(deblocker, tmp_path, name, side, message):

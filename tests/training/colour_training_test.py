@@ -208,7 +208,7 @@ def test_training_and_restoring_a_photograph(data_dir, folders, tmp_path):
         (["--config.data.gray_crops=4"], "config.data.gray_crops=4: must be in"),
         (["--config.model.deeper_widths=(1,)"], "widths are at least 2"),
         (["--config.model.conditioning=x"], "choose none, planes or modulation"),
-        (["--config.qualities_per_crop=2"], "a colour degradation is one for each"),
+        (["--config.qualities_per_crop=2"], "must be 1 with degradation=colour"),
         (["--config.data.name=none"], "--kind=colour"),
     ],
 )

@@ -234,7 +234,7 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(data_dir, tmp_path
     processes[1].kill()
     codes, errors = _finish(*processes)
     assert codes == [1, -signal.SIGKILL]
-    assert "error: another process of this run is gone" in errors[0]
+    assert "error: another process of this run has ended" in errors[0]
     assert "Traceback" not in errors[0]
 
     # With another number of devices; told to stop, it says where.
