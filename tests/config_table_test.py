@@ -1,4 +1,4 @@
-"""docs/configs.md: made from the config files as they are, with every field."""
+"""Tests that docs/configs.md is up to date and explains every field."""
 
 import shutil
 
@@ -8,7 +8,7 @@ from docs import configs
 from tests.conftest import ROOT
 
 
-def test_the_page_is_what_the_config_files_say():
+def test_page_is_up_to_date():
     page = (ROOT / "docs" / "configs.md").read_text()
     assert page == configs.page(), "python -m docs.configs > docs/configs.md"
 
@@ -16,7 +16,7 @@ def test_the_page_is_what_the_config_files_say():
 @pytest.mark.parametrize("file", configs.FILES)
 def test_every_field_is_explained(file):
     missing = [row.field for row in configs.rows(file) if not row.explanation]
-    assert not missing, f"configs/{file}.py: needs a comment behind each of them"
+    assert not missing, f"configs/{file}.py: every field needs a comment"
 
 
 def test_every_field_is_in_a_table():
@@ -61,7 +61,7 @@ def test_every_field_is_in_a_table():
         ("ablation", "seeds", "`0,1` `0,1` `0,1` `0,1`", "of each variant"),
     ],
 )
-def test_rows(file, field, values, words):
+def test_rows_have_each_preset_s_value_and_the_explanation(file, field, values, words):
     (row,) = (row for row in configs.rows(file) if row.field == field)
     assert row.values == tuple(values.split(" "))
     assert words in row.explanation
