@@ -108,7 +108,7 @@ def _run(
     stage = make_stage(config)
     workdir = Workdir(config.workdir, where)
     checkpoints = checkpoint.open_manager(config.workdir, config.keep, *stage.best)
-    # Closing the manager waits for the other processes. A failed process exits before.
+    # Closing the manager waits for the other processes, so a failed one exits before.
     with (
         workdir.lock(),
         checkpoints as manager,
