@@ -93,8 +93,10 @@ def main() -> None:
     )
     parser.add_argument("--weights", default="cqr_jax/weights/compact.safetensors")
     parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a repetition")
-    parser.add_argument("--devices", type=int, default=1, help="of JAX (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="duration of a repetition"
+    )
+    parser.add_argument("--devices", type=int, default=1, help="number of JAX devices")
     args = parser.parse_args()
     os.environ["JAX_NUM_CPU_DEVICES"] = str(args.devices)  # read by the workers
     spawn = multiprocessing.get_context("spawn")
@@ -105,14 +107,15 @@ def main() -> None:
             rows.append(_row(args.weights, shape, pools, args))
             print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
     command = " ".join(["python -m benchmarks.beside_dncnn", *sys.argv[1:]])
-    print("# Beside DnCNN-3\n")
+    print("# Speed compared with DnCNN-3\n")
     print(f"`{command}`\n\n{machine.describe()}, torch {torch.__version__}\n")
     print(
-        f"Megapixels a second of {args.weights} in JAX on {args.devices} devices of "
-        "the CPU, and of DnCNN-3 in PyTorch, in the faster of its memory formats "
-        "(NHWC is `channels_last`): median (range) of "
-        f"{args.repetitions} repetitions in turn, of {args.seconds:g} s or one call. "
-        "The ratio is ours over DnCNN-3's, pair by pair.\n"
+        f"Megapixels per second of {args.weights} in JAX on {args.devices} devices of "
+        "the CPU, and of DnCNN-3 in PyTorch in the faster of its memory formats (NHWC "
+        f"is `channels_last`): median (range) of {args.repetitions} repetitions, in "
+        f"which the two alternate. A repetition lasts about {args.seconds:g} s, or one "
+        "call if that is longer. The ratio is our speed divided by DnCNN-3's in each "
+        "repetition.\n"
     )
     print("| images | ours | DnCNN-3 | ratio |\n|---|---|---|---|")
     for row in rows:

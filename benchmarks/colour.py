@@ -88,7 +88,7 @@ def main() -> None:
 
     for _ in over(map(measure, paths), len(paths), "restoring", "image"):
         pass
-    lines = [["JPEG", "QF", *_WAYS, "mean colour moved, at most"]]
+    lines = [["JPEG", "QF", *_WAYS, "largest change of the mean colour"]]
     for (name, quality), measured in found.items():
         psnr, moved = (np.array(x) for x in zip(*measured, strict=True))
         lines.append(
@@ -99,12 +99,16 @@ def main() -> None:
                 f"{moved[:, 2:].max():.2f}",
             ]
         )
-    print(f"# Colour\n\n`python -m benchmarks.colour --images={args.images}`\n")
+    print("# Ways to restore colour\n")
+    print(f"`python -m benchmarks.colour --images={args.images}`\n")
     print(f"{machine.describe()}\n")
     print(
-        f"PSNR in dB over red, green and blue, mean of {len(paths)} images, with "
-        f"{pathlib.Path(args.weights).name}; and the largest change of an image's mean "
-        "red, green or blue, of 255 levels, with chroma restored.\n"
+        f"PSNR in dB over red, green and blue, averaged over {len(paths)} images, "
+        f"with the weights {pathlib.Path(args.weights).name}. `luma` restores luma "
+        "alone. `chroma whole` also restores chroma at the resolution of the image, "
+        "and `chroma halved` at half of it. The last column is the largest change of "
+        "an image's mean red, green or blue when chroma is restored, in levels of 0 to "
+        "255.\n"
     )
     print(tables.markdown(lines))
 

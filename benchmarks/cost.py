@@ -96,22 +96,28 @@ def main() -> None:
         "--run_whole",
         type=int,
         default=0,
-        help="run the paper's network on a whole image of this side (512: minutes)",
+        help="also run the paper's network on an image of this side (512: minutes)",
     )
     args = parser.parse_args()
     with one_line_errors():
-        print("# How cost grows\n\n    python -m benchmarks.cost", *sys.argv[1:])
-        print(f"\n{machine.describe()}. Median and range of {args.repetitions}.\n")
+        print("# How the cost grows\n\n    python -m benchmarks.cost", *sys.argv[1:])
+        print(
+            f"\n{machine.describe()}. Median and range of "
+            f"{args.repetitions} repetitions.\n"
+        )
         print("## Whole images through the paper's network\n")
-        print("| side | GiB planned | of it a Mpixel |\n|---|---|---|")
+        print("| side | GiB planned | GiB per Mpixel |\n|---|---|---|")
         for side in WHOLE_SIDES:
             _, planned = _alone(_whole, side)
             print(f"| {side} | {planned:.2f} | {planned / side**2 * 1e6:.2f} |")
         if args.run_whole:
             [seconds], peak = _alone(_whole_run, args.run_whole)
-            print(f"\nRun at {args.run_whole}: {seconds:.0f} s, peak {peak:.2f} GiB.")
+            print(
+                f"\nOne run at a side of {args.run_whole} took {seconds:.0f} s and "
+                f"at most {peak:.2f} GiB."
+            )
         print("\n## A training step, compact preset, plain L1\n")
-        print("| | ms | range | ms an image | peak GiB |\n|---|---|---|---|---|")
+        print("| | ms | range | ms per image | peak GiB |\n|---|---|---|---|---|")
         batch_size = deblock.get_config("compact").batch_size
         for field, values in TRAINING.items():
             for value in values:

@@ -97,14 +97,15 @@ def _preparation(source: str, data_dir: str, repetitions: int) -> str:
     count = machine.cores()
     return f"""\
 {len(paths)} {what}, {pixels / 1e6:.1f} Mpixel, {len(records.QUALITIES)} JPEGs of each
-sub-image. Median and range of {repetitions}.
+sub-image. Median and range of {repetitions} repetitions.
 
-| | Mpixel/s | range | a core | CPU ms a Mpixel |
+| | Mpixel/s | range | per core | CPU ms per Mpixel |
 |---|---|---|---|---|
 | encoding alone | {_row(limits, limits_cpu, count)} |
 | `data_prep.build` | {_row(built, built_cpu, count)} |
 
-The whole runs at {share:.2f} of the limit by the clock, {cpu_share:.2f} by CPU time.
+`data_prep.build` reaches {share:.2f} of the speed of encoding alone, or
+{cpu_share:.2f} measured in CPU time.
 """
 
 
@@ -189,13 +190,14 @@ def _input(data_dir: str, repetitions: int, count: int) -> str:
     head = "| | images/s | range |\n|---|---|---|"
     unit_head = "| | ms |\n|---|---|"
     return f"""\
-The compact preset's pipeline, {config.patch}x{config.patch} images, on all cores.
-Median and range of {repetitions} times 100 batches.
+Speed of the compact preset's pipeline on all cores, in
+{config.patch}x{config.patch} images per second.
+Median and range of {repetitions} repetitions of 100 batches.
 
 {head}
 {chr(10).join(lines)}
 
-CPU time of the parts, on one core.
+CPU time of each part, on one core:
 
 {unit_head}
 {chr(10).join(units)}
@@ -213,7 +215,7 @@ def main() -> None:
     )
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument(
-        "--examples", type=int, default=4000, help="drawn for the cost of a part"
+        "--examples", type=int, default=4000, help="drawn to measure each part"
     )
     args = parser.parse_args()
     with one_line_errors(), tempfile.TemporaryDirectory() as data_dir:

@@ -1,11 +1,10 @@
-"""Measures the gain from projection, and the loss on files that were JPEGs before.
+"""Measures the gain from projection, and the loss on files that were compressed twice.
 
     python -m benchmarks.projection PHOTOGRAPHS --weights=A.safetensors --limits=FILE
 
-Uses the colour photographs that the folder's colour records hold out from training.
-Each photograph is compressed once. It is also compressed twice, first at a lower
-quality, on the same grid or with a crop in between. Each file is restored without
-projection and with it.
+Uses the photographs of the folder that are held out from colour training. Each is
+compressed once. It is also compressed twice, first at a lower quality, on the same grid
+or with a crop in between. Each file is restored without projection and with it.
 
 The share of luma coefficients that the network moves out of their quantisation
 intervals distinguishes the two kinds of files. A file is projected if its share is at
@@ -35,11 +34,12 @@ _HEAD = [
     *("twice", "projected", "decided", "once, not projected", "twice, projected"),
 ]
 _LEGEND = """\
-{count} held-out photographs, 4:2:0, restored by {weights}. Gains over the PSNR of the
-file (RGB, dB), of files that were compressed once and of files that were JPEGs before:
-without projection, with it, and as the limit decides. The limit is of the share of luma
-coefficients more than 0.75 steps from the stored ones. Its errors are in the last two
-columns.
+{count} held-out photographs with 4:2:0 chroma, restored with {weights}. The table gives
+the gain over the file's PSNR (RGB, dB) of files that were compressed once and of files
+that were compressed twice. The three columns of each are: without projection, with
+projection, and as the limit decides. A file is projected if the share of its luma
+coefficients that the network moves by more than 0.75 steps is at most the limit. The
+last two columns are the errors of this decision.
 """
 _FIRST = (10, 20, 30, 50, 75, 90)  # qualities of the first of two compressions
 _SIDE = 256  # side of a tile, which covers the whole photograph
@@ -142,7 +142,9 @@ def main() -> None:
     parser.add_argument("photographs", help="folder of colour photographs")
     parser.add_argument("--weights", default=str(restorer.WEIGHTS))
     parser.add_argument("--limits", help="a .tsv file to write the limits to")
-    parser.add_argument("--count", type=int, default=0, help="of photographs (all)")
+    parser.add_argument(
+        "--count", type=int, default=0, help="number of photographs (all)"
+    )
     args = parser.parse_args()
     with one_line_errors():
         paths = held_out_images(args.photographs, kinds.COLOUR)
@@ -158,7 +160,7 @@ def main() -> None:
     lines = [_HEAD]
     by_quality = {q: [x for x in found if x.quality == q] for q in QUALITIES}
     lines += [row(quality, members) for quality, members in by_quality.items()]
-    print("# Projection, and files that were JPEGs before\n")
+    print("# Projection of files compressed once and twice\n")
     print("    python -m benchmarks.projection PHOTOGRAPHS\n")
     print(
         _LEGEND.format(count=len(photographs), weights=pathlib.Path(args.weights).name)

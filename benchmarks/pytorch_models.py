@@ -248,7 +248,7 @@ def load(module: nn.Module, variables: dict) -> nn.Module:
     """Returns `module` with the weights of its Flax counterpart.
 
     Raises:
-      RuntimeError: some of the module's weights are missing.
+      RuntimeError: if some of the module's weights are missing.
     """
     counters = {
         name: x

@@ -74,11 +74,12 @@ def main() -> None:
     print("# Restoring files\n\n`python -m benchmarks.restoring`\n")
     print(f"{machine.describe()}\n")
     print(
-        f"Median and range of {args.repetitions} processes. The speed is what the "
-        "command tells, from its first file on. The images are in colour: a pixel of "
-        "luma has half a one of chroma beside it.\n"
+        f"Median and range of {args.repetitions} processes. The seconds are those of "
+        "the whole process. The speed is the one that the command reports, without its "
+        "start. The images are in colour with 4:2:0 subsampling: there is half a "
+        "chroma sample for each pixel.\n"
     )
-    print("| megapixels | s | range | megapixels a second | range | peak GiB |")
+    print("| megapixels | s | range | megapixels per second | range | peak GiB |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for megapixels in (_MEGAPIXELS[0], *_MEGAPIXELS):
@@ -89,7 +90,7 @@ def main() -> None:
             count = 1 if first else args.repetitions
             runs = [_restore(path, folder) for _ in range(count)]
             seconds, speeds, peaks = (list(x) for x in zip(*runs, strict=True))
-            name = f"{megapixels:g}" + (", the first of all" if first else "")
+            name = f"{megapixels:g}" + (", first process" if first else "")
             print(
                 f"| {name} | {timing.shown(seconds)} "
                 f"| {timing.shown(speeds, '.2f')} | {max(peaks):.2f} |",

@@ -315,10 +315,10 @@ def main() -> None:
     parser.add_argument("--preset", default="compact", choices=deblock.PRESETS)
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="of a repetition; at least one call"
+        "--seconds", type=float, default=1.0, help="duration of a repetition"
     )
-    parser.add_argument("--threads", type=int, help="cores to use, all by default")
-    parser.add_argument("--devices", type=int, default=1, help="of JAX (%(default)s)")
+    parser.add_argument("--threads", type=int, help="cores to use (default: all)")
+    parser.add_argument("--devices", type=int, default=1, help="number of JAX devices")
     args = parser.parse_args()
     os.environ["JAX_NUM_CPU_DEVICES"] = str(args.devices)  # read by the workers
     cores = sorted(os.sched_getaffinity(0))[: args.threads]
@@ -332,13 +332,14 @@ def main() -> None:
             rows.append(_row(case, args.preset, variables, pools, args))
             print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
     command = " ".join(["python -m benchmarks.side_by_side", *sys.argv[1:]])
-    print(f"# JAX beside PyTorch, {args.preset} preset\n")
+    print(f"# JAX compared with PyTorch, {args.preset} preset\n")
     print(f"`{command}`\n\n{machine.describe()}; {len(cores)} threads\n")
     print(
-        f"Images a second: median (range) of {args.repetitions} repetitions in turn, "
-        f"of {args.seconds:g} s or one call. PyTorch in the faster of its memory "
-        "formats (NHWC is `channels_last`). The ratio is JAX's speed over PyTorch's, "
-        "pair by pair. First outputs and losses were equal to "
+        f"Images per second: median (range) of {args.repetitions} repetitions, in "
+        f"which the two alternate. A repetition lasts about {args.seconds:g} s, or one "
+        "call if that is longer. PyTorch runs in the faster of its memory formats "
+        "(NHWC is `channels_last`). The ratio is JAX's speed divided by PyTorch's in "
+        "each repetition. The first outputs and losses differed by less than "
         f"{_TOLERANCE:g} of their largest magnitude.\n"
     )
     print("| | JAX | PyTorch | ratio |\n|---|---|---|---|")

@@ -76,10 +76,10 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", default="compact", choices=deblock.PRESETS)
-    parser.add_argument("--name", default="embedded", help="of the data set")
+    parser.add_argument("--name", default="embedded", help="name of the records")
     parser.add_argument("--data_dir", default="data", help="root of the records")
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10, help="in a repetition")
+    parser.add_argument("--steps", type=int, default=10, help="steps of a repetition")
     args = parser.parse_args()
     with one_line_errors():
         config = deblock.get_config(args.preset)
@@ -87,9 +87,11 @@ def main() -> None:
         lines = []
         for stage, of in all_stages(config):
             lines += _measure(stage, of, args.repetitions, args.steps)
-    print("# Training and its input\n\n    python -m benchmarks.training_speed\n")
+    print("# Speed of training and of its input\n")
+    print("    python -m benchmarks.training_speed\n")
     print(f"{args.preset} preset, {jax.devices()[0]}, {machine.describe()}.")
-    print(f"Median and range of {args.repetitions} times {args.steps} steps.\n")
+    print(f"Median and range of {args.repetitions} repetitions of {args.steps} steps.")
+    print("The headroom is the speed of the pipeline divided by that of the step.\n")
     print("| | images/s | range | headroom |\n|---|---|---|---|")
     print("\n".join(lines))
 

@@ -7,8 +7,8 @@
 The records are written to DATA_DIR/qf_ladder/NAME. With --kind=colour they hold RGB
 without JPEGs, for configs/deblock.py:colour, and are written to DATA_DIR/colour/NAME.
 Images that can't be used are skipped and listed with the reasons. The records are made
-on this machine, or, with --beam_pipeline_options=runner=RUNNER,..., by Apache Beam on
-many machines (docs/scaling.md).
+on this machine. With --beam_pipeline_options=runner=RUNNER,..., Apache Beam makes them
+on many machines (docs/scaling.md).
 """
 
 import argparse
@@ -94,12 +94,12 @@ def build(
                     f"{directory}: holds records with {key} {metadata[key]}, not "
                     f"{value}; choose another --name, or pass --overwrite"
                 )
-        print(f"{directory}: already there")
+        print(f"{directory}: already exists")
         return found.name
 
     if directory.exists() and not overwrite:
         raise UserError(
-            f"{directory}: is no whole data set; remove it, or pass --overwrite"
+            f"{directory}: holds incomplete records; remove it, or pass --overwrite"
         )
     beam_options, even_shards = _beam(beam_pipeline_options)
     found.fetch()
@@ -161,8 +161,8 @@ def _beam(flags: str):
         from data_prep import on_beam
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{error}: --beam_pipeline_options needs the extra 'beam'; in an "
-            "environment of its own, pip install -e '.[beam]'"
+            f"{error}: --beam_pipeline_options needs the extra 'beam'; install it in a "
+            "separate environment: pip install -e '.[beam]'"
         ) from None
     return on_beam.options(flags), on_beam.even_shards
 
@@ -195,19 +195,21 @@ def main() -> None:
         "--source", required=True, help="div2k, embedded, or a folder of images"
     )
     parser.add_argument("--data_dir", default="data", help="root of the records")
-    parser.add_argument("--name", default="", help="of the data set (the folder's)")
+    parser.add_argument(
+        "--name", default="", help="name of the records (default: the folder's)"
+    )
     parser.add_argument(
         "--kind",
         choices=kinds.KINDS,
         default=kinds.LADDER,
-        help="of records: qf_ladder (Y with its JPEGs, the paper's), or colour (RGB, "
-        "of which JPEGs are made when it is read) (%(default)s)",
+        help="kind of the records: qf_ladder (Y with its JPEGs, as in the paper) or "
+        "colour (RGB, whose JPEGs are made during training) (%(default)s)",
     )
     parser.add_argument(
         "--validation_fraction",
         type=float,
         default=sources.VALIDATION_FRACTION,
-        help="of a folder's images, held out (%(default)s)",
+        help="fraction of a folder's images to hold out (%(default)s)",
     )
     parser.add_argument(
         "--side",
@@ -222,15 +224,15 @@ def main() -> None:
         help="skip images with a shorter side (%(default)s)",
     )
     parser.add_argument(
-        "--processes", type=int, default=0, help="workers (one per core)"
+        "--processes", type=int, default=0, help="worker processes (one per core)"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="make existing records anew"
+        "--overwrite", action="store_true", help="replace existing records"
     )
     parser.add_argument(
         "--beam_pipeline_options",
         default="",
-        help="work on Apache Beam, with its options: runner=DirectRunner,...",
+        help="use Apache Beam, with these options: runner=DirectRunner,...",
     )
     with one_line_errors():
         build(**vars(parser.parse_args()))

@@ -33,10 +33,11 @@ def _check(name: str, found: dict[str, pathlib.Path]) -> None:
     other = [k for k, p in found.items() if not wanted[k].is_equal(jpeg.load_named(p))]
     if other:
         raise UserError(
-            f"{name}: {len(other)} of {len(found)} images are not the literature's, "
-            f"{found[other[0]]} the first; remove them to have them fetched"
+            f"{name}: {len(other)} of {len(found)} images differ from the "
+            f"literature's, among them {found[other[0]]}; remove them, and run this "
+            "command again"
         )
-    print(f"{name}: {len(found)} images, each as expected")
+    print(f"{name}: {len(found)} images, all as expected")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Executes the notebooks and keeps the outputs, without what depends on the machine.
+"""Executes the notebooks and saves them with their outputs.
 
     python notebooks/execute.py [NOTEBOOK ...]
 
-Kept are pictures, printed lines and tables; dropped what went to standard error (logs
-and progress with their times), counters and times of the cells.
+Pictures, printed lines and tables are saved. What depends on the machine is left out:
+standard error (logs and progress), and the counters and times of the cells.
 """
 
 import argparse
@@ -19,10 +19,10 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 def execute(
     notebook: nbformat.NotebookNode, folder: pathlib.Path = FOLDER
 ) -> nbformat.NotebookNode:
-    """Runs all cells, in `folder`, and strips the outputs.
+    """Returns the notebook after running all cells in `folder`, with stripped outputs.
 
     Raises:
-      nbclient.exceptions.CellExecutionError: a cell fails.
+      nbclient.exceptions.CellExecutionError: if a cell fails.
     """
     resources = {"metadata": {"path": str(folder)}}
     done = nbclient.NotebookClient(notebook, resources=resources).execute()
@@ -44,7 +44,7 @@ def _stripped(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     if "execution_count" in output:
         output.execution_count = None
     if "image/png" in output.get("data", {}):
-        output.data.pop("text/plain", None)  # tells the object, with its address
+        output.data.pop("text/plain", None)  # names the object and its address
     return output
 
 

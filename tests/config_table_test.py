@@ -1,4 +1,4 @@
-"""docs/configs.md is generated from the config files and lists every field."""
+"""Tests that docs/configs.md is up to date and explains every field."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ from docs import configs
 from tests.conftest import ROOT
 
 
-def test_the_committed_page_is_up_to_date():
+def test_page_is_up_to_date():
     page = (ROOT / "docs" / "configs.md").read_text()
     assert page == configs.page(), "python -m docs.configs > docs/configs.md"
 
@@ -18,7 +18,7 @@ def test_the_committed_page_is_up_to_date():
 @pytest.mark.parametrize("file", configs.FILES)
 def test_every_field_is_explained(file):
     missing = [row.field for row in configs.rows(file) if not row.explanation]
-    assert not missing, f"configs/{file}.py: add a comment to each of them"
+    assert not missing, f"configs/{file}.py: every field needs a comment"
 
 
 def test_every_field_is_in_a_table():
@@ -64,7 +64,7 @@ def test_every_field_is_in_a_table():
         ("ablation", "seeds", "`0,1` `0,1` `0,1` `0,1`", "of each variant"),
     ],
 )
-def test_values_and_explanations_of_rows(file, field, values, words):
+def test_rows_have_each_preset_s_value_and_the_explanation(file, field, values, words):
     (row,) = (row for row in configs.rows(file) if row.field == field)
     assert row.values == tuple(values.split(" "))
     assert words in row.explanation

@@ -1,4 +1,4 @@
-"""Small real records for all tests, and the command line as a process."""
+"""Fixtures and functions of all tests: small real records, and processes."""
 
 import os
 import pathlib
@@ -12,10 +12,10 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Processes elsewhere than in ROOT take this checkout too, whatever is installed.
+# Processes in other folders also import this checkout and not an installed package.
 _PATHS = (str(ROOT), os.environ.get("PYTHONPATH"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PATHS))
-# Compiling is most of what tests do, here and in the processes that they start.
+# Compiling takes most of the time of the tests and of the processes that they start.
 FAST_COMPILING = "--xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{FAST_COMPILING} {os.environ.get('XLA_FLAGS', '')}"
 
@@ -37,7 +37,7 @@ def photographs(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory, photographs):
-    """Root of records named 'photos', of `photographs`."""
+    """Root of the records 'photos', made of `photographs`."""
     from data_prep.build import build
 
     data_dir = tmp_path_factory.mktemp("data")
@@ -79,10 +79,10 @@ FRESH = {
 
 
 def save_fresh(folder, kind) -> pathlib.Path:
-    """Weights of a small untrained model; a deblocker's change nothing.
+    """Writes the weights of a small untrained model and returns their path.
 
-    Those of kind 'colour' are a colour deblocker's, which changes each pixel by what it
-    is told of the compression.
+    A model of kind 'deblocker' is the identity. One of kind 'colour' is a colour
+    deblocker that changes every pixel, depending on the compression.
     """
     import jax
 
@@ -92,7 +92,7 @@ def save_fresh(folder, kind) -> pathlib.Path:
     from cqr_jax.models.ranker import Ranker
 
     model = (Ranker if kind == "ranker" else Deblocker)(**FRESH[kind])
-    # Without `cqr_jax.training.state`, which needs what training needs.
+    # `cqr_jax.training.state` needs the extra `train`, which some tests run without.
     blank = np.zeros((1, 48, 48, channels(model)), np.float32)
     variables = jax.jit(model.init)(jax.random.key(0), blank)
     if kind == "colour":
@@ -108,7 +108,7 @@ def save_fresh(folder, kind) -> pathlib.Path:
 
 
 _STARTED: list[subprocess.Popen] = []
-PATIENCE = 600  # seconds that a process can take before it is killed
+PATIENCE = 600  # seconds after which a process is killed
 
 
 def start(*args, **kwargs) -> subprocess.Popen:
@@ -130,7 +130,7 @@ def start(*args, **kwargs) -> subprocess.Popen:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_running():
-    """Kills what a failed test left; what a fixture of a module started is older."""
+    """Kills the processes that a failed test left, but not those of module fixtures."""
     older = len(_STARTED)
     yield
     for process in _STARTED[older:]:

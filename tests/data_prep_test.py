@@ -1,4 +1,4 @@
-"""The builder: cutting, splitting, bad images, atomicity, and its command line."""
+"""Tests of the builder: sub-images, splits, bad images, atomicity, command line."""
 
 import io
 import signal
@@ -19,7 +19,7 @@ from tests.conftest import run, start
 
 
 @pytest.mark.parametrize("size", [(128, 128), (264, 200), (481, 321), (513, 1000)])
-def test_sub_images_tile_the_whole_blocks(size):
+def test_sub_images_tile_all_complete_blocks(size):
     covered = np.zeros(size, int)
     for top, left, height, width in ladder.sub_images(*size, 256):
         assert top % 8 == left % 8 == height % 8 == width % 8 == 0
@@ -118,8 +118,8 @@ def test_an_empty_folder_is_an_error(tmp_path):
     assert len(err.splitlines()) == 1
 
 
-def test_records_of_another_source_are_not_taken(tmp_path, data_dir, photographs):
-    build(str(photographs), str(data_dir), "photos")  # the same: nothing to do
+def test_existing_records_that_differ_are_an_error(tmp_path, data_dir, photographs):
+    build(str(photographs), str(data_dir), "photos")  # the same source: does nothing
     with pytest.raises(UserError, match="choose another --name"):
         build("embedded", str(data_dir), "photos")
     with pytest.raises(UserError, match="min_side 128, not 120"):
@@ -128,7 +128,7 @@ def test_records_of_another_source_are_not_taken(tmp_path, data_dir, photographs
         build(str(photographs), str(data_dir), "photos", validation_fraction=0.5)
 
 
-def test_records_are_replaced_whole_or_not_at_all(tmp_path, photographs):
+def test_records_are_replaced_completely_or_not_at_all(tmp_path, photographs):
     folder, data_dir = tmp_path / "set", str(tmp_path / "data")
     folder.mkdir()
     first, *others = sorted(photographs.iterdir())
@@ -137,7 +137,7 @@ def test_records_are_replaced_whole_or_not_at_all(tmp_path, photographs):
     where = records.directory(data_dir, "set")
     where.mkdir(parents=True)
     (where / "set-train.tfrecord-00000-of-00001").touch()
-    with pytest.raises(UserError, match="is no whole data set; remove it, or pass"):
+    with pytest.raises(UserError, match="holds incomplete records; remove it, or pass"):
         build(str(folder), data_dir, processes=1)
     build(str(folder), data_dir, processes=1, overwrite=True)
 
@@ -159,14 +159,14 @@ def test_records_are_replaced_whole_or_not_at_all(tmp_path, photographs):
     assert [x.name for x in where.parent.iterdir()] == [where.name]
 
 
-def test_bad_numbers_and_names(photographs, tmp_path):
+def test_bad_sides_and_names_are_errors(photographs, tmp_path):
     with pytest.raises(UserError, match="multiples of 8"):
         build(str(photographs), str(tmp_path), side=250)
     with pytest.raises(UserError, match="can't name a data set"):
         build(str(photographs), str(tmp_path), "a/b")
 
 
-def test_a_killed_build_looks_incomplete_and_starts_again(tmp_path):
+def test_a_killed_build_is_incomplete_and_can_be_repeated(tmp_path):
     rng = np.random.default_rng(0)
     folder = tmp_path / "noise"
     folder.mkdir()
@@ -191,7 +191,7 @@ def test_a_killed_build_looks_incomplete_and_starts_again(tmp_path):
     assert not list(directory.parent.glob("incomplete.*"))
 
 
-def test_embedded_photographs_are_there_and_apart():
+def test_embedded_photographs_exist_in_disjoint_splits():
     splits = [set(sources.embedded(split)) for split in EMBEDDED]
     assert all(path.is_file() for split in splits for path in split)
     assert len(set.union(*splits)) == sum(map(len, splits))

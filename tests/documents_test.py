@@ -1,7 +1,7 @@
-"""Commands, code and links of the documents.
+"""Tests of the commands, the code and the links in the documents.
 
-Each command in a block of shell has to match one of `WAYS`, which tells what is done
-with it here: a new kind of command needs a new line there.
+Each shell command has to match a pattern of `WAYS`, which says how it is tested. A new
+kind of command needs a new pattern.
 """
 
 import os
@@ -21,11 +21,12 @@ DOCUMENTS = (
     ROOT / "cqr_jax" / "weights" / "README.md",
 )
 RUN, CONFIG, FLAGS = "run", "config", "flags"
-# How a command begins -> RUN: it is run, and leaves the files that it names; CONFIG:
-# its config is loaded, overridden and checked, as the rest takes hours or a cluster;
-# FLAGS: the module has the flags that it is given; else the reason for doing nothing.
+# Pattern of the start of a command -> how it is tested. RUN: it runs and writes the
+# files that it names. CONFIG: its config is loaded, overridden and checked, because the
+# rest takes hours or a cluster. FLAGS: its module has its flags. Any other text is the
+# reason why the command is not tested here.
 WAYS = {
-    r".*--config\.loss\.edge=": "needs a patch, which tests/extending_test.py tries",
+    r".*--config\.loss\.edge=": "needs a patch; tests/extending_test.py applies it",
     r".*-m cqr_jax\.main ": CONFIG,
     r".*-m (data_prep|benchmarks)\.\w+|build ": FLAGS,
     r"(cat \S+ \| )?cqr-restore (?!--demo)": RUN,
@@ -34,16 +35,16 @@ WAYS = {
     r".*-m cqr_jax\.restoring\.on_beam ": "tests/restoring/on_beam_test.py, with Beam",
     r".*python notebooks/execute\.py": "tests/notebooks_test.py runs the notebooks",
     r"PDOC.*python -m pdoc ": "tests/reference_test.py runs it",
-    r"python3 -m venv ": "installs packages; .ci/run does, by the README's command",
+    r"python3 -m venv ": "installs packages; .ci/run runs the README's command",
     r"\.venv/bin/python -m pytest": "runs the tests, these among them",
-    r"\.venv/bin/ruff ": "changes the repository; .ci/run does what changes nothing",
-    r"recipes/": "trains for hours; its commands are checked as those of documents",
+    r"\.venv/bin/ruff ": "changes the repository; .ci/run runs the checks",
+    r"recipes/": "trains for hours; its commands are tested one by one",
     r"\.ci/run\b": "runs the tests, these among them",
 }
 # Lines that only hold commands together.
 SYNTAX = r"#|for \w+ in .*; do$|done$|wait$|$"
 PLACEHOLDERS = {
-    ".venv/bin/": "",  # tests run in the environment that is meant
+    ".venv/bin/": "",  # the tests run in this environment
     "LEFT,TOP,WIDTH,HEIGHT": "8,16,48,40",
     "$core": "0",
     "$i": "0",
@@ -60,7 +61,7 @@ def _blocks(path: pathlib.Path, language: str) -> list[str]:
 
 
 def _commands() -> list[str]:
-    """One line each, of the documents and of the recipes."""
+    """Returns the commands of the documents and of the recipes, one per line."""
     blocks = [block for path in DOCUMENTS for block in _blocks(path, "sh")]
     recipes = [path.read_text() for path in (ROOT / "recipes").glob("*.sh")]
     lines = re.sub(r"\\\n *", "", "\n".join(blocks)).splitlines()
@@ -93,13 +94,13 @@ def _bash(command: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
     )
 
 
-def test_every_command_has_a_way():
+def test_every_command_matches_one_of_the_ways():
     assert [command for command in _commands() if not _way(command)] == []
 
 
 @pytest.fixture
 def workplace(tmp_path, image):
-    """A folder that has what the commands name."""
+    """A folder with the files that the commands name."""
     runs = ("runs/NAME", "runs/deblock-colour")
     for folder in ("holidays/beach", *runs, "cqr_jax/weights", "docs"):
         (tmp_path / folder).mkdir(parents=True)
@@ -121,7 +122,7 @@ def workplace(tmp_path, image):
 
 
 @pytest.mark.parametrize("command", _those(RUN))
-def test_it_runs(command, workplace):
+def test_command_runs_and_writes_its_outputs(command, workplace):
     made = _bash(command, workplace)
     assert made.returncode == 0, made.stderr
     outputs = re.findall(
@@ -141,7 +142,7 @@ def _stems(folder: pathlib.Path) -> set[str]:
 
 
 @pytest.mark.parametrize("command", _those(CONFIG))
-def test_its_config_is_right(command):
+def test_config_of_a_command_is_valid(command):
     checked = _check(command)
     assert checked.returncode == 0, checked.stderr
 
@@ -157,7 +158,7 @@ def test_its_config_is_right(command):
         ("ranker.py --distribute", "Unknown command line flag"),
     ],
 )
-def test_a_config_that_is_wrong(arguments, words):
+def test_invalid_config_is_rejected(arguments, words):
     checked = _check(f"python -m cqr_jax.main --config=configs/{arguments}")
     assert checked.returncode != 0
     assert words in checked.stdout + checked.stderr
@@ -169,7 +170,7 @@ def _check(command: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("command", _those(FLAGS))
-def test_its_flags_are_known(command):
+def test_flags_of_a_command_are_known(command):
     found = re.match(r".*-m (\w+\.\w+)", command)
     told = _bash(f"python -m {found[1] if found else 'data_prep.build'} --help", ROOT)
     assert told.returncode == 0, told.stderr
@@ -178,7 +179,7 @@ def test_its_flags_are_known(command):
 
 
 @pytest.mark.parametrize("code", _blocks(ROOT / "README.md", "python"))
-def test_the_code_runs(code, tmp_path):
+def test_code_of_the_readme_runs(code, tmp_path):
     (tmp_path / "code.py").write_text(
         f"import numpy\nimage = numpy.full((48, 40), 99, numpy.uint8)\n{code}"
     )
@@ -186,7 +187,7 @@ def test_the_code_runs(code, tmp_path):
     assert made.returncode == 0, made.stderr
 
 
-def test_links_and_pictures_are_there():
+def test_links_and_pictures_exist():
     broken = []
     for path in (*ROOT.glob("*.md"), *ROOT.glob("[!.]*/**/*.md")):
         for link in _links(path.read_text()):
@@ -204,6 +205,6 @@ def _links(text: str) -> list[str]:
 
 
 def _anchors(path: pathlib.Path) -> list[str]:
-    """Of the headings, as GitHub makes them."""
+    """Returns the anchors of the headings, as GitHub makes them."""
     titles = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
     return [re.sub(r"[^\w -]", "", x.lower()).replace(" ", "-") for x in titles]

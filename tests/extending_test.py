@@ -1,4 +1,4 @@
-"""The patches of docs/extending.md, applied to copies of the repository and run."""
+"""Tests that the patches of docs/extending.md apply to the repository and work."""
 
 import os
 import re
@@ -66,12 +66,12 @@ assert named == [(f"validation000{i}", b"bytes of a PNG") for i in range(2)]
 _CHECKS = {"loss": _LOSS, "metric": _METRIC, "dataset": _DATASET}
 
 
-def test_each_patch_is_tried():
+def test_every_patch_has_a_check():
     assert _PATCHES.keys() == _CHECKS.keys()
 
 
 @pytest.mark.parametrize("name", _CHECKS)
-def test_patch(name, tmp_path):
+def test_patch_applies_and_works(name, tmp_path):
     for folder in ("cqr_jax", "configs", "data_prep"):
         shutil.copytree(
             ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pyc")

@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all."""
+"""Tests that files are written completely or not at all."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ def test_a_new_file_does_not_replace_one_that_exists(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.raises(FileExistsError):
             files.write(path, "two", replace=False)
-        # The same where the file system has no hard links.
+        # The second pass is for file systems without hard links.
         monkeypatch.delattr(os, "link", raising=False)
     assert path.read_text() == "one"
     files.write(tmp_path / "b.txt", "three", replace=False)
@@ -24,7 +24,7 @@ def test_a_new_file_does_not_replace_one_that_exists(tmp_path, monkeypatch):
     assert sorted(x.name for x in tmp_path.rglob("*")) == ["a.txt", "b.txt", "sub"]
 
 
-def test_two_writers_never_mix(tmp_path):
+def test_concurrent_writers_leave_one_complete_file(tmp_path):
     path, contents = tmp_path / "a", [b"a" * 1_000_000, b"b" * 1_000_000]
     threads = [
         threading.Thread(target=files.write, args=(path, contents[i % 2]))
@@ -38,13 +38,13 @@ def test_two_writers_never_mix(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_longest_name(tmp_path):
+def test_name_of_255_characters_is_written(tmp_path):
     path = tmp_path / ("n" * 255)
     files.write(path, b"x")
     assert path.read_bytes() == b"x"
 
 
-def test_a_replaced_file_hands_on_its_permissions_and_a_link_stays(tmp_path):
+def test_replacing_keeps_permissions_and_symbolic_links(tmp_path):
     path, link = tmp_path / "a", tmp_path / "link"
     path.write_text("one")
     path.chmod(0o600)
@@ -54,7 +54,7 @@ def test_a_replaced_file_hands_on_its_permissions_and_a_link_stays(tmp_path):
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("two", 0o600)
 
 
-def test_attributes_of_another_file(tmp_path):
+def test_attributes_are_copied_from_another_file(tmp_path):
     like = tmp_path / "like"
     like.touch(mode=0o640)
     like.chmod(0o640)
@@ -64,7 +64,7 @@ def test_attributes_of_another_file(tmp_path):
     assert (found.st_mode & 0o777, found.st_mtime) == (0o640, 1e9)
 
 
-def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch):
+def test_failed_write_leaves_no_file(tmp_path, monkeypatch):
     def full(self, target):
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""That the installed JAX computes what it is told to: some versions didn't on CPUs."""
+"""Tests that the installed JAX computes correctly on CPUs; some versions do not."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.mark.parametrize("rows", [16_385, 32_769])
-def test_sums_of_squares_of_matrix_vector_products(rows):
+def test_sums_of_squares_of_matrix_vector_products_are_correct(rows):
     """JAX's issue 39103: 0.10.2 is wrong in float32 from 32,769 rows on."""
     rng = np.random.default_rng(0)
     matrix = rng.standard_normal((3, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Equations 2 to 6 against values computed by hand, under jit."""
+"""Tests of equations 2 to 6 against values computed by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def test_margin_ranking_by_hand():
     assert loss == pytest.approx(3.5 / 4)
 
 
-def test_margin_ranking_gradient():
+def test_margin_ranking_gradient_pushes_towards_the_right_order():
     def loss(s):
         return losses.margin_ranking(s, jnp.zeros(2), *jnp.array([[1, 3], [2, 1]]), 0.5)
 

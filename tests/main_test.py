@@ -1,4 +1,4 @@
-"""The command line as a process: bad configs, both stages, resuming, stopping."""
+"""Tests of the command line as a process: bad configs, stages, resuming, stopping."""
 
 import csv
 import itertools
@@ -143,7 +143,7 @@ def test_bad_paths_get_one_line(arguments, words, tmp_path):
         ("ema_decay", 1.0, r"must be in \[0, 1\)"),
     ],
 )
-def test_ranges_of_the_ranker(field, value, words):
+def test_ranker_fields_out_of_range_are_rejected(field, value, words):
     config = ranker.get_config()
     config[field] = value
     with pytest.raises(UserError, match=words):
@@ -157,7 +157,11 @@ def test_ranges_of_the_ranker(field, value, words):
         ("qualities", (10, 10), "given twice"),
         ("qualities", ("10,a",), "must be whole numbers"),
         ("qualities_per_crop", 4, r"must be in \[0, 3\]"),
-        ("degradation", "blind", "qualities_per_crop=0: a blind degradation is one"),
+        (
+            "degradation",
+            "blind",
+            "qualities_per_crop=0: must be 1 with degradation=blind",
+        ),
         ("degradation", "noise", "choose ladder, blind or colour"),
         ("blind.qualities", (0, 95), "must be within 1 to 100"),
         ("blind.qualities", (5,), "needs two numbers"),
@@ -174,7 +178,7 @@ def test_ranges_of_the_ranker(field, value, words):
         ("evaluation.set_dir", "gs://b", r"config\.evaluation\.set_dir=gs://b: must"),
     ],
 )
-def test_ranges_of_the_deblocker(field, value, words):
+def test_deblocker_fields_out_of_range_are_rejected(field, value, words):
     config = deblock.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=words):
@@ -191,7 +195,7 @@ def test_ranges_of_the_deblocker(field, value, words):
         ("ranker", "side", 36, "multiple of 8"),
     ],
 )
-def test_ranges_of_the_evaluation(preset, field, value, words):
+def test_evaluation_fields_out_of_range_are_rejected(preset, field, value, words):
     config = evaluation.get_config(preset)
     tasks.check(config)
     config[field] = value
@@ -206,12 +210,12 @@ def test_ranges_of_the_evaluation(preset, field, value, words):
         ("variants", "cqr,x", "'x': choose cqr, dc, lq, lf or none"),
         ("seeds", (), "one or more"),
         ("variants", "", "one or more"),
-        ("seeds", (1, 1), "none twice"),
+        ("seeds", (1, 1), "none of them twice"),
         ("seeds", (-1,), "must be 0 to"),
         ("steps", 0, "at least 1"),
     ],
 )
-def test_ranges_of_the_ablation(field, value, words):
+def test_ablation_fields_out_of_range_are_rejected(field, value, words):
     config = ablation.get_config("compact")
     tasks.check(config)
     config[field] = value
@@ -219,7 +223,7 @@ def test_ranges_of_the_ablation(field, value, words):
         tasks.check(config)
 
 
-def test_the_paper_is_the_default():
+def test_default_config_has_the_values_of_the_paper():
     config = deblock.get_config()
     tasks.check(config)
     assert (config.loss.alpha, config.loss.beta) == (0.01, 0.9)
@@ -232,7 +236,7 @@ def test_the_paper_is_the_default():
         assert (optimizer.schedule, optimizer.halve_every) == ("step_decay", 100_000)
 
 
-def test_the_ranker_follows_the_deblocker_and_not_the_other_way():
+def test_ranker_config_follows_the_deblocker_config_but_not_vice_versa():
     config = deblock.get_config()
     config.seed, config.data.name = 3, "mine"
     assert (config.ranker.seed, config.ranker.data.name) == (3, "mine")
@@ -247,7 +251,7 @@ GUIDED = [preset for preset in deblock.PRESETS if preset != "colour"]
 
 
 @pytest.mark.parametrize("preset", GUIDED)
-def test_ablations_of_table_1(preset):
+def test_each_ablation_changes_only_its_own_fields(preset):
     full = deblock.get_config(preset)
     changed = {}
     for without in config_lib.ABLATIONS[:-1]:
@@ -265,7 +269,7 @@ def test_ablations_of_table_1(preset):
     assert [name for name, on in changed["lf"].items() if on] == ["beta"]
 
 
-def test_variants_without_a_ranker_train_none(monkeypatch, tmp_path):
+def test_ranker_is_trained_only_if_a_variant_needs_it(monkeypatch, tmp_path):
     trained, rankers = [], []
     monkeypatch.setattr(loop, "train_deblocker", trained.append)
     monkeypatch.setattr(
@@ -278,12 +282,12 @@ def test_variants_without_a_ranker_train_none(monkeypatch, tmp_path):
         table1.train_variants(config)
         assert len(rankers) == count
     alone, beside, whole = trained
-    assert alone == beside  # so that it goes on whoever is trained beside it
+    assert alone == beside  # the other variants do not affect a run
     assert whole.ranker_weights == "R.safetensors"
 
 
 def _stop_at(words, *command) -> list[str]:
-    """What a run logs that gets SIGTERM once a line has these words."""
+    """Sends SIGTERM when a logged line contains `words`; returns all logged lines."""
     process = start(*command)
     lines = []
     for line in process.stderr:
@@ -297,8 +301,8 @@ def _stop_at(words, *command) -> list[str]:
 
 
 @pytest.mark.slow
-def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
-    """With all that a state holds: Muon's momenta, the average of the weights."""
+def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(data_dir, tmp_path):
+    """The state includes Muon's momenta and the average of the weights."""
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     more = ("--config.ema_decay=0.9", "--config.optimizer.name=muon")
     code, _, err = run(*_train_ranker(data_dir, unbroken, 60, 10, *more))
@@ -315,7 +319,7 @@ def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
     lines = _stop_at("ranker 35/", *command)
     stopped = json.loads((broken / "stopped.json").read_text())
     assert f"stopped at step {stopped['step']}, saved" in lines[-1]
-    stopped["hours"] += 100  # as of a long run, to tell them from these seconds
+    stopped["hours"] += 100  # as after a long run, to recognise them below
     (broken / "stopped.json").write_text(json.dumps(stopped))
     code, _, err = run(*command)
     assert code == 0, err
@@ -331,7 +335,7 @@ def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
     assert {50, 60} <= set(steps)  # the latest two, and the best
     assert len(steps) <= 3
 
-    # The curve has each validation once, hours and all, and goes with the weights.
+    # The curve has each validation once, with its hours. The weights contain the curve.
     with (broken / "validation.csv").open() as file:
         curve = [{k: float(x) for k, x in row.items()} for row in csv.DictReader(file)]
     assert [row["step"] for row in curve] == [10, 20, 30, 40, 50, 60]
@@ -343,7 +347,7 @@ def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
     assert provenance["curve"] == curve
     assert provenance["initial"] is None
 
-    # Another run can begin with these weights: it keeps them where it does not learn.
+    # Another run can start from these weights, and keeps them if it does not learn.
     given = broken / "ranker.safetensors"
     code, _, err = run(
         *_train_ranker(data_dir, tmp_path / "next", 1, 1),
@@ -358,7 +362,7 @@ def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
         if name.startswith("params/"):
             np.testing.assert_array_equal(x, second[name], name)
 
-    # Another config in the same workdir is refused; a finished run is not repeated.
+    # Another config in the same workdir is rejected. A finished run is not repeated.
     code, _, err = run(*command, "--config.margin=0.4")
     assert code == 1
     assert "was begun with margin=0.5, now 0.4" in err
@@ -368,7 +372,7 @@ def test_killed_stopped_and_resumed_equals_unbroken(data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_runs_do_not_share_a_workdir(data_dir, tmp_path):
+def test_second_run_in_a_workdir_waits_for_the_first(data_dir, tmp_path):
     with Workdir(str(tmp_path)).lock():
         no_warmup = "--config.optimizer.warmup_steps=0"
         process = start(*_train_ranker(data_dir, tmp_path, 2, 2, no_warmup))
@@ -382,7 +386,7 @@ def test_two_runs_do_not_share_a_workdir(data_dir, tmp_path):
 
 
 def test_a_signal_during_the_last_validation_stops_too(tmp_path):
-    """So that no stage or run begins after the one that was to be the last."""
+    """Otherwise the next stage would start although the user wants to stop."""
     config = ranker.get_config("quickstart")
     config.workdir, config.steps, config.validate_every = str(tmp_path), 2, 2
     ones = {"x": np.ones((jax.device_count(), 1), np.float32)}
@@ -414,7 +418,7 @@ def test_a_signal_during_the_last_validation_stops_too(tmp_path):
     assert json.loads((tmp_path / "stopped.json").read_text())["step"] == 2
 
 
-def test_a_full_disk_is_told_of_when_a_checkpoint_meets_it(tmp_path):
+def test_full_disk_during_checkpointing_is_one_line(tmp_path):
     script = """
 import numpy as np
 from cqr_jax import errors
@@ -438,7 +442,7 @@ with errors.one_line_errors(), checkpoint.open_manager("run", 1, "x", "min") as 
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_stops(data_dir, tmp_path):
+def test_sigterm_saves_a_checkpoint_and_stops(data_dir, tmp_path):
     lines = _stop_at("ranker 5/", *_train_ranker(data_dir, tmp_path, 100_000, 100_000))
     assert "saved" in lines[-1]
     (step,) = [path.name for path in (tmp_path / "checkpoints").glob("[0-9]*")]
@@ -447,7 +451,7 @@ def test_sigterm_saves_and_stops(data_dir, tmp_path):
 
 
 @pytest.mark.parametrize("preset", GUIDED)
-def test_a_ranker_is_the_same_trained_alone_or_before_stage_2(preset, tmp_path):
+def test_ranker_config_is_the_same_alone_and_before_stage_2(preset, tmp_path):
     alone = ranker.get_config(preset)
     before = deblock.get_config(preset).ranker
     for first, second in ((alone, before), (before, alone)):
@@ -459,7 +463,7 @@ def test_a_ranker_is_the_same_trained_alone_or_before_stage_2(preset, tmp_path):
         Workdir(str(tmp_path)).keep_config(second, resuming=True)
 
 
-def test_a_run_with_the_former_names_of_fields_is_resumed(tmp_path):
+def test_run_with_former_field_names_is_resumed(tmp_path):
     config = ranker.get_config("quickstart")
     old = json.loads(config.to_json())
     old["accumulate"] = old.pop("grad_accum_steps")
@@ -489,7 +493,7 @@ def test_a_non_finite_loss_stops_with_its_step(data_dir, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
-def test_both_stages_and_the_evaluation(data_dir, tmp_path, photographs, parallel):
+def test_both_stages_train_and_are_evaluated(data_dir, tmp_path, photographs, parallel):
     workdir = tmp_path / "deblock"
     code, out, err = run(
         "cqr_jax.main",
@@ -515,7 +519,7 @@ def test_both_stages_and_the_evaluation(data_dir, tmp_path, photographs, paralle
     assert len(list((workdir / "panels").glob("*.png"))) == 4 * 3
     assert list((workdir / "logs").glob("events.*"))
 
-    # The weights alone give the same rows; those of another width are refused.
+    # The weights alone give the same rows. Weights of another width are rejected.
     trained = workdir / "deblocker.safetensors"
     code, _, err = run(
         "cqr_jax.main",
@@ -537,8 +541,8 @@ def test_both_stages_and_the_evaluation(data_dir, tmp_path, photographs, paralle
 
 
 @pytest.mark.slow
-def test_the_choices_of_a_training_together(tmp_path):
-    """As the README names them; the embedded photographs' records are made first."""
+def test_training_options_work_together(tmp_path):
+    """The records of the embedded photographs are made first."""
     code, _, err = run(
         "cqr_jax.main",
         "--config=configs/deblock.py:quickstart,ablation=cqr",
@@ -563,7 +567,7 @@ def test_the_choices_of_a_training_together(tmp_path):
 
 
 @pytest.mark.slow
-def test_blind_crops_need_room(data_dir, tmp_path):
+def test_too_large_blind_crops_are_an_error(data_dir, tmp_path):
     code, _, err = run(
         "cqr_jax.main",
         "--config=configs/deblock.py:quickstart,ablation=cqr",
@@ -579,7 +583,9 @@ def test_blind_crops_need_room(data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_ablation_and_its_table(data_dir, tmp_path, photographs):
+def test_ablation_trains_missing_runs_and_prints_a_table(
+    data_dir, tmp_path, photographs
+):
     workdir = tmp_path / "ablation"
     arguments = (
         "cqr_jax.main",
@@ -596,7 +602,7 @@ def test_the_ablation_and_its_table(data_dir, tmp_path, photographs):
     )
     code, out, err = run(*arguments)
     assert code == 0, err
-    assert err.count("ranker 4/4") == 1  # one for all runs
+    assert err.count("ranker 4/4") == 1  # all runs share one ranker
     assert err.count("deblocker 6/6") == 4
     runs = {
         (variant, seed): json.loads(
@@ -620,7 +626,7 @@ def test_the_ablation_and_its_table(data_dir, tmp_path, photographs):
         *(f"{variant}/seed{seed}" for variant, seed in runs),
     }
 
-    # What is there is not trained again; the table can be had by itself.
+    # Finished runs are not repeated. Another command prints the table alone.
     code, again, err = run(*arguments)
     assert (code, again) == (0, out), err
     assert "deblocker 6/6" not in err
@@ -634,7 +640,7 @@ def test_the_ablation_and_its_table(data_dir, tmp_path, photographs):
     assert (code, again) == (0, out), err
 
 
-def test_no_finished_runs_for_table_1(tmp_path):
+def test_table_1_without_finished_runs_is_an_error(tmp_path):
     arguments = ("--config=configs/eval.py:ablation", f"--config.workdir={tmp_path}")
     code, _, err = run("cqr_jax.main", *arguments)
     assert code == 1
@@ -643,7 +649,7 @@ def test_no_finished_runs_for_table_1(tmp_path):
     )
 
 
-def test_a_deepened_deblocker_is_the_same_function(tmp_path):
+def test_deepened_deblocker_computes_the_same_function(tmp_path):
     path, deeper = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     fields = {"width": 4, "local_blocks": 1, "residual_blocks": 0, "scale": 2}
     model = Deblocker(**fields)
@@ -666,7 +672,7 @@ def test_a_deepened_deblocker_is_the_same_function(tmp_path):
     )
 
 
-def test_weights_are_mixed(tmp_path):
+def test_weights_are_interpolated(tmp_path):
     model = Ranker(width=2)
     fields = {"width": 2, "hidden": 100}
     ones = jax.tree.map(np.ones_like, state.init(model, 48, 0))
@@ -685,15 +691,15 @@ def test_weights_are_mixed(tmp_path):
     for x in jax.tree.leaves(held.variables):
         np.testing.assert_array_equal(x, np.float32(1 + 0.75 * 3))
     code, _, err = run(*command, "--share=2")
-    assert (code, err) == (1, "error: --share=2.0: is 0 to 1\n")
+    assert (code, err) == (1, "error: --share=2.0: must be in [0, 1]\n")
     other = {"width": 4, "hidden": 100}
     weights.save(b, "ranker", other, state.init(Ranker(width=4), 48, 0), {})
     code, _, err = run(*command)
     assert code == 1
-    assert "are of two models" in err
+    assert "hold different models" in err
 
 
-def test_only_simple_deblockers_are_deepened(tmp_path):
+def test_deblocker_with_residual_blocks_is_not_deepened(tmp_path):
     path = tmp_path / "a.safetensors"
     fields = {"width": 2, "local_blocks": 1, "residual_blocks": 1}
     variables = state.init(Deblocker(**fields), 48, 0)
@@ -751,7 +757,7 @@ def test_shipped_weights_are_half_as_large_and_load_as_float32(tmp_path):
     assert err.splitlines()[-1].endswith("none.safetensors: no such weights file")
 
 
-def test_weights_report_every_misfit(tmp_path):
+def test_loading_weights_reports_every_mismatch(tmp_path):
     variables = state.init(Ranker(width=2), 48, 0)
     path = tmp_path / "ranker.safetensors"
     weights.save(path, "ranker", {"width": 2, "hidden": 100}, variables, {"step": 3})
@@ -790,7 +796,7 @@ def test_weights_report_every_misfit(tmp_path):
         ("cqr_jax.restoring.on_beam", "apache_beam", "beam"),
     ],
 )
-def test_a_missing_extra_is_told(module, missing, name):
+def test_missing_extra_is_one_line(module, missing, name):
     script = f"""
 import runpy, sys
 sys.modules["{missing}"] = None
@@ -807,7 +813,7 @@ runpy.run_module("{module}", run_name="__main__")
     )
 
 
-def test_a_reader_that_has_had_enough_is_no_error():
+def test_closed_output_pipe_is_no_error():
     process = start("cqr_jax.weights", weights.SHIPPED / "compact.safetensors")
     process.stdout.close()
     assert process.stderr.read() == ""

@@ -28,7 +28,7 @@ NETWORKS = {
         "conditioning": "modulation",
         "embedding": 5,
     },
-    "told nothing": {"scale": 2, "key_pool": 3},
+    "unconditioned": {"scale": 2, "key_pool": 3},
 }
 
 

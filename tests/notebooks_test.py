@@ -1,4 +1,4 @@
-"""The notebooks: each runs from its first cell to its last, and shows what it says."""
+"""Tests that each notebook runs, and that its claims are true."""
 
 import configparser
 import pathlib
@@ -10,7 +10,7 @@ import pytest
 from notebooks.execute import NOTEBOOKS, execute
 from tests.conftest import ROOT
 
-# What must hold at the end of each, as a last cell.
+# Name of a notebook -> claims of its text, tested in an additional last cell.
 CHECKS = {
     "deblock": """
         assert metrics.psnr_b(clean, good) > metrics.psnr_b(clean, bad) + 3
@@ -43,9 +43,9 @@ def path(request) -> pathlib.Path:
 
 
 def kinds(notebook) -> list[list[str]]:
-    """Of each cell with code, the kinds of its outputs in their order.
+    """Returns the kinds of the outputs of each code cell, in order.
 
-    Text in a row counts once: into how many parts it is cut is left to chance.
+    Consecutive texts count once, because the number of their parts is random.
     """
     found = [
         [kind for x in cell.outputs for kind in x.get("data", {"text": ""})]
@@ -63,18 +63,18 @@ def kinds(notebook) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_it_runs_and_shows_what_is_committed(path, tmp_path):
+def test_notebook_runs_and_gives_the_committed_kinds_of_outputs(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     committed = kinds(notebook)
     lines = [line.strip() for line in CHECKS[path.stem].strip().splitlines()]
     notebook.cells.append(nbformat.v4.new_code_cell("\n".join(lines)))
-    for name in ("configs", "notebooks"):  # all that they need of the checkout
+    for name in ("configs", "notebooks"):  # the folders that they need
         shutil.copytree(ROOT / name, tmp_path / name)
     executed = execute(notebook, tmp_path / "notebooks")
     assert kinds(executed)[:-1] == committed
 
 
-def test_it_is_committed_with_its_pictures_and_without_the_machine(path):
+def test_committed_outputs_have_pictures_and_no_traces_of_the_machine(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -86,7 +86,7 @@ def test_it_is_committed_with_its_pictures_and_without_the_machine(path):
         assert not any(x in text for x in ("/home", "/root", "/tmp", "0x", "site-"))
 
 
-def test_it_is_fetched_from_the_repository_that_setup_names(path):
+def test_notebook_links_to_the_repository_of_setup_cfg(path):
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     url = setup["metadata"]["url"]

@@ -1,6 +1,6 @@
-"""The builder on Apache Beam writes what it writes on one machine, byte for byte.
+"""Tests that the builder writes the same bytes on Apache Beam as on one machine.
 
-Runs where the extra `beam` is installed (.ci/run gives it an environment of its own).
+They need the extra `beam`. `.ci/run` installs it in a separate environment.
 """
 
 import pytest
@@ -25,7 +25,7 @@ def _contents(data_dir):
 
 @pytest.fixture
 def mixed(tmp_path, photographs):
-    """Four photographs, one file that is cut short and one image that is too small."""
+    """A folder of four photographs, a truncated file and an image that is too small."""
     from PIL import Image
 
     folder = tmp_path / "mixed"
@@ -82,6 +82,6 @@ def test_no_usable_image_is_an_error_that_leaves_nothing(tmp_path):
     assert not records.exists(str(tmp_path), "bad")
 
 
-def test_no_such_runner(tmp_path, mixed):
+def test_unknown_runner_is_an_error(tmp_path, mixed):
     with pytest.raises(UserError, match="runner Nobody: Unexpected pipeline runner"):
         build(str(mixed), str(tmp_path), beam_pipeline_options="runner=Nobody")

@@ -1,4 +1,4 @@
-"""How benchmarks.projection chooses a limit."""
+"""Tests of the choice of limits in `benchmarks.projection`."""
 
 from benchmarks.projection import Case, best_limit, row
 
@@ -7,22 +7,22 @@ def _case(before, share, plain, within):
     return Case(90, before, share, (30.0, plain, within))
 
 
-def test_the_limit_lies_between_the_kinds_where_they_can_be_told_apart():
+def test_limit_separates_the_kinds_if_possible():
     once = [_case(0, share, 31.0, 31.2) for share in (0.01, 0.02)]
     twice = [_case(50, share, 31.0, 30.5) for share in (0.06, 0.1, 0.2, 0.3)]
     assert best_limit(once + twice) == 0.04
     assert row(90, once + twice)[-2:] == ["0.0%", "0.0%"]
 
 
-def test_both_kinds_count_alike():
-    """One file of the first kind outweighs eight of the other that lose a little."""
+def test_both_kinds_have_the_same_total_weight():
+    """One file that gains much outweighs eight files that lose a little."""
     once = [_case(0, 0.3, 31.0, 33.0)]
     twice = [_case(50, 0.1 + i / 100, 31.0, 30.5) for i in range(8)]
     assert best_limit(once + twice) > 0.3
     assert row(90, once + twice)[-2:] == ["0.0%", "100.0%"]
 
 
-def test_nothing_is_projected_where_projecting_never_pays():
+def test_nothing_is_projected_if_the_loss_outweighs_the_gain():
     twice = [_case(50, 0.1, 31.0, 30.5)]
     once = [_case(0, 0.2, 31.0, 31.1)]
     assert best_limit(once + twice) < 0.1

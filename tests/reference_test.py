@@ -1,4 +1,4 @@
-"""The reference that pdoc makes of the docstrings, by CONTRIBUTING.md's command."""
+"""Tests the reference that pdoc makes with the command in CONTRIBUTING.md."""
 
 import re
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 from tests.conftest import ROOT
 
-LEFT_OUT = ("__main__", "demo", "on_beam")  # the latter need other extras than dev
+LEFT_OUT = ("__main__", "demo", "on_beam")  # demo and on_beam need other extras
 
 DOCSTRINGS = (
     ("cqr_jax/restoring/api", "Removes the artifacts of JPEG compression from"),
@@ -17,7 +17,7 @@ DOCSTRINGS = (
 )
 
 
-def test_the_reference(tmp_path):
+def test_reference_has_a_page_for_each_module_and_the_docstrings(tmp_path):
     document = (ROOT / "CONTRIBUTING.md").read_text()
     (command,) = re.findall("^PDOC.*-m pdoc.*", document, flags=re.M)
     command = command.replace(".venv/bin/python", f"{sys.executable} -W error")

@@ -1,4 +1,4 @@
-"""The weights that come with the package, on photographs that they never saw."""
+"""Tests of the weights in the package, on photographs that they were not trained on."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ def photograph():
     return np.ascontiguousarray(y[96:288, 200:392])
 
 
-def test_the_deblocker_restores(photograph):
+def test_deblocker_improves_every_measure(photograph):
     run = jax_network.JaxNetwork(
         weights.load(weights.SHIPPED / "compact.safetensors", "deblocker")
     )
@@ -40,7 +40,7 @@ def test_the_deblocker_restores(photograph):
         assert gain > 0.8
 
 
-def test_the_ranker_ranks(photograph):
+def test_ranker_scores_rise_with_the_quality(photograph):
     ranker = weights.load(weights.SHIPPED / "compact-ranker.safetensors", "ranker")
     qualities = (1, 5, 10, 15, 20, 25, 30)
     images = [jpeg.compress(photograph, q) for q in qualities] + [photograph]
@@ -63,7 +63,7 @@ def test_provenance_names_no_folder(path):
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("compact", 3), ("compact-blind", 2)])
-def test_training_can_begin_with_them(name, blocks):
+def test_weights_fit_the_compact_preset(name, blocks):
     fields = deblock.get_config("compact").model.to_dict() | {"local_blocks": blocks}
     weights.load(weights.SHIPPED / f"{name}.safetensors", "deblocker", fields)
 

@@ -138,7 +138,7 @@ def load_gray(source: str | os.PathLike | bytes) -> np.ndarray:
             return _to_luma(image)
         red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
     if (green != red).any() or (blue != red).any():
-        raise ImageError("has colours, but is to hold Y alone, as gray")
+        raise ImageError("has colours, but must hold Y alone, as gray")
     return red
 
 

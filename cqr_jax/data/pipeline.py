@@ -219,7 +219,7 @@ def training_batches(
 
     Args:
       builder: TFDS builder of the records.
-      example: `pairs(...)`, `ladders(...)` or `blind(...)`.
+      example: `pairs(...)`, `ladders(...)`, `blind(...)` or `colour(...)`.
       batch_size: global batch size over all processes, a multiple of `process_count`.
       seed: seed of the stream.
       first_step: number of the first batch.
@@ -270,7 +270,7 @@ def validation_batches(
 
     Args:
       builder: TFDS builder of the records.
-      example: `pairs(...)`, `ladders(...)` or `blind(...)`, without augmentation.
+      example: as in `training_batches`, without augmentation.
       examples: total number of examples. The records are repeated as often as needed,
         each time with other crops.
       batch_size, seed, process_index, process_count: as in `training_batches`.

@@ -88,9 +88,9 @@ def images(name: str, set_dir: str) -> dict[str, pathlib.Path]:
     if missing:
         raise UserError(
             f"{folder}: lacks {len(missing)} of the {len(found) + len(missing)} images "
-            f"of {name}, {missing[0]} the first; `python -m data_prep.test_sets "
-            f"--set_dir={set_dir}` fetches them; for another set of images give its "
-            "folder in config.sets"
+            f"of {name}, among them {missing[0]}; download them by `python -m "
+            f"data_prep.test_sets --set_dir={set_dir}`, or name the folder of other "
+            "images in config.sets"
         )
     return found
 

@@ -69,7 +69,7 @@ def write(
     if suffix not in (".onnx", ".stablehlo"):
         raise UserError(f"{path}: must end in .onnx or .stablehlo")
     if side is not None and (side % 8 or side < 16):
-        raise UserError(f"--side={side}: must be a multiple of 8 from 16 on")
+        raise UserError(f"--side={side}: must be a multiple of 8, at least 16")
     is_stablehlo = suffix == ".stablehlo"
     data = (
         stablehlo.to_stablehlo(deblocker)
@@ -86,9 +86,13 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("output", metavar="OUTPUT", help=".onnx or .stablehlo")
-    parser.add_argument("--weights", default=restorer.WEIGHTS, help="a deblocker")
     parser.add_argument(
-        "--side", type=int, help="height and width of ONNX's images (default: any)"
+        "--weights", default=restorer.WEIGHTS, help="weights of a deblocker"
+    )
+    parser.add_argument(
+        "--side",
+        type=int,
+        help="height and width of the images, only in ONNX (default: any)",
     )
     args = parser.parse_args()
     with one_line_errors():

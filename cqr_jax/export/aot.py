@@ -1,4 +1,4 @@
-"""Ahead-of-time lowering and compilation of the steps for machines not at hand."""
+"""Ahead-of-time lowering and compilation of the steps for absent devices."""
 
 import functools
 import logging
@@ -162,9 +162,9 @@ def report(config: ml_collections.ConfigDict) -> None:
     if devices:
         kind = f"{len(devices)} x {devices[0].device_kind}"
         texts.append(
-            f"{config.topology}, {kind}, jax {jax.__version__}; GFLOP, "
-            f"GB and GiB are of one device, of which {config.memory:g} GiB may be "
-            "filled.\n\n" + tables.markdown(compiled)
+            f"{config.topology}, {kind}, jax {jax.__version__}. GFLOP, GB and GiB are "
+            "per device. The batch that would fit, on all devices together, needs at "
+            f"most {config.memory:g} GiB of each.\n\n" + tables.markdown(compiled)
         )
     text = "\n\n".join(texts)
     print(text)
@@ -220,8 +220,8 @@ def _devices(topology: str) -> list[jax.Device]:
     except Exception as error:
         line = str(error).splitlines()[0]
         raise UserError(
-            f"config.topology={topology}: {line}; known are v5e:2x2, v4:2x2x1 and the "
-            "like; libtpu comes with: pip install -e '.[tpu]'"
+            f"config.topology={topology}: {line}; examples are v5e:2x2 and "
+            "v4:2x2x1; libtpu is installed by: pip install -e '.[tpu]'"
         ) from None
 
 

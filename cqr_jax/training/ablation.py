@@ -15,11 +15,12 @@ _log = logging.getLogger(__name__)
 def train_variants(config: ml_collections.ConfigDict) -> None:
     """Trains the missing runs of `config.variants` x `config.seeds`.
 
-    All runs share one ranker, so that the spread over the seeds is the deblocker's. The
-    first seed of every variant comes first: a table can be had from the start.
+    All runs share one ranker, so that the spread over seeds is due to the deblocker
+    alone. The runs of the first seed come first, so that all variants can be compared
+    early.
 
     Args:
-      config: as `configs/ablation.py` makes it.
+      config: config of `configs/ablation.py`.
     """
     resolved = config.copy_and_resolve_references()
     cases = [(v, seed) for seed in config.seeds for v in split_list(config.variants)]
@@ -33,14 +34,14 @@ def train_variants(config: ml_collections.ConfigDict) -> None:
     for run in guided:
         run.ranker_weights = resolved.ranker_weights
     for i, ((variant, seed), run) in enumerate(zip(cases, runs, strict=True), 1):
-        _log.info("run %d of %d: without %s, seed %d", i, len(runs), variant, seed)
+        _log.info("run %d of %d: ablation=%s, seed %d", i, len(runs), variant, seed)
         loop.train_deblocker(run)
 
 
 def _run(
     config: ml_collections.ConfigDict, variant: str, seed: int
 ) -> ml_collections.ConfigDict:
-    """The config of one training, but for the ranker's weights."""
+    """Returns the config of one training, without the ranker's weights."""
     run = ml_collections.ConfigDict(config.to_dict())
     del run["variants"], run["seeds"]
     run.task = "deblock"

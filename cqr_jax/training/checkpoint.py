@@ -1,4 +1,4 @@
-"""Checkpoints of training: all of Orbax."""
+"""Checkpoints of training. Only this module uses Orbax."""
 
 import contextlib
 import dataclasses
@@ -13,10 +13,11 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 from cqr_jax import files
 from cqr_jax.training.state import TrainState
 
-# Names that fields of the state have in older checkpoints.
+# Field of the state -> its name in older checkpoints.
 _OLD_NAMES = {"ema_params": "average"}
 
-# How errors of TensorStore, which writes, end: with the system's words and some fields.
+# The end of an error of TensorStore, which writes the checkpoints: the message of the
+# operating system and further fields.
 _SYSTEMS = re.compile(r": ([^:\[]+) \[(tensorstore_spec|os_error_code)=")
 
 
@@ -24,22 +25,24 @@ _SYSTEMS = re.compile(r": ([^:\[]+) \[(tensorstore_spec|os_error_code)=")
 def open_manager(
     workdir: str | os.PathLike, keep: int, best: str, mode: str
 ) -> Iterator[ocp.CheckpointManager]:
-    """The checkpoints of a run, in `workdir`/checkpoints, while within.
+    """Yields the checkpoint manager of a run. The context closes it at the end.
+
+    Checkpoints are written to `workdir`/checkpoints.
 
     Args:
-      workdir: of the run.
-      keep: how many of the latest to keep; the best is kept beside them.
-      best: name of the metric that tells the best.
-      mode: whether its best is 'max' or 'min'.
+      workdir: folder of the run.
+      keep: number of latest checkpoints to keep. The best one is kept as well.
+      best: name of the metric that determines the best checkpoint.
+      mode: 'max' if higher values of this metric are better, else 'min'.
 
     Raises:
-      UserError: the folder can't be written to, at first or later, as on a full disk.
+      UserError: if the folder can't be written to, for example on a full disk.
     """
 
     def metric(metrics):
         return metrics[best]
 
-    # BestN counts checkpoints without metrics, such as SIGTERM's, unless told not to.
+    # By default, BestN also counts checkpoints without metrics, such as SIGTERM's.
     policy = preserve.AnyPreservationPolicy(
         [
             preserve.LatestN(keep),
@@ -62,7 +65,7 @@ def open_manager(
         manager = ocp.CheckpointManager(
             directory,
             options=options,
-            # Without a handler, the manager can't tell what a checkpoint holds.
+            # Without a handler, `item_metadata` does not know the names of the fields.
             item_handlers=ocp.StandardCheckpointHandler(),
         )
     try:
@@ -74,7 +77,7 @@ def open_manager(
 
 @contextlib.contextmanager
 def _writing(manager: ocp.CheckpointManager):
-    """Around what writes, or waits for it: a failure becomes a `UserError`."""
+    """Converts failures to write in the context to `UserError`s."""
     with files.writing_to(manager.directory):
         try:
             yield
@@ -89,7 +92,16 @@ def save(
     state: TrainState,
     metrics: dict[str, float] | None = None,
 ) -> None:
-    """Saves the state under its step; goes on in the background."""
+    """Saves the state in the background, unless its step is already saved.
+
+    Args:
+      manager: checkpoint manager of the run.
+      state: state to save.
+      metrics: results of the validation; None if the state was not validated.
+
+    Raises:
+      UserError: if the folder can't be written to.
+    """
     step = int(state.step)
     if step not in manager.all_steps():
         with _writing(manager):
@@ -97,7 +109,11 @@ def save(
 
 
 def wait(manager: ocp.CheckpointManager) -> None:
-    """Waits until what was saved is written."""
+    """Waits until all checkpoints are written.
+
+    Raises:
+      UserError: if the folder can't be written to.
+    """
     with _writing(manager):
         manager.wait_until_finished()
 
@@ -105,11 +121,11 @@ def wait(manager: ocp.CheckpointManager) -> None:
 def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> TrainState:
     """Restores the state saved at `step`.
 
-    Checkpoints from before `ema_params` had this name can be restored too.
+    Older checkpoints, in which `ema_params` is named `average`, are supported.
 
     Args:
       manager: checkpoint manager of the run.
-      like: state with the structure and the placement that the result has.
+      like: state with the structure, the shapes and the placement of the result.
       step: step of the checkpoint.
     """
     if "average" not in manager.item_metadata(step):

@@ -25,7 +25,7 @@ def check_ranker(config: ConfigDict) -> None:
     """Checks a config of `configs/ranker.py`.
 
     Raises:
-      UserError: the first field that is out of its range, with the range.
+      UserError: if a field is out of its range; names the first one and its range.
     """
     _check_training(config, "config")
     _check_ranker(config, "config")
@@ -35,7 +35,7 @@ def check_deblock(config: ConfigDict) -> None:
     """Checks a config of `configs/deblock.py`.
 
     Raises:
-      UserError: the first field that is out of its range, with the range.
+      UserError: if a field is out of its range; names the first one and its range.
     """
     _check_training(config, "config")
     _check_deblock(config)
@@ -46,7 +46,7 @@ def check_ablation(config: ConfigDict) -> None:
     """Checks a config of `configs/ablation.py`.
 
     Raises:
-      UserError: the first field that is out of its range, with the range.
+      UserError: if a field is out of its range; names the first one and its range.
     """
     check_deblock(config)
     _check_runs(config)
@@ -83,7 +83,7 @@ def _check_training(config, where: str) -> None:
     for field in ("warmup_steps", "decay_steps"):
         in_range(optimizer, name, field, 0, config.steps)
     if optimizer.clip_norm < 0:
-        raise UserError(f"{name}.clip_norm must be positive, or 0 for none")
+        raise UserError(f"{name}.clip_norm must be positive, or 0 for no clipping")
 
 
 def _check_ranker(config, where: str) -> None:
@@ -103,7 +103,9 @@ def _check_runs(config: ConfigDict) -> None:
     given = {"variants": split_list(config.variants), "seeds": config.seeds}
     for field, values in given.items():
         if not values or len(set(values)) != len(values):
-            raise UserError(f"config.{field}={values}: needs one or more, none twice")
+            raise UserError(
+                f"config.{field}={values}: needs one or more values, none of them twice"
+            )
     for variant in given["variants"]:
         if new := RENAMED_VALUES.get(("ablation", variant)):
             raise UserError(f"config.variants: {variant!r} is now {new!r}")
@@ -137,8 +139,8 @@ def _check_deblock(config: ConfigDict) -> None:
     _check_colour(config)
     if config.degradation != "ladder" and config.qualities_per_crop != 1:
         raise UserError(
-            f"config.qualities_per_crop={config.qualities_per_crop}: a "
-            f"{config.degradation} degradation is one for each crop; must be 1"
+            f"config.qualities_per_crop={config.qualities_per_crop}: must be 1 with "
+            f"degradation={config.degradation}, which makes one JPEG of each crop"
         )
     if config.model.name == "deblocker":
         _check_deblocker(config.model)
@@ -162,13 +164,13 @@ def _check_deblocker(model: ConfigDict) -> None:
     dilations = model.dilations
     if not dilations or min(dilations) < 1 or len(dilations) > model.width:
         raise UserError(
-            f"config.model.dilations={dilations}: needs one or more dilations of at "
-            "least 1, and not more of them than the width"
+            f"config.model.dilations={dilations}: needs one or more dilations, each at "
+            "least 1, and at most as many as the width"
         )
 
 
 def _check_colour(config) -> None:
-    """What a colour degradation is drawn from, and whether the model is one of it."""
+    """Checks the fields of the colour degradation, and that the model fits it."""
     channels = 3 if config.degradation == "colour" else 1
     if config.model.channels != channels:
         raise UserError(
@@ -178,7 +180,7 @@ def _check_colour(config) -> None:
     if channels == 1 and config.model.conditioning != "none":
         raise UserError(
             f"config.model.conditioning={config.model.conditioning}: needs "
-            "degradation=colour, which alone tells the compression"
+            "degradation=colour, because no other batches hold the compression"
         )
     where = "config.colour"
     whole(config.colour, where, "qualities")
@@ -190,8 +192,8 @@ def _check_colour(config) -> None:
     shares = two_numbers(config.colour, where, "subsampled")
     if min(shares) < 0 or sum(shares) > 1:
         raise UserError(
-            f"{where}.subsampled={shares}: must be two probabilities of at most 1 "
-            "together"
+            f"{where}.subsampled={shares}: must be two probabilities with a sum of at "
+            "most 1"
         )
     if config.data.gray_name:
         most = config.batch_size - 1
@@ -199,7 +201,7 @@ def _check_colour(config) -> None:
 
 
 def _check_loss(config: ConfigDict) -> None:
-    from cqr_jax import losses  # imports JAX: after the checks that need it not
+    from cqr_jax import losses  # imports JAX, which the other checks don't need
 
     one_of(config.loss, "config.loss", "pixel", tuple(losses.PIXEL))
     for field, value in config.loss.items():

@@ -1,7 +1,7 @@
-"""Several processes and several devices: joining, agreeing, and sharding.
+"""Runs on several processes and devices: joining, exchanging values and sharding.
 
-Each process feeds its part of the batch, all processes hold the same state, and only
-the first one writes.
+Each process feeds its part of the batch. All processes hold the same state, and only
+the first one writes files.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from cqr_jax.errors import UserError, one_line_errors
 AXIS = "batch"
 _GRACE_PERIOD = 3  # seconds
 
-# What a collective operation reports on CPU or GPU when a process is gone.
+# What a collective operation reports on CPU or GPU if a process has ended.
 _GONE = re.compile(r"gloo|nccl|peer|connection|UNAVAILABLE|ABORTED", re.IGNORECASE)
 
 
 def join(coordinator: str | None, processes: int | None, index: int | None) -> None:
     """Joins the other processes of this run, each of which has its own devices.
 
-    Call this before anything else asks JAX for devices. JAX takes arguments that are
+    Call this before any other use of JAX's devices. JAX reads the arguments that are
     None from the environment of a TPU pod slice, Slurm, Open MPI or Kubernetes.
 
     Args:
@@ -38,21 +38,21 @@ def join(coordinator: str | None, processes: int | None, index: int | None) -> N
       index: index of this process, from 0.
 
     Raises:
-      UserError: an argument is missing in the environment too, or the processes did
-        not connect within five minutes.
+      UserError: if an argument is None and not in the environment, or if the
+        processes did not connect within five minutes.
     """
     try:
         jax.distributed.initialize(
             coordinator,
             processes,
             index,
-            # The others wait while the first evaluates.
+            # The other processes wait at the end while the first one evaluates.
             shutdown_timeout_seconds=24 * 3600,
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"can't join the other processes: {str(error).splitlines()[0]}; where no "
-            "TPU pod slice, Slurm, Open MPI or Kubernetes tells, give all three of "
+            f"can't join the other processes: {str(error).splitlines()[0]}; outside a "
+            "TPU pod slice, Slurm, Open MPI and Kubernetes, give all three of "
             "--coordinator=HOST:PORT, --processes and --process"
         ) from None
 
@@ -62,8 +62,8 @@ def exit_without_barrier() -> Iterator[None]:
     """On failure, exits immediately instead of waiting for the other processes.
 
     The other processes notice at the next collective operation, or after JAX's timeout
-    of 100 s. An exit that all processes agreed on (with a signal's code) is orderly,
-    and so is every exit of a run of one process.
+    of 100 s. Two kinds of failures are raised as usual: those of a run of one process,
+    and the exit with the code of a signal, on which all processes agreed.
     """
     try:
         yield
@@ -74,7 +74,7 @@ def exit_without_barrier() -> Iterator[None]:
             raise
         _tell(error)
         if jax.process_index() == 0:
-            time.sleep(_GRACE_PERIOD)  # the others end with the first; let them report
+            time.sleep(_GRACE_PERIOD)  # the others end with this one; let them report
         os._exit(1)
 
 
@@ -83,8 +83,8 @@ def _tell(error: BaseException) -> None:
     known = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
     if known and _GONE.search(str(error)):
         error = UserError(
-            "another process of this run is gone (its own log may say why); start all "
-            "of them again: they go on from the last checkpoint"
+            "another process of this run has ended (its log may say why); start all "
+            "processes again to continue from the last checkpoint"
         )
     with contextlib.suppress(SystemExit), one_line_errors():
         if isinstance(error, UserError | KeyboardInterrupt):
@@ -107,15 +107,15 @@ def barrier(name: str) -> None:
 
 
 def check_batch(batch_size: int, field: str, grad_accum_steps: int = 1) -> None:
-    """Checks that the batch divides evenly into devices and micro-batches.
+    """Checks that a batch divides evenly into devices and micro-batches.
 
     Args:
-      batch_size: size of the batch, over all devices.
-      field: name of its field, for the error message.
+      batch_size: size of the batch, over all devices of all processes.
+      field: config field of this size, for the error message.
       grad_accum_steps: number of micro-batches per step.
 
     Raises:
-      UserError: it does not.
+      UserError: if the batch does not divide evenly.
     """
     count = jax.device_count()
     multiple = count * grad_accum_steps
@@ -126,21 +126,27 @@ def check_batch(batch_size: int, field: str, grad_accum_steps: int = 1) -> None:
             else ""
         )
         raise UserError(
-            f"{field}={batch_size}: must be a multiple of {multiple}, for it is "
-            f"split over {count} devices{each}"
+            f"{field}={batch_size}: must be a multiple of {multiple}, because it "
+            f"is split over {count} devices{each}"
         )
 
 
 def dividing(size: int) -> list[jax.Device]:
-    """Returns the most of this process's devices that divide a batch of this size."""
+    """Returns devices of this process over which a batch of this size divides evenly.
+
+    Their number is the largest possible.
+    """
     devices = jax.local_devices()
     count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
     return devices[:count]
 
 
 def shardings(devices: Sequence[jax.Device]) -> tuple[NamedSharding, NamedSharding]:
-    """Returns the shardings that replicate, and that divide along the first axis."""
-    # Auto axes: Linen's reshapes don't know explicit ones.
+    """Returns two shardings over the devices.
+
+    The first replicates an array. The second divides it along its first axis.
+    """
+    # Auto axes, because Linen's reshapes don't support explicit ones.
     mesh = jax.make_mesh((len(devices),), (AXIS,), (AxisType.Auto,), devices=devices)
     specs = PartitionSpec(), PartitionSpec(AXIS)
     everywhere, divided = (NamedSharding(mesh, spec) for spec in specs)

@@ -1,7 +1,7 @@
 """The training loop of both stages.
 
     from cqr_jax.training import loop
-    path = loop.train_ranker(config)  # of configs/ranker.py
+    path = loop.train_ranker(config)  # a config of configs/ranker.py
 
 `cqr_jax.tasks` also makes missing records and evaluates the weights.
 """
@@ -29,7 +29,7 @@ from cqr_jax.training.workdir import Workdir
 
 _log = logging.getLogger(__name__)
 
-# Steps between two exchanges of the processes about whether one was told to stop.
+# Number of steps after which the processes exchange the signals that they received.
 _AGREE_EVERY = 10
 
 
@@ -49,7 +49,9 @@ def train_ranker(
 
 
 def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
-    """Trains the deblocker (stage 2), and first the ranker if none is given.
+    """Trains the deblocker (stage 2).
+
+    Trains the ranker first if the loss needs one and `config.ranker_weights` is empty.
 
     Args:
       config: config of `configs/deblock.py`.
@@ -58,7 +60,7 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
       The path of the deblocker's weights.
     """
     ranker = None
-    check_start(config, "deblocker")  # before hours of stage 1
+    check_start(config, "deblocker")  # fail before stage 1, which takes hours
     if losses.needs_ranker(config.loss):
         path = config.ranker_weights or train_ranker(config.ranker, "config.ranker")
         fields = config.ranker.model.to_dict()
@@ -70,7 +72,7 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
 def check_start(
     config: ml_collections.ConfigDict, kind: str, where: str = "config"
 ) -> weights.Weights | None:
-    """Checks what a stage is given.
+    """Checks the batch sizes and the initial weights of a stage.
 
     Args:
       config: config of the stage.
@@ -78,11 +80,11 @@ def check_start(
       where: prefix of the config's fields on the command line, for error messages.
 
     Returns:
-      The initial weights, if any.
+      The initial weights; None if the config names none.
 
     Raises:
-      UserError: devices and micro-batches do not divide the batch, or the initial
-        weights cannot be read or are of another model.
+      UserError: if a batch does not divide evenly into devices and micro-batches, or if
+        the initial weights can't be read or belong to another model.
     """
     batch, validated = config.batch_size, config.validation.batch_size
     distributed.check_batch(batch, f"{where}.batch_size", config.grad_accum_steps)
@@ -107,7 +109,7 @@ def _run(
     stage = make_stage(config)
     workdir = Workdir(config.workdir, where)
     checkpoints = checkpoint.open_manager(config.workdir, config.keep, *stage.best)
-    # Closing the manager waits for the other processes.
+    # Closing the manager waits for the other processes, so a failed one exits before.
     with (
         workdir.lock(),
         checkpoints as manager,
@@ -146,8 +148,8 @@ def _start(
 ) -> state.TrainState:
     """Returns the state to start from.
 
-    It is that of the latest checkpoint if there is one, else that of the initial
-    weights if they are given, else a state drawn from `config.seed`.
+    The state is that of the latest checkpoint, if there is one. Otherwise it is a new
+    state with the initial weights or, if there are none, with random weights.
     """
     model, optimizer = stage.steps.model, stage.steps.optimizer
     fresh = jax.device_get(state.create(model, config.patch, optimizer, config.seed))
@@ -181,12 +183,15 @@ def train(
       config: config of the stage.
       stage: the stage.
       manager: checkpoint manager of `checkpoint.open_manager`.
-      train_state: state to start from; that of the last step is returned.
+      train_state: state to start from.
       workdir: folder of the run.
 
+    Returns:
+      The state after the last step, as NumPy arrays.
+
     Raises:
-      UserError: the loss or the validation metric is not finite.
-      SystemExit: a signal stopped the run; its state is saved.
+      UserError: if the loss or the validation metric is not finite.
+      SystemExit: if a signal stopped the run. The state is saved before.
     """
     run = runner.create(config.parallel)
     train_step = run.compile_train_step(stage.steps.train_step)
@@ -218,7 +223,7 @@ def train(
                 history.keep_validation(step, metrics)
                 checkpoint.save(manager, run.unreplicate(train_state), metrics)
                 reporter.clock.mark(step)
-            if last:  # also of a signal that arrived during the validation
+            if last:  # a signal may have arrived during the validation
                 stop = distributed.all_reduce_max(interrupts.caught)
             if stop:
                 checkpoint.save(manager, run.unreplicate(train_state))
@@ -232,7 +237,7 @@ def train(
 def _agree_to_stop(caught: int, step: int) -> int:
     """Returns the signal that stops the run at this step, or 0.
 
-    All processes must stop at the same step: otherwise they wait for each other.
+    All processes must stop at the same step. Otherwise they would wait for each other.
     """
     if jax.process_count() == 1:
         return caught

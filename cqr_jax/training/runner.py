@@ -1,4 +1,4 @@
-"""How a pure step reaches the devices: `jax.jit` with shardings, or `jax.pmap`.
+"""Distribution of a pure step over devices, by `jax.jit` with shardings or `jax.pmap`.
 
 With both, the state and the ranker's variables are replicated on every device, and the
 batch is sharded along its first axis. Under jit, the program sees the whole batch, and
@@ -20,7 +20,7 @@ class Runner(abc.ABC):
     """Replicates state, shards batches and compiles steps.
 
     Attributes:
-      axis_name: axis over which a step averages explicitly; None if it need not.
+      axis_name: axis over which a step must average explicitly; None under jit.
     """
 
     axis_name: str | None = None

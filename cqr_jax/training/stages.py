@@ -1,4 +1,4 @@
-"""What differs between the two stages of training."""
+"""The two stages of training: their models, steps and data."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -35,17 +35,17 @@ class Steps(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """What differs between the two stages.
+    """A stage as the training loop sees it.
 
     Attributes:
-      name: 'ranker' or 'deblocker', in the log.
+      name: 'ranker' or 'deblocker', as shown in the log.
       steps: the model and its steps.
       ranker_variables: variables of the frozen ranker; see `cqr_jax.training.steps`.
-      batches: first step -> the training batches from there on.
+      batches: number of steps done -> the training batches that follow.
       validation: the validation batches.
-      summarize: the summed results of the evaluation step -> named metrics.
-      best: name and mode ('max' or 'min') of the metric that tells the best.
-      images_per_step: compressed images that one training step sees.
+      summarize: sums of the evaluation step over all batches -> metrics by name.
+      best: name of the metric that determines the best checkpoint, and 'max' or 'min'.
+      images_per_step: number of compressed images in one training step.
     """
 
     name: str
@@ -59,7 +59,11 @@ class Stage(NamedTuple):
 
 
 def ranker_steps(config: ml_collections.ConfigDict) -> Steps:
-    """Model and steps of stage 1, as `configs/ranker.py` sets them."""
+    """Returns the model and the steps of stage 1.
+
+    Args:
+      config: config of `configs/ranker.py`.
+    """
     axis_name = runner.create(config.parallel).axis_name
     model = models.create(
         config.model,
@@ -81,10 +85,10 @@ def ranker_steps(config: ml_collections.ConfigDict) -> Steps:
 
 
 def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -> Steps:
-    """Model and steps of stage 2, as `configs/deblock.py` sets them.
+    """Returns the model and the steps of stage 2.
 
     Args:
-      config: the config.
+      config: config of `configs/deblock.py`.
       ranker: the frozen ranker; None if no term of the loss needs it.
     """
     axis_name = runner.create(config.parallel).axis_name
@@ -113,7 +117,14 @@ def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -
 
 
 def ranker_stage(config: ml_collections.ConfigDict) -> Stage:
-    """Stage 1 of `config`; opens its records."""
+    """Returns stage 1.
+
+    Args:
+      config: config of `configs/ranker.py`.
+
+    Raises:
+      UserError: if the records are missing or too small for the crops.
+    """
     levels = level_ranges(config)
 
     def summarize(sums):
@@ -138,7 +149,15 @@ def ranker_stage(config: ml_collections.ConfigDict) -> Stage:
 def deblock_stage(
     config: ml_collections.ConfigDict, ranker: weights.Weights | None
 ) -> Stage:
-    """Stage 2 of `config`, guided by `ranker` (None if the loss has no use for it)."""
+    """Returns stage 2.
+
+    Args:
+      config: config of `configs/deblock.py`.
+      ranker: weights of the frozen ranker; None if no term of the loss needs it.
+
+    Raises:
+      UserError: if the records are missing or too small for the crops.
+    """
     examples: functools.partial[pipeline.Example]
     kind = kinds.COLOUR if config.degradation == "colour" else kinds.LADDER
     if config.degradation == "blind":
@@ -193,10 +212,10 @@ def _data(
     """Returns the `batches` and `validation` of a stage.
 
     Args:
-      config: of the stage.
-      training, validation: the examples.
-      margin: pixels that an example needs beyond its patch, both sides together.
-      kind: of the records.
+      config: config of the stage.
+      training, validation: functions that make the examples from records.
+      margin: pixels that an example needs beyond its patch, on both sides together.
+      kind: kind of the records, one of `kinds.KINDS`.
     """
     name, data_dir = config.data.name, config.data.data_dir
     side = max(config.patch, config.validation.patch) + margin

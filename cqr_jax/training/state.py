@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from cqr_jax.models.init import init
 
-# Root mean square of Adam's updates, as a part of the learning rate.
+# Typical root mean square of Adam's updates, relative to the learning rate.
 _ADAM_RMS = 0.2
 
 
@@ -42,7 +42,14 @@ class TrainState:
 def create(
     model: nn.Module, patch: int, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
-    """Returns the initial state of `model` for (batch, patch, patch, channels)."""
+    """Returns the initial state of `model`.
+
+    Args:
+      model: model that takes (batch, patch, patch, channels) images.
+      patch: side of the images in pixels.
+      optimizer: optimizer of the training.
+      seed: seed of the initial weights.
+    """
     variables = init(model, patch, seed)
     params = variables["params"]
     return TrainState(
@@ -79,7 +86,7 @@ def learning_rate(config: ml_collections.ConfigDict, steps: int) -> optax.Schedu
 
     'step_decay' (the paper's) halves the rate every `halve_every` steps. 'cosine' falls
     to zero at the last step. 'stable_decay' is constant, then falls linearly to zero
-    over the last `decay_steps`; such a run can be prolonged, since its weights before
+    over the last `decay_steps`. Such a run can be prolonged, because its weights before
     the decay do not depend on the number of steps.
 
     Args:
@@ -105,14 +112,15 @@ def learning_rate(config: ml_collections.ConfigDict, steps: int) -> optax.Schedu
 def create_optimizer(
     config: ml_collections.ConfigDict, steps: int
 ) -> optax.GradientTransformation:
-    """Adam or Muon with the schedule of `learning_rate`, after clipping if asked for.
+    """Returns Adam or Muon with the schedule of `learning_rate`.
 
-    Muon (Jordan 2024) moves kernels by their orthogonalized momentum, scaled so that
-    Adam's learning rates suit it (Liu et al. 2025), and all else as NAdam does.
+    If `clip_norm` is set, the gradients are first clipped by their global norm. Muon
+    (Jordan 2024) updates kernels with their orthogonalized momentum, scaled so that
+    Adam's learning rates fit (Liu et al. 2025). It updates other parameters like NAdam.
 
     Args:
       config: the `optimizer` fields of a training config.
-      steps: training steps in all.
+      steps: number of training steps.
     """
     schedule = learning_rate(config, steps)
     if config.name == "muon":
@@ -129,10 +137,11 @@ def create_optimizer(
 
 
 def _matrices(params: Any) -> Any:
-    """How Muon sees each parameter: kernels as matrices, others not at all.
+    """Returns how Muon reshapes each kernel to a matrix; None for other parameters.
 
-    The shorter of a kernel's two channel axes is the one side of the matrix, all else
-    the other: what orthogonalizing costs grows with the square of the shorter side.
+    The shorter of a kernel's two channel axes becomes one side of the matrix, and all
+    other axes become the other side. This keeps one side short: the cost of
+    orthogonalization grows with the square of the shorter side.
     """
 
     def matrix(path, leaf):

@@ -2,9 +2,10 @@
 
 A training step maps (state, ranker_variables, batch) to (state, metrics). An evaluation
 step maps (variables, ranker_variables, batch) to sums over the batch, which are added
-over batches and divided once. `ranker_variables` are those of the frozen ranker in the
-deblocker's stage, and empty in the ranker's. Everything else is bound beforehand with
-`functools.partial`. `cqr_jax.training.runner` distributes a step over devices.
+over batches and divided once. `ranker_variables` are the variables of the frozen ranker
+in the deblocker's stage, and empty in the ranker's stage. All other arguments are bound
+beforehand with `functools.partial`. `cqr_jax.training.runner` distributes a step over
+devices.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,17 +37,19 @@ def ranker_train_step(
     grad_accum_steps: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One step of stage 1: margin ranking loss (eq. 2) on pairs.
+    """Takes one step of stage 1, with the margin ranking loss (eq. 2) on pairs.
 
-    The two branches run as one batch, so that BatchNorm sees both. With several
-    micro-batches, BatchNorm sees one micro-batch after the other.
+    The two branches run as one batch, so that the statistics of BatchNorm cover both.
+    With several micro-batches, BatchNorm sees one micro-batch after the other.
 
     Args:
-      state: of the ranker.
+      state: state of the ranker.
       ranker_variables: unused.
-      batch: as `pipeline.pairs` makes it.
-      apply: the ranker's.
-      optimizer, margin, ema_decay: of the config.
+      batch: batch of examples of `pipeline.pairs`.
+      apply: `apply` of the ranker.
+      optimizer: optimizer of the state.
+      margin: margin of the loss.
+      ema_decay: decay of the moving average; see `state.update`.
       grad_accum_steps: number of micro-batches per step.
       axis_name: axis of the devices to average over under pmap.
 
@@ -82,7 +85,10 @@ def ranker_eval_step(
     margin: float,
     axis_name: str | None = None,
 ) -> Metrics:
-    """Sums over a masked batch of pairs: `loss`, `correct` and `count`."""
+    """Returns the sums of `loss`, `correct` and `count` over a masked batch of pairs.
+
+    A pair is correct if its scores are in the order of its labels.
+    """
     del ranker_variables
     score_i, _ = apply(variables, to_float(batch["image_i"]))
     score_j, _ = apply(variables, to_float(batch["image_j"]))
@@ -111,22 +117,23 @@ def deblock_train_step(
     grad_accum_steps: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One step of stage 2: the deblocker under the overall loss (eq. 6).
+    """Takes one step of stage 2, with the overall loss (eq. 6).
 
     Args:
-      state: of the deblocker.
-      ranker_variables: the ranker's variables, which get no gradient; empty if no
-        term needs the ranker.
-      batch: as `pipeline.ladders` makes it.
-      apply: the deblocker's.
-      rank: the ranker's `apply`; not called if no term needs the ranker.
-      optimizer, ema_decay: of the config.
+      state: state of the deblocker.
+      ranker_variables: variables of the ranker, which get no gradient; empty if no term
+        needs the ranker.
+      batch: batch of examples of `pipeline.ladders`, `blind` or `colour`.
+      apply: `apply` of the deblocker.
+      rank: `apply` of the ranker; not called if no term needs the ranker.
+      optimizer: optimizer of the state.
       loss_weights: name -> weight of each term; see `losses.overall`.
+      ema_decay: decay of the moving average; see `state.update`.
       grad_accum_steps: number of micro-batches per step.
       axis_name: axis of the devices to average over under pmap.
 
     Returns:
-      The next state, and `loss` with its terms by name.
+      The next state, and `loss` and its terms by name.
     """
     ranker_variables = jax.lax.stop_gradient(ranker_variables)
 
@@ -155,10 +162,11 @@ def deblock_eval_step(
     apply: Apply,
     axis_name: str | None = None,
 ) -> Metrics:
-    """Sums over a masked batch of the mean squared errors on the uint8 scale.
+    """Returns sums over a masked batch: `mse`, `mse_jpeg` and `count`.
 
-    `mse` of the restored images, rounded and clipped as a saved picture is, and
-    `mse_jpeg` of the compressed ones, each (qualities,); and `count`.
+    `mse` and `mse_jpeg`, each (qualities,), are the mean squared errors of the restored
+    and of the compressed images, in levels of 0 to 255. Restored images are rounded and
+    clipped as in a saved picture.
     """
     del ranker_variables
     clean, *compressed = _clean_and_compressed(batch)
@@ -182,19 +190,20 @@ def deblock_eval_step(
 
 
 def to_float(image: jax.typing.ArrayLike) -> jax.Array:
-    """uint8 to float32 in [0, 1]."""
+    """Converts uint8 to float32 in [0, 1]."""
     return jnp.asarray(image, jnp.float32) / 255
 
 
 def to_levels(image: jax.Array) -> jax.Array:
-    """[0, 1] to the levels of a saved picture: rounded and clipped, 0 to 255, float."""
+    """Converts [0, 1] to levels of 0 to 255, clipped and rounded, as floats."""
     return jnp.round(jnp.clip(image, 0, 1) * 255)
 
 
 def _clean_and_compressed(batch: Batch) -> tuple[jax.Array, ...]:
-    """(batch, ...) clean and (batch * qualities, ...) compressed images in [0, 1].
+    """Returns clean and compressed images, and the compression if the batch has it.
 
-    And what the network is told of each compression, where the batch tells it.
+    The images are in [0, 1], with shapes (batch, ...) and (batch * qualities, ...). The
+    compression has shape (batch * qualities, FEATURES).
     """
 
     def each(name):
@@ -205,7 +214,7 @@ def _clean_and_compressed(batch: Batch) -> tuple[jax.Array, ...]:
 
 
 def _ordered(score_i: jax.Array, score_j: jax.Array, batch: Batch) -> jax.Array:
-    """1 for each pair whose scores stand in the order of its labels, else 0."""
+    """Returns 1 for each pair whose scores are in the order of its labels, else 0."""
     better = jnp.sign(batch["label_i"] - batch["label_j"])
     return ((score_i - score_j) * better > 0).astype(jnp.float32)
 
@@ -224,7 +233,8 @@ def _accumulate(
       grad_accum_steps: number of micro-batches.
 
     Returns:
-      The mean gradients, the mean metrics, and the last statistics.
+      The mean gradients, the mean metrics, and the statistics of BatchNorm after the
+      last micro-batch.
     """
     gradient = jax.grad(loss_fn, has_aux=True)
     if grad_accum_steps == 1:
@@ -250,7 +260,7 @@ def _accumulate(
 
 
 def _mean(tree, axis_name: str | None):
-    """The mean over devices, in one exchange: on CPUs each of them takes long."""
+    """Returns the mean over devices. Uses one exchange: exchanges are slow on CPUs."""
     if not axis_name:
         return tree
     flat, unravel = jax.flatten_util.ravel_pytree(tree)

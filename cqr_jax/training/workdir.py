@@ -30,7 +30,7 @@ _FREE_FIELDS = (
     "log_every",
     "parallel",
     "remat",
-    "task",  # which configs/deblock.py leaves out of its ranker's config
+    "task",  # missing in the ranker's config within configs/deblock.py
     "workdir",
 )
 
@@ -59,7 +59,7 @@ class Workdir:
         ranker that both need. File systems without locks are not locked.
 
         Raises:
-          UserError: another run holds the lock, and this run has several processes.
+          UserError: if another run holds the lock and this run has several processes.
         """
         if jax.process_index():
             return contextlib.nullcontext()
@@ -73,8 +73,8 @@ class Workdir:
                 lock.close()
                 with distributed.exit_without_barrier():
                     raise UserError(
-                        f"{self.path}: another run is training there, for {lock.name} "
-                        "is locked; wait for its end, or choose another "
+                        f"{self.path}: another run is training there ({lock.name} is "
+                        "locked); wait until it ends, or choose another "
                         f"{self._where}.workdir"
                     ) from None
             _log.info(
@@ -93,14 +93,14 @@ class Workdir:
           resuming: whether the folder has a checkpoint to resume from.
 
         Raises:
-          UserError: the run to resume was started with another config.
+          UserError: if the run to resume was started with another config.
         """
         path = self.path / _CONFIG_FILE
         text = config.to_json(indent=2) + "\n"
         if resuming and path.is_file():
             old = with_new_names(json.loads(path.read_text()))
             ours, theirs = _learned(json.loads(text)), _learned(old)
-            # Runs from before models had names.
+            # In older runs, models had no names.
             theirs.setdefault("model.name", ours.get("model.name"))
             theirs.setdefault("ranker.model.name", ours.get("ranker.model.name"))
             for field in sorted(ours.keys() | theirs.keys()):
@@ -116,7 +116,7 @@ class Workdir:
         """Checks that all processes see the config that the first one wrote.
 
         Raises:
-          UserError: a process does not see it.
+          UserError: if a process does not see it.
         """
         distributed.barrier("config")
         if distributed.all_reduce_max(not (self.path / _CONFIG_FILE).is_file()):
@@ -155,7 +155,7 @@ class History:
         self._before, self._begin = self._hours_before(step), time.perf_counter()
 
     def hours(self) -> float:
-        """Returns the hours of training so far, those before a restart included."""
+        """Returns the hours of training so far, including those before a restart."""
         return round(self._before + (time.perf_counter() - self._begin) / 3600, 4)
 
     def keep_validation(self, step: int, metrics: dict[str, float]) -> None:

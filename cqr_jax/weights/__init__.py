@@ -105,11 +105,13 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
 
     found = header(path, kind).fields
     _, _, provenance, arrays = read(path)
-    # Files that are older than a field were made with its default.
+    # Fields that an older file lacks have their defaults.
     try:
         model = models.create(found, kind)
     except TypeError as error:
-        raise UserError(f"{path}: fields of another version ({error})") from None
+        raise UserError(
+            f"{path}: has model fields of another version of cqr_jax ({error})"
+        ) from None
     defaults = {x.name: x.default for x in dataclasses.fields(model)}
     made_with = defaults | {"name": kind} | found
     for name, value in (fields or {}).items():

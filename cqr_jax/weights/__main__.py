@@ -94,20 +94,21 @@ def interpolate(path: str, other: str, share: float, output: str) -> None:
     """Interpolates between the weights of `path` and of `other`.
 
     Writes (1 - share) * first + share * second. The training of the second must have
-    started from the first: then the loss is low between them too (Wortsman et al. 2022,
-    Robust fine-tuning of zero-shot models). The provenance holds that of both and the
-    share.
+    started from the first: the loss is then also low between them (Wortsman et al.
+    2022, Robust fine-tuning of zero-shot models). The new file holds the provenance of
+    both and the share.
 
     Raises:
       UserError: if the weights are of different models, or the share is not in [0, 1].
     """
     if not 0 <= share <= 1:
-        raise UserError(f"--share={share}: is 0 to 1")
+        raise UserError(f"--share={share}: must be in [0, 1]")
     kind, fields, provenance, first = weights.read(path)
     other_kind, other_fields, other_provenance, second = weights.read(other)
     if (kind, fields) != (other_kind, other_fields):
         raise UserError(
-            f"{path} and {other} are of two models; only one's can be mixed"
+            f"{path} and {other} hold different models; only weights of the same model "
+            "can be interpolated"
         )
     mixed = {name: (1 - share) * x + share * second[name] for name, x in first.items()}
     both = {"mixed": [provenance, other_provenance], "share": share}
@@ -138,7 +139,10 @@ def main() -> None:
     outputs.add_argument("--interpolate", metavar="OUTPUT", help="file to write")
     parser.add_argument("--other", metavar="FILE", help="weights to interpolate with")
     parser.add_argument(
-        "--share", type=float, default=0.5, help="of the other (%(default)s)"
+        "--share",
+        type=float,
+        default=0.5,
+        help="share of the other weights, 0 to 1 (%(default)s)",
     )
     args = parser.parse_args()
     with one_line_errors():

@@ -1,4 +1,4 @@
-"""Colour degradations: what is drawn, and that it is what a decoder would give."""
+"""Tests of colour degradations: their distribution, and Pillow's JPEGs."""
 
 import io
 
@@ -25,14 +25,14 @@ PLAIN = Mixture(
 
 @pytest.fixture(scope="module")
 def photograph():
-    """uint8 RGB, 160x176."""
+    """A uint8 RGB photograph, (160, 176, 3)."""
     with Image.open(sources.embedded("test")[0]) as image:
         return np.asarray(image.convert("RGB"))[60:220, 100:276]
 
 
 @pytest.mark.parametrize("quality", [1, 10, 50, 51, 95, 100])
 @pytest.mark.parametrize("sampling", [(1, 1), (1, 2), (2, 2)])
-def test_tables_and_bytes_are_pillow_s(photograph, quality, sampling):
+def test_tables_and_bytes_equal_pillows(photograph, quality, sampling):
     buffer = io.BytesIO()
     subsampling = {(1, 1): 0, (1, 2): 1, (2, 2): 2}[sampling]
     Image.fromarray(photograph).save(
@@ -46,8 +46,8 @@ def test_tables_and_bytes_are_pillow_s(photograph, quality, sampling):
     assert nearest_quality(compression.luma) == (quality, True)
 
 
-def test_features_by_hand():
-    """Bands of the table of QF 50: its first step is 16, the next three means."""
+def test_features_equal_values_computed_by_hand():
+    """Uses the bands of the tables of QF 50. The first step of luma is 16."""
     told = features(libjpeg(50, (1, 2)))
     luma = np.array(libjpeg(50).luma).reshape(8, 8)
     first = [luma[0, 1], luma[1, 0], luma[0, 2], luma[1, 1], luma[2, 0]]
@@ -61,22 +61,22 @@ def test_features_by_hand():
     assert not features(Compression((1,) * 64, (1,) * 64))[3:].any()
 
 
-def test_features_of_turned_images_are_those_of_turned_sampling():
+def test_transposed_features_swap_the_chroma_sampling():
     told = np.stack([features(libjpeg(30, x)) for x in ((1, 2), (2, 2))])
     turned = transposed(told)
     np.testing.assert_array_equal(turned[0], features(libjpeg(30, (2, 1))))
     np.testing.assert_array_equal(turned[1], told[1])
 
 
-def test_an_aligned_example_is_the_crop_of_a_jpeg(photograph):
-    """Away from the border, where chroma is interpolated with what lies beyond."""
+def test_aligned_example_is_the_jpeg_of_its_crop(photograph):
+    """With 4:4:4 chroma, no block depends on what is beyond the crop."""
     rng = np.random.default_rng(0)
     mixture = PLAIN._replace(qualities=(20, 20), subsampled=(0, 0))
     clean, compressed, told = degradations.example(photograph, 96, mixture, False, rng)
     np.testing.assert_array_equal(told, features(libjpeg(20, (1, 1))))
     assert clean.shape == compressed.shape == (96, 96, 3)
     own = degradations.compress(clean, libjpeg(20, (1, 1)))
-    np.testing.assert_array_equal(compressed, own)  # blocks of 4:4:4 are independent
+    np.testing.assert_array_equal(compressed, own)
 
 
 def test_clean_and_compressed_are_the_same_crop(photograph):
@@ -100,7 +100,7 @@ def test_examples_are_a_function_of_the_generator(photograph):
     ("changed", "share"),
     [({}, 1.0), ({"unknown": 1}, 0), ({"shifted": 1}, 0), ({"unknown": 0.3}, 0.7)],
 )
-def test_how_often_the_compression_is_told(photograph, changed, share):
+def test_compression_is_known_as_often_as_configured(photograph, changed, share):
     rng = np.random.default_rng(0)
     mixture = PLAIN._replace(**changed)
     told = [
@@ -110,8 +110,8 @@ def test_how_often_the_compression_is_told(photograph, changed, share):
     assert np.mean(told) == pytest.approx(share, abs=0.08)
 
 
-def test_shifted_blocks_begin_off_the_grid(photograph):
-    """Differences across every eighth column are the largest where blocks meet."""
+def test_shifted_blocks_begin_at_all_eight_columns(photograph):
+    """Differences between columns are the largest where blocks meet."""
     mixture = PLAIN._replace(qualities=(5, 5), shifted=1)
     found = set()
     for seed in range(40):
@@ -131,7 +131,7 @@ def test_gray_examples_have_no_colour(photograph):
             assert (image == image[..., :1]).all()
 
 
-def test_draws_cover_what_cameras_and_editors_write():
+def test_draws_have_the_configured_shares_and_valid_tables():
     rng = np.random.default_rng(0)
     drawn = [degradations.draw(Mixture(), rng.random() < 0.1, rng) for _ in range(2000)]
     shares = {
@@ -152,7 +152,7 @@ def test_draws_cover_what_cameras_and_editors_write():
             assert 1 <= min(table) <= max(table) <= 255
 
 
-def test_of_tables_none_has_more_than_a_baseline_jpeg_s_steps(photograph):
+def test_drawn_tables_can_be_encoded_at_the_lowest_qualities(photograph):
     rng = np.random.default_rng(1)
     mixture = Mixture(qualities=(1, 10), other_tables=1)
     for _ in range(30):

@@ -1,4 +1,4 @@
-"""The protocol: luma, JPEG, and every kind of image file."""
+"""Tests of luma conversion, JPEG compression and the reading of image files."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ def _file(image: Image.Image, format="PNG", **kwargs) -> bytes:
     return buffer.getvalue()
 
 
-def test_luma_of_primaries():
+def test_luma_of_primaries_equals_values_computed_by_hand():
     # 16 + 65.481 = 81.481, 16 + 128.553 = 144.553, 16 + 24.966 = 40.966, by hand.
     colours = [[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]]
     y = jpeg.luma(np.array(colours, np.uint8))
@@ -24,13 +24,13 @@ def test_luma_of_primaries():
     assert y.dtype == np.uint8
 
 
-def test_luma_of_more_than_a_band():
+def test_luma_of_several_bands_equals_the_formula():
     rgb = np.random.default_rng(0).integers(0, 256, (700, 5, 3), np.uint8)
     exact = 16 + rgb @ np.array([65.481, 128.553, 24.966]) / 255
     np.testing.assert_array_equal(jpeg.luma(rgb), np.floor(exact + 0.5))
 
 
-def test_gray_is_y_as_it_stands(image):
+def test_gray_is_used_as_y_unchanged(image):
     np.testing.assert_array_equal(jpeg.load_luma(_file(Image.fromarray(image))), image)
 
 
@@ -41,7 +41,7 @@ def test_16_bit_gray_is_scaled():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "CMYK", "RGBA", "LA", "1"])
-def test_colour_modes(image, mode):
+def test_colour_modes_are_converted_by_way_of_rgb(image, mode):
     colour = Image.merge("RGB", [Image.fromarray(image // k) for k in (1, 2, 3)])
     kind = "TIFF" if mode == "CMYK" else "PNG"
     converted = (
@@ -59,7 +59,7 @@ def test_colour_modes(image, mode):
 
 def test_exif_orientation_is_applied(image):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn a quarter clockwise to show
+    exif[0x0112] = 6  # viewers rotate by 90 degrees clockwise
     y = jpeg.load_luma(_file(Image.fromarray(image), exif=exif))
     np.testing.assert_array_equal(y, np.rot90(image, -1))
 
@@ -71,19 +71,19 @@ def test_transparent_pixels_are_refused(image):
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
-def test_unreadable(data):
+def test_unreadable_data_is_an_image_error(data):
     with pytest.raises(jpeg.ImageError):
         jpeg.load_luma(data)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_truncated(image, kind):
+def test_truncated_file_is_an_image_error(image, kind):
     data = _file(Image.fromarray(image), kind)
     with pytest.raises(jpeg.ImageError, match="truncated"):
         jpeg.load_luma(data[: len(data) // 2])
 
 
-def test_whatever_a_library_raises_is_the_images_fault():
+def test_any_error_of_a_library_becomes_an_image_error():
     told = pytest.raises(jpeg.ImageError, match="damaged or truncated: 'short'")
     with told, jpeg.image_errors():
         raise KeyError("short")
@@ -107,7 +107,7 @@ def test_jpeg_is_baseline_and_single_channel(image):
 
 
 @pytest.mark.parametrize("quality", [1, 10, 30])
-def test_sub_image_on_the_grid_compresses_to_the_crop(image, quality):
+def test_jpeg_of_a_sub_image_on_the_grid_equals_the_crop(image, quality):
     whole = jpeg.compress(image, quality)[16:64, 8:72]
     part = jpeg.compress(np.ascontiguousarray(image[16:64, 8:72]), quality)
     np.testing.assert_array_equal(part, whole)
@@ -123,7 +123,7 @@ def test_tensorflow_decodes_as_pillow_does(image):
     np.testing.assert_array_equal(accurate[..., 0], jpeg.decode(data)[8:56, 16:56])
 
 
-def test_list_images_names_an_empty_folder(tmp_path):
+def test_folder_without_images_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(jpeg.UserError, match="holds no image"):
         jpeg.list_images(tmp_path)

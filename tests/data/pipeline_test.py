@@ -1,4 +1,4 @@
-"""The pipeline: what batches hold, and that any step of the stream can be entered."""
+"""Tests of the pipeline: contents of batches, and streams that start at any step."""
 
 import itertools
 
@@ -40,13 +40,13 @@ def test_pairs_have_different_levels_and_qualities_within_them(builder):
 
 
 def _places(image, whole):
-    """Where on the grid of `whole` the image is, for each of its eight turns."""
+    """Returns where each of the image's eight transforms is on the grid of `whole`."""
     windows = np.lib.stride_tricks.sliding_window_view(whole, image.shape)[::8, ::8]
     turns = [np.rot90(image, k)[:, ::step] for k in range(4) for step in (1, -1)]
     return np.stack([(windows == turned).all((2, 3)) for turned in turns])
 
 
-def test_pairs_are_one_crop_at_their_two_qualities(builder):
+def test_both_images_of_a_pair_are_the_same_crop(builder):
     (batch,) = _take(_stream(builder), 1)
     records = list(pipeline.read(builder, "train").as_numpy_iterator())
     for k in range(4):
@@ -77,7 +77,7 @@ def test_ladders_are_pillow_jpegs_of_crops_on_the_grid(builder):
             np.testing.assert_array_equal(image[..., 0], own)
 
 
-def test_ladders_of_drawn_qualities(builder):
+def test_ladders_draw_pairs_of_different_qualities(builder):
     qualities = (10, 20, 30)
     example = pipeline.ladders(48, qualities, augment=False, draws=2)
     stream = pipeline.training_batches(builder, example, batch_size=8, seed=0)
@@ -96,7 +96,7 @@ def test_ladders_of_drawn_qualities(builder):
     assert len(drawn) >= 6  # each ordered pair of two of the three
 
 
-def test_augmentation_turns_all_images_of_an_example_alike(builder):
+def test_augmentation_transforms_all_images_of_an_example_alike(builder):
     example = pipeline.ladders(48, (30,), augment=True)
     stream = pipeline.training_batches(builder, example, batch_size=8, seed=0)
     for batch in _take(stream, 3):
@@ -104,7 +104,7 @@ def test_augmentation_turns_all_images_of_an_example_alike(builder):
         assert np.abs(error).mean(axis=(1, 2, 3)).max() < 16
 
 
-def test_augmentation_turns_to_all_eight_sides(builder):
+def test_augmentation_uses_all_eight_flips_and_rotations(builder):
     example = pipeline.ladders(48, (30,), augment=True)
     stream = pipeline.training_batches(builder, example, batch_size=8, seed=0)
     records = list(pipeline.read(builder, "train").as_numpy_iterator())
@@ -126,7 +126,7 @@ def test_augmentation_turns_to_all_eight_sides(builder):
         pipeline.blind(32, (5, 95), 0.5, 0.5, augment=True),
     ],
 )
-def test_any_step_can_be_entered(builder, example):
+def test_stream_can_start_at_any_step(builder, example):
     def stream(**kwargs):
         return pipeline.training_batches(
             builder, example, batch_size=4, seed=3, **kwargs
@@ -139,7 +139,7 @@ def test_any_step_can_be_entered(builder, example):
             _assert_equal(left, right)
 
 
-def test_every_epoch_has_each_record_once_in_a_new_order(builder):
+def test_epochs_have_each_record_once_in_different_orders(builder):
     count = builder.info.splits["train"].num_examples
 
     def name(record, seed):
@@ -167,7 +167,7 @@ def test_processes_share_the_global_batch(builder):
         _assert_equal(batch, joined)
 
 
-def test_seeds_differ(builder):
+def test_different_seeds_give_different_batches(builder):
     example = pipeline.pairs(48, LEVELS, augment=True)
     first, second = (
         _take(pipeline.training_batches(builder, example, batch_size=4, seed=s), 1)[0]
@@ -176,7 +176,7 @@ def test_seeds_differ(builder):
     assert (first["image_i"] != second["image_i"]).any()
 
 
-def test_missing_records_and_large_crops(data_dir, tmp_path):
+def test_missing_records_and_too_large_crops_are_errors(data_dir, tmp_path):
     with pytest.raises(UserError, match=r"make them with: python -m data_prep\.build"):
         pipeline.open_records(str(tmp_path), "photos", 48)
     with pytest.raises(UserError, match="sides of 128"):
@@ -184,7 +184,7 @@ def test_missing_records_and_large_crops(data_dir, tmp_path):
 
 
 def _blind(builder, **kwargs):
-    """A crop of 32 pixels, its degraded image, and the photograph it is from."""
+    """Returns a crop of 32 pixels, its JPEG, its photograph and its position there."""
     example = pipeline.blind(32, augment=False, **kwargs)
     (batch,) = pipeline.validation_batches(
         builder, example, examples=1, batch_size=1, seed=5
@@ -201,7 +201,7 @@ def _blind(builder, **kwargs):
 
 
 def _on_grid(whole, place, quality, shift, side):
-    """Pillow's JPEG of a part of a photograph, on a grid that begins before `place`."""
+    """Returns Pillow's JPEG of the part at `place`, on a grid that begins before it."""
     top, left = (max(0, p - s) for p, s in zip(place, shift, strict=True))
     part = np.ascontiguousarray(whole[top : top + side, left : left + side])
     return jpeg.compress(part, quality)[shift[0] :, shift[1] :]

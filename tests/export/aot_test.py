@@ -1,4 +1,4 @@
-"""Lowering for machines that are not there, and counting what they would do."""
+"""Tests of lowering for absent devices, and of counting operations."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def _shape(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def test_operations_of_products_and_convolutions():
+def test_flop_of_products_and_convolutions_equal_counts_by_hand():
     def convolve(image, kernel):
         dimensions = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(
@@ -28,7 +28,7 @@ def test_operations_of_products_and_convolutions():
     def weight_gradient(image, kernel):
         return jax.grad(lambda k: convolve(image, k).sum())(kernel)
 
-    # The output's zeros between strides count: a dense convolution with 7x7 of them.
+    # Zeros between strides don't count: the output's gradient has 4x4 values.
     found = aot.flop(weight_gradient, image, kernel)
     assert found - forward == 2 * (3 * 3 * 3 * 5) * (2 * 4 * 4)
 
@@ -44,7 +44,7 @@ def test_operations_of_products_and_convolutions():
 
 
 @pytest.mark.slow
-def test_the_papers_programs_lower_for_every_platform():
+def test_programs_of_the_paper_lower_for_every_platform():
     config = aot_config.get_config()
     config.side = 64
     for program in aot.programs(config):
@@ -53,7 +53,7 @@ def test_the_papers_programs_lower_for_every_platform():
         assert "convolution" in lowered.mlir_module()
 
 
-def test_the_deblocker_costs_what_the_readme_says():
+def test_cost_of_the_deblocker_is_as_documented():
     # 15 G multiply-adds forward for one crop of 48x48
     config = aot_config.get_config()
     config.side = 48
@@ -62,7 +62,7 @@ def test_the_deblocker_costs_what_the_readme_says():
     assert gflop == pytest.approx(30, rel=0.05)
 
 
-def test_an_unknown_topology_is_one_line(tmp_path):
+def test_unknown_topology_is_one_line(tmp_path):
     code, _, err = run(
         "cqr_jax.main",
         "--config=configs/aot.py:quickstart",
@@ -75,7 +75,7 @@ def test_an_unknown_topology_is_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_prints_and_writes_its_table(tmp_path):
+def test_command_prints_and_writes_its_table(tmp_path):
     code, out, err = run(
         "cqr_jax.main",
         "--config=configs/aot.py:quickstart",

@@ -1,4 +1,4 @@
-"""The network in other runtimes gives what it gives here."""
+"""Tests that exported networks give the same results in other runtimes."""
 
 import functools
 import json
@@ -24,7 +24,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module", params=["shipped", "paper"])
 def deblocker(request):
-    """The one of Y that is shipped, and a small one of the paper's making."""
+    """The deblocker of Y in the package, and a small one with the paper's layout."""
     if request.param == "shipped":
         path = weights.SHIPPED / "compact-blind.safetensors"
         return weights.load(path, "deblocker")
@@ -42,7 +42,7 @@ def applied(model):
 
 
 def restored(deblocker, images, qualities=()):
-    """What the network makes of RGB images here, told their qualities or nothing."""
+    """Returns the network's output for RGB images of given or unknown qualities."""
     told = np.stack([features(libjpeg(q) if q else None) for q in qualities or [0]])
     told = np.broadcast_to(told, (len(images), FEATURES))
     found = applied(deblocker.model)(deblocker.variables, images, told)
@@ -55,7 +55,7 @@ def session_of(path):
 
 
 @pytest.mark.parametrize("side", [None, 48])
-def test_onnx(deblocker, tmp_path, side):
+def test_onnx_equals_the_network(deblocker, tmp_path, side):
     path = tmp_path / "a.onnx"
     write(path, deblocker, side)
     session = session_of(path)
@@ -68,7 +68,7 @@ def test_onnx(deblocker, tmp_path, side):
 
 
 @pytest.mark.parametrize("side", [None, 24, 40])
-def test_onnx_of_colour(of_colour, tmp_path, side):
+def test_onnx_of_colour_equals_the_network(of_colour, tmp_path, side):
     path = tmp_path / "a.onnx"
     write(path, of_colour, side)
     session = session_of(path)
@@ -104,7 +104,7 @@ def test_onnx_rounds_and_clips_the_quality(tmp_path):
     assert np.abs(found[0] - found[2]).max() > 1e-3
 
 
-def test_metadata_of_onnx(of_colour, tmp_path):
+def test_onnx_metadata_describe_inputs_and_output(of_colour, tmp_path):
     import onnx
 
     path = tmp_path / "a.onnx"
@@ -131,7 +131,7 @@ def test_metadata_of_onnx(of_colour, tmp_path):
     assert "RGB in [0, 1]" in held["image"]
 
 
-def test_stablehlo(deblocker, tmp_path):
+def test_stablehlo_equals_the_network(deblocker, tmp_path):
     path = tmp_path / "a.stablehlo"
     write(path, deblocker)
     exported = jax.export.deserialize(bytearray(path.read_bytes()))
@@ -143,7 +143,7 @@ def test_stablehlo(deblocker, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_stablehlo_of_colour(of_colour, tmp_path):
+def test_stablehlo_of_colour_equals_the_network(of_colour, tmp_path):
     path = tmp_path / "a.stablehlo"
     write(path, of_colour)
     exported = jax.export.deserialize(bytearray(path.read_bytes()))
@@ -158,7 +158,7 @@ def test_stablehlo_of_colour(of_colour, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_stablehlo_of_tiny_images(of_colour):
+def test_stablehlo_pads_tiny_images_by_repetition(of_colour):
     data = to_stablehlo(of_colour)
     exported = jax.export.deserialize(bytearray(data))
     told = [np.zeros(1, np.float32)] * (of_colour.model.conditioning != "none")
@@ -170,7 +170,7 @@ def test_stablehlo_of_tiny_images(of_colour):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_export_of_the_default_weights(tmp_path):
+def test_default_weights_are_exported(tmp_path):
     path = tmp_path / "a.onnx"
     write(path, weights.load(restorer.WEIGHTS, "deblocker"))
     (image,) = session_of(path).get_inputs()
@@ -181,10 +181,10 @@ def test_export_of_the_default_weights(tmp_path):
     ("name", "side", "message"),
     [
         ("a.pb", 48, "must end in .onnx or .stablehlo"),
-        ("a.onnx", 50, "must be a multiple of 8 from 16 on"),
+        ("a.onnx", 50, "must be a multiple of 8, at least 16"),
     ],
 )
-def test_mistakes(deblocker, tmp_path, name, side, message):
+def test_wrong_suffix_and_side_are_errors(deblocker, tmp_path, name, side, message):
     with pytest.raises(UserError, match=message):
         write(tmp_path / name, deblocker, side)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The deblocker of whole colour pictures: pyramid, conditioning, colour spaces."""
+"""Tests of the colour deblocker: pyramid, conditioning, colour spaces."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ SMALL = {
 
 
 def _noisy(variables):
-    """Variables moved off their initial values, zeros included."""
+    """Returns variables with noise, so that none is zero."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda x: x + np.float32(0.1) * rng.standard_normal(x.shape, np.float32),
@@ -37,7 +37,7 @@ def _told(*qualities):
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @pytest.mark.parametrize("shape", [(32, 48), (17, 31), (3, 5)])
-def test_any_size_and_the_identity_at_first(conditioning, shape):
+def test_deblocker_takes_any_size_and_starts_as_the_identity(conditioning, shape):
     model = Deblocker(**SMALL, conditioning=conditioning)
     image = jax.random.uniform(jax.random.key(1), (2, *shape, 3))
     inputs = (image,) if conditioning == "none" else (image, _told(10, 90))
@@ -49,7 +49,7 @@ def test_any_size_and_the_identity_at_first(conditioning, shape):
 
 @pytest.mark.parametrize("conditioning", ["planes", "modulation"])
 @pytest.mark.parametrize("masks", [True, False])
-def test_the_compression_of_each_image_matters_to_that_image(conditioning, masks):
+def test_compression_of_an_image_affects_that_image_only(conditioning, masks):
     model = Deblocker(
         **SMALL, conditioning=conditioning, outer_masks=masks, masks=masks
     )
@@ -62,7 +62,7 @@ def test_the_compression_of_each_image_matters_to_that_image(conditioning, masks
     np.testing.assert_allclose(both[1], other[1], atol=1e-6)
 
 
-def test_luma_s_edges_reach_chroma():
+def test_chroma_depends_on_luma_across_the_image():
     model = Deblocker(**SMALL)
     variables = _noisy(state.init(model, 32, 0))
 
@@ -75,8 +75,8 @@ def test_luma_s_edges_reach_chroma():
     assert (seen[[0, -1]] > 0).any()  # through the lowest level, across the image
 
 
-def test_modulation_scales_and_shifts():
-    """A residual block whose ReLU is given 2 x + 1, by hand."""
+def test_modulation_scales_and_shifts_the_input_of_the_relu():
+    """The expected output is computed by hand: the input of the ReLU is 2 x + 1."""
     from cqr_jax.models.layers import ResidualBlock
 
     block = ResidualBlock()
@@ -93,7 +93,7 @@ def test_modulation_scales_and_shifts():
     np.testing.assert_allclose(found, 0.5 + (2 * 0.5 + 1))
 
 
-def test_a_pyramid_of_no_level_is_the_flat_network():
+def test_deeper_widths_add_levels_around_the_same_layers():
     fields = {"width": 6, "local_blocks": 1, "residual_blocks": 0, "scale": 2}
     names = {"head", "non_local_in", "local0", "body", "non_local_out", "tail"}
     assert set(state.init(Deblocker(**fields), 16, 0)["params"]) == names
@@ -102,7 +102,7 @@ def test_a_pyramid_of_no_level_is_the_flat_network():
     assert deeper["local0"]["head"]["inner"]["kernel"].shape == (3, 3, 8, 8)
 
 
-def test_ycbcr_is_jfif_s():
+def test_ycbcr_equals_that_of_jfif():
     rgb = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     found = np.asarray(colour.to_ycbcr(rgb / np.float32(255))) * 255
     pillow = np.asarray(Image.fromarray(rgb).convert("YCbCr"))
@@ -112,13 +112,13 @@ def test_ycbcr_is_jfif_s():
     np.testing.assert_allclose(back, rgb / np.float32(255), atol=1e-6)
 
 
-def test_the_ranker_s_luma_is_that_of_its_records():
+def test_luma_equals_that_of_the_records():
     rgb = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     found = np.asarray(colour.luma(rgb / np.float32(255)))[..., 0] * 255
     np.testing.assert_allclose(found, jpeg.luma(rgb), atol=0.51)
 
 
-def test_what_is_not_told_is_unknown():
+def test_omitted_compression_means_unknown():
     model = Deblocker(**SMALL, conditioning="modulation")
     image = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3))
     variables = _noisy(state.init(model, 16, 0))

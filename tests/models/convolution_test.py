@@ -1,4 +1,4 @@
-"""The convolution with an input gradient of its own against XLA's."""
+"""Compares the convolution with its own input gradient to XLA's convolution."""
 
 import functools
 
@@ -11,7 +11,7 @@ from cqr_jax.models.convolution import strided_conv
 
 
 @pytest.mark.parametrize("size", [(8, 6), (7, 10), (9, 5), (2, 3)])
-def test_halving_and_its_gradients_equal_xlas(size):
+def test_strided_conv_and_its_gradients_equal_xlas(size):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, *size, 3), np.float32)
     kernel = rng.standard_normal((4, 4, 3, 5), np.float32)

@@ -1,4 +1,4 @@
-"""Initial variables: equal for equal seeds, whatever version draws them."""
+"""Tests that a seed gives the same initial variables in all versions."""
 
 import hashlib
 
@@ -11,8 +11,8 @@ from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.init import init
 from cqr_jax.models.ranker import Ranker
 
-# SHA-256 of the variables for seed 3, as drawn when zero-initialised layers were still
-# found by their names.
+# Start of the SHA-256 of the variables for seed 3 -> model. The hashes are from a
+# version that recognised zero-initialised layers by their names.
 MODELS = {
     "2371e7e5bb83298b": Ranker(width=4),
     "c59d46299e1e2b22": Deblocker(
@@ -51,7 +51,7 @@ def _digest(variables) -> str:
 
 
 @pytest.mark.parametrize("expected", MODELS)
-def test_a_seed_gives_the_same_variables_as_ever(expected):
+def test_seed_gives_the_same_variables_as_in_earlier_versions(expected):
     assert _digest(init(MODELS[expected], 48, 3)).startswith(expected)
 
 
@@ -80,6 +80,6 @@ class _OtherInitialiser(nn.Module):
 @pytest.mark.parametrize(
     ("model", "leaf"), [(_OtherLeaf(), "gain"), (_OtherInitialiser(), "layer/kernel")]
 )
-def test_an_unknown_leaf_or_initialiser_is_an_error(model, leaf):
+def test_unknown_leaf_or_initialiser_is_an_error(model, leaf):
     with pytest.raises(ValueError, match=f"no rule to initialise {leaf}"):
         init(model, 32, 0)

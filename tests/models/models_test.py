@@ -1,4 +1,4 @@
-"""Both models: sizes, shapes, and layers against plain formulations."""
+"""Tests of both models: sizes, shapes, and layers against plain formulations."""
 
 import flax.linen as nn
 import jax
@@ -21,7 +21,7 @@ def _count(model) -> int:
 
 
 def _noisy(variables):
-    """Variables moved off their initial values, zeros included."""
+    """Returns variables with noise, so that none is zero."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda x: x + np.float32(0.1) * rng.standard_normal(x.shape, np.float32),
@@ -38,7 +38,7 @@ def _noisy(variables):
         (Deblocker(dilations=(1, 1, 1)), 8_959_169),  # dilation costs no parameters
     ],
 )
-def test_parameter_counts(model, count):
+def test_parameter_counts_are_as_documented(model, count):
     assert _count(model) == count
 
 
@@ -66,7 +66,7 @@ def test_multi_dilation_reaches_as_far_as_its_dilations():
         assert set(rows.tolist()) == set(columns.tolist()) == expected
 
 
-def test_space_to_depth_round_trip():
+def test_depth_to_space_inverts_space_to_depth():
     x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
     y = layers.space_to_depth(x, 2)
     assert y.shape == (2, 2, 3, 12)
@@ -103,7 +103,7 @@ def test_attention_in_blocks_equals_plain_attention(monkeypatch, keys):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-5)
 
 
-def test_attention_scores_of_any_size_don_t_overflow(monkeypatch):
+def test_large_attention_scores_do_not_overflow(monkeypatch):
     monkeypatch.setattr(attention, "_PLAIN_SCORES", 0)
     x = jnp.full((1, 8, 2), 100.0)
     np.testing.assert_allclose(attention.attend(x, x, x), x)
@@ -130,7 +130,7 @@ def test_memory_of_attention_grows_linearly(backward):
     assert used[2] < 256**2 * 32 * 4 * 16  # the scores alone would take 17 GB
 
 
-def test_remat_computes_the_blocks_again_and_gives_the_same_gradients():
+def test_remat_recomputes_blocks_and_gives_the_same_gradients():
     fields = {**SMALL, "local_blocks": 0, "residual_blocks": 0}
     image = jax.random.uniform(jax.random.key(1), (2, 16, 16, 1))
     variables = _noisy(state.init(Deblocker(**fields), 16, 0))
@@ -146,7 +146,7 @@ def test_remat_computes_the_blocks_again_and_gives_the_same_gradients():
 
 
 @pytest.mark.parametrize("model", [Ranker(width=4), Deblocker(**SMALL)])
-def test_bfloat16_computes_near_float32(model):
+def test_bfloat16_results_are_near_those_of_float32(model):
     image = jax.random.uniform(jax.random.key(1), (2, 48, 48, 1))
     variables = state.init(model, 48, 0)
     variables = {**variables, "params": _noisy(variables["params"])}
@@ -163,7 +163,7 @@ def test_bfloat16_computes_near_float32(model):
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (33, 47), (5, 3)])
-def test_deblocker_takes_any_size_and_begins_as_the_identity(shape):
+def test_deblocker_takes_any_size_and_starts_as_the_identity(shape):
     model = Deblocker(**SMALL)
     image = jax.random.uniform(jax.random.key(1), (2, *shape, 1))
     variables = state.init(model, 48, 0)
@@ -172,7 +172,7 @@ def test_deblocker_takes_any_size_and_begins_as_the_identity(shape):
     assert not np.allclose(apply(_noisy(variables), image), image)
 
 
-def test_ranker_scores_and_feature_maps():
+def test_ranker_returns_scores_and_ten_feature_maps():
     model = Ranker(width=4)
     variables = state.init(model, 48, 0)
     scores, features = model.apply(variables, jnp.ones((3, 48, 40, 1)))
@@ -186,7 +186,7 @@ def test_ranker_scores_and_feature_maps():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [Ranker(width=16), Deblocker(24, 0, 0)])
-def test_quick_init_draws_as_the_modules_do(model):
+def test_init_draws_from_the_distributions_of_the_modules(model):
     ours = state.init(model, 48, 0)
     theirs = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 48, 48, 1)))
 

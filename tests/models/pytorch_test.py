@@ -1,7 +1,7 @@
-"""Both models, the losses and the training steps against PyTorch's.
+"""Compares both models, the losses and the training steps with PyTorch.
 
-The models are compared in float64, where nothing but the same function passes; the
-steps in float32, as they run.
+The models are compared in float64, where only the same function passes. The steps are
+compared in float32, in which they run.
 """
 
 import functools
@@ -23,8 +23,8 @@ RANKER = {"width": 2, "hidden": 8}
 DEBLOCKER = {"width": 4, "local_blocks": 0, "residual_blocks": 0, "scale": 2}
 ALPHA, BETA, MARGIN, EMA_DECAY = 0.5, 0.9, 0.5, 0.3
 WEIGHTS = {"mae": 1.0, "quality": ALPHA, "feature": BETA}
-# A large epsilon: with Adam's usual one, gradients that are zero but for rounding, as
-# of a bias before BatchNorm, make steps as large as any.
+# The epsilon is large. With Adam's usual one, gradients that are zero except for
+# rounding (such as those of a bias before BatchNorm) would make steps as large as any.
 ADAM = {"lr": 1e-2, "eps": 1e-2}
 
 
@@ -35,7 +35,7 @@ def rng():
 
 @functools.cache
 def _noisy(model):
-    """Variables moved off their initial values, zeros included."""
+    """Returns variables with noise, so that none is zero."""
     rng = np.random.default_rng(1)
     return jax.tree.map(
         lambda x: np.asarray(x, np.float64) + 0.1 * rng.standard_normal(x.shape),
@@ -48,12 +48,15 @@ def _single(variables):
 
 
 def _to_torch(images):
-    """(batch, height, width, channels) to (batch, channels, height, width)."""
+    """Converts (batch, height, width, channels) to (batch, channels, height, width)."""
     return torch.tensor(np.asarray(images)).permute(0, 3, 1, 2)
 
 
 def _check(found, expected, tolerance):
-    """Equal up to a part of the expected array's largest magnitude, or 1 if smaller."""
+    """Checks that arrays are equal, with a tolerance relative to the largest magnitude.
+
+    Magnitudes below 1 count as 1.
+    """
     found, expected = found.detach().numpy(), np.asarray(expected)
     scale = max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
@@ -167,7 +170,7 @@ def test_losses_equal_pytorchs(rng):
 
 
 def _train(step, model, variables, batch, ranker_variables):
-    """Parameters, their average and the losses of a few steps of ours."""
+    """Runs four training steps; returns the state and the losses."""
     optimizer = optax.adam(ADAM["lr"], eps=ADAM["eps"])
     shapes = jax.eval_shape(lambda: state.create(model, 48, optimizer, 0))
     train_state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)

@@ -1,4 +1,4 @@
-"""Checkpoints: those of older versions are restored too."""
+"""Tests that checkpoints of older versions can be restored."""
 
 import pathlib
 import zipfile

@@ -1,4 +1,4 @@
-"""Colour from photographs to weights: records, batches, the command."""
+"""Tests of colour training: records, batches and the command."""
 
 import io
 import itertools
@@ -40,7 +40,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder of colour photographs of 200x184, and one of the same in gray."""
+    """A folder of colour photographs of 200x184 pixels, and one of them in gray."""
     root = tmp_path_factory.mktemp("folders")
     for kind in ("colour", "gray"):
         (root / kind).mkdir()
@@ -80,7 +80,7 @@ def test_records_hold_the_pixels(data_dir, folders):
         np.testing.assert_array_equal(found[path.name], jpeg.load_rgb(path))
 
 
-def test_an_image_of_both_folders_is_held_out_in_both(data_dir, folders):
+def test_image_in_both_folders_is_held_out_in_both(data_dir, folders):
     def stems(name):
         split = pipeline.read(_open(data_dir, name), "validation")
         return {x["name"].numpy().decode().rpartition(".")[0] for x in split}
@@ -90,12 +90,12 @@ def test_an_image_of_both_folders_is_held_out_in_both(data_dir, folders):
     assert {path.stem for path in held_out} == stems("colour")
 
 
-def test_the_share_that_is_held_out(tmp_path):
+def test_five_percent_are_held_out_whatever_else_is_in_the_folder(tmp_path):
     for i in range(400):
         (tmp_path / f"{i}.png").touch()
     held_out = held_out_images(str(tmp_path), kinds.COLOUR)
     assert len(held_out) == pytest.approx(20, abs=10)
-    for path in tmp_path.iterdir():  # whatever else is in the folder
+    for path in tmp_path.iterdir():  # delete half of the other images
         if path not in held_out and int(path.stem) % 2:
             path.unlink()
     assert held_out_images(str(tmp_path), kinds.COLOUR) == held_out
@@ -113,7 +113,7 @@ def _stream(data_dir, first_step=0, **kwargs):
     )
 
 
-def test_the_stream_can_be_entered_at_any_step(data_dir):
+def test_stream_can_start_at_any_step(data_dir):
     whole = list(itertools.islice(_stream(data_dir), 5))
     for step, batch in enumerate(itertools.islice(_stream(data_dir, 2), 3)):
         assert batch["clean"].shape == (4, 64, 64, 3)
@@ -124,7 +124,7 @@ def test_the_stream_can_be_entered_at_any_step(data_dir):
     assert (whole[0]["clean"] != whole[1]["clean"]).any()
 
 
-def test_processes_share_a_batch(data_dir):
+def test_processes_share_each_global_batch(data_dir):
     (whole,) = itertools.islice(_stream(data_dir), 1)
     halves = [
         next(_stream(data_dir, process_index=i, process_count=2)) for i in range(2)
@@ -168,7 +168,7 @@ def _train(data_dir, workdir, *more):
 
 
 @pytest.mark.slow
-def test_training_and_restoring_a_photograph(data_dir, folders, tmp_path):
+def test_trained_network_restores_a_photograph(data_dir, folders, tmp_path):
     code, _, err = _train(data_dir, tmp_path / "run")
     assert code == 0, err
     assert "psnr_q10" in err
@@ -208,7 +208,7 @@ def test_training_and_restoring_a_photograph(data_dir, folders, tmp_path):
         (["--config.data.gray_crops=4"], "config.data.gray_crops=4: must be in"),
         (["--config.model.deeper_widths=(1,)"], "widths are at least 2"),
         (["--config.model.conditioning=x"], "choose none, planes or modulation"),
-        (["--config.qualities_per_crop=2"], "a colour degradation is one for each"),
+        (["--config.qualities_per_crop=2"], "must be 1 with degradation=colour"),
         (["--config.data.name=none"], "--kind=colour"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Many devices and several processes: equal to one device; stopped; killed."""
+"""Tests of runs on several devices and processes: results, signals and failures."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def _flags(devices: int) -> str:
 
 
 def _train(data_dir, workdir, *more, devices=1, **kwargs):
-    """Starts a training of the ranker on `devices` devices of this process."""
+    """Starts a process that trains the ranker on `devices` devices."""
     return start(
         "cqr_jax.main",
         "--config=configs/ranker.py:quickstart",
@@ -66,8 +66,8 @@ def _two(data_dir, workdir, *more, devices=1):
 
 
 def _two_of_slurm(data_dir, workdir, *more):
-    """The same, told of one another as `srun` tells."""
-    # JAX takes the port from the number of the job.
+    """Starts two processes with the environment that `srun` sets."""
+    # JAX derives the port from the number of the job.
     job = _free_port() % 4096
     return [
         _train(
@@ -86,7 +86,7 @@ def _two_of_slurm(data_dir, workdir, *more):
 
 
 def _finish(*processes):
-    """Exit codes and standard errors."""
+    """Waits for the processes; returns their exit codes and standard errors."""
     errors = [process.communicate(timeout=300)[1] for process in processes]
     return [process.returncode for process in processes], errors
 
@@ -99,9 +99,10 @@ def _wait_for_a_checkpoint(workdir, processes):
         time.sleep(0.2)
 
 
-# Two steps of plain gradient descent on the ranker: Adam would scale up the rounding of
-# gradients that are zero, and after more steps rounding turns an activation's sign, and
-# with it a thousandth of a gradient. Each process feeds its part of the batch.
+# Two steps of plain gradient descent on the ranker. Adam would scale up the rounding
+# errors of gradients that are zero. After more steps, rounding errors would change the
+# sign of an activation, and gradients by a thousandth. Each process feeds its part of
+# the batch.
 _DESCEND = """
 import functools, sys
 import jax, numpy as np, optax
@@ -118,7 +119,7 @@ axis = run.axis_name
 model = Ranker(width=2, axis_name=axis)
 optimizer = optax.sgd(0.1)
 train_state = run.replicate(state.create(model, 48, optimizer, 0))
-assert run.replicate({}) == {}  # of a ranker that is not there
+assert run.replicate({}) == {}  # the variables if there is no ranker
 assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(train_state))
 step = run.compile_train_step(functools.partial(
     steps.ranker_train_step, apply=model.apply, optimizer=optimizer, margin=0.5,
@@ -137,7 +138,7 @@ np.savez(f"{path}-{index}", *leaves)
 
 
 def _descend(path, mode, devices, processes) -> list[list[np.ndarray]]:
-    """The final state of each process, all with the same number of devices."""
+    """Returns the final state of each process. All have the same number of devices."""
     port = _free_port()
     words = [sys.executable, "-c", _DESCEND, mode, path, str(port), str(processes)]
     started = [
@@ -161,7 +162,7 @@ def _descend(path, mode, devices, processes) -> list[list[np.ndarray]]:
 
 
 @pytest.mark.slow
-def test_devices_and_processes_learn_what_one_device_does(tmp_path):
+def test_many_devices_and_processes_learn_the_same_as_one_device(tmp_path):
     [expected] = _descend(tmp_path / "one", "jit", 1, 1)
     for mode in ("jit", "pmap"):
         for processes in (1, 2):
@@ -171,9 +172,11 @@ def test_devices_and_processes_learn_what_one_device_does(tmp_path):
 
 
 @pytest.mark.parametrize("synchronised", [True, False])
-def test_norms_are_synchronised_as_the_config_says(synchronised):
+def test_batch_norm_is_synchronised_as_configured(synchronised):
     config = ranker.get_config("quickstart")
-    assert stages.ranker_steps(config).model.axis_name is None  # jit sees all anyway
+    assert (
+        stages.ranker_steps(config).model.axis_name is None
+    )  # jit sees the whole batch
     config.parallel = "pmap"
     config.sync_batch_norm = synchronised
     axis = stages.ranker_steps(config).model.axis_name
@@ -181,7 +184,7 @@ def test_norms_are_synchronised_as_the_config_says(synchronised):
 
 
 @pytest.mark.slow
-def test_outside_a_cluster_the_flags_are_asked_for(tmp_path):
+def test_missing_flags_outside_a_cluster_are_an_error(tmp_path):
     clusters = ("SLURM_", "OMPI_", "KUBERNETES_")
     code, _, err = run(
         "cqr_jax.main",
@@ -204,12 +207,12 @@ def test_processes_of_slurm_train_together(data_dir, tmp_path):
     assert codes == [0, 0], errors
     assert "CpuDevice" in errors[0]
     assert "4/4" in errors[0]
-    assert "4/4" not in errors[1]  # one process tells
+    assert "4/4" not in errors[1]  # only the first process logs
     assert (tmp_path / "ranker.safetensors").is_file()
 
 
 @pytest.mark.slow
-def test_a_workdir_that_is_not_shared_is_told_of(data_dir, tmp_path):
+def test_workdir_that_is_not_shared_is_an_error(data_dir, tmp_path):
     workdirs = [tmp_path / "one", tmp_path / "other"]
     more = f"--coordinator=localhost:{_free_port()}", "--processes=2"
     processes = [
@@ -224,20 +227,20 @@ def test_a_workdir_that_is_not_shared_is_told_of(data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_others_and_the_run_resumes(data_dir, tmp_path):
+def test_killed_process_ends_the_others_and_the_run_resumes(data_dir, tmp_path):
     long = ("--config.steps=100000", "--config.validate_every=10")
     processes = _two(data_dir, tmp_path, *long)
-    for line in processes[0].stderr:  # read as it comes, so that no line is old
-        if re.search(r" \d+2/100000 ", line):  # a checkpoint is there, the next far
+    for line in processes[0].stderr:  # read at once, so that the line is recent
+        if re.search(r" \d+2/100000 ", line):  # just after a checkpoint
             break
     assert any(p.name.isdigit() for p in (tmp_path / "checkpoints").glob("*"))
     processes[1].kill()
     codes, errors = _finish(*processes)
     assert codes == [1, -signal.SIGKILL]
-    assert "error: another process of this run is gone" in errors[0]
+    assert "error: another process of this run has ended" in errors[0]
     assert "Traceback" not in errors[0]
 
-    # With another number of devices; told to stop, it says where.
+    # Resume with another number of devices, then stop by a signal.
     process = _train(data_dir, tmp_path, *long, devices=4)
     for line in process.stderr:
         if "resuming at step" in line:
@@ -252,7 +255,7 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(data_dir, tmp_path
 
 
 @pytest.mark.slow
-def test_one_process_told_to_stop_stops_all_at_the_same_step(data_dir, tmp_path):
+def test_signal_to_one_process_stops_all_at_the_same_step(data_dir, tmp_path):
     processes = _two(
         data_dir, tmp_path, "--config.steps=100000", "--config.validate_every=5"
     )

@@ -1,4 +1,4 @@
-"""The steps: what they change, what stays constant, and how they spread."""
+"""Tests of the training and evaluation steps, the schedules and the optimizer."""
 
 import functools
 
@@ -85,7 +85,7 @@ def test_ranker_step_lowers_the_loss_and_moves_the_statistics():
     )
 
 
-def test_the_frozen_ranker_is_a_constant(ranker_variables):
+def test_frozen_ranker_gets_no_gradient_and_does_not_change(ranker_variables):
     optimizer = optax.adam(1e-2)
     train_state = state.create(DEBLOCKER, 48, optimizer, 0)
     batch = {"clean": _images(2), "compressed": _images(2, 3)}
@@ -108,7 +108,7 @@ def test_the_frozen_ranker_is_a_constant(ranker_variables):
     assert metrics["loss"] == pytest.approx(float(expected), rel=1e-6)
 
 
-def test_a_batch_in_parts_gives_the_step_of_the_whole(ranker_variables):
+def test_micro_batches_give_the_step_of_the_whole_batch(ranker_variables):
     optimizer = optax.sgd(1.0)  # moves by the gradient itself
     train_state = state.create(DEBLOCKER, 48, optimizer, 0)
     batch = {"clean": _images(4), "compressed": _images(4, 2)[::-1]}
@@ -126,7 +126,7 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole(ranker_variables):
     )
 
 
-def test_norms_see_the_parts_of_a_batch_one_after_the_other():
+def test_batch_norm_sees_one_micro_batch_after_the_other():
     optimizer = optax.sgd(0.0)
     train_state = state.create(RANKER, 48, optimizer, 0)
     images = _images(8)
@@ -183,7 +183,7 @@ def test_guided_loss_pairs_each_restored_image_with_its_clean_one(
     assert terms["feature"] == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_the_ranker_is_not_called_without_weights(restored):
+def test_ranker_is_not_called_if_its_terms_have_no_weight(restored):
     def never(image):
         raise AssertionError
 
@@ -194,7 +194,7 @@ def test_the_ranker_is_not_called_without_weights(restored):
 
 
 @pytest.mark.parametrize(("alpha", "beta", "calls"), [(1, 0, 1), (0, 1, 2), (1, 1, 2)])
-def test_the_clean_images_are_ranked_once_and_only_for_features(
+def test_clean_images_are_ranked_once_and_only_for_the_feature_loss(
     restored, ranker_variables, alpha, beta, calls
 ):
     seen = []
@@ -208,7 +208,7 @@ def test_the_clean_images_are_ranked_once_and_only_for_features(
     assert seen == [6, 2][:calls]
 
 
-def test_deblock_eval_sums_are_those_of_saved_pictures():
+def test_deblock_eval_sums_are_those_of_rounded_images():
     batch = {
         "clean": _images(3),
         "compressed": _images(3, 2),
@@ -223,7 +223,7 @@ def test_deblock_eval_sums_are_those_of_saved_pictures():
     assert sums["count"] == 2
 
 
-def test_learning_rate_schedules():
+def test_learning_rates_of_step_decay_and_of_cosine_with_warmup():
     from configs import deblock
 
     config = deblock.get_config().optimizer
@@ -243,8 +243,8 @@ def test_learning_rate_schedules():
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 8, 8), (3, 3, 8, 32), (16, 8)])
-def test_muon_moves_kernels_along_their_nearest_orthogonal_matrix(shape):
-    """The first step beside NumPy's singular value decomposition; biases as NAdam."""
+def test_muon_moves_kernels_along_the_nearest_orthogonal_matrix(shape):
+    """Compares with NumPy's singular value decomposition, and biases with NAdam."""
     config = ml_collections.ConfigDict(
         {
             "name": "muon",
@@ -258,7 +258,7 @@ def test_muon_moves_kernels_along_their_nearest_orthogonal_matrix(shape):
     gradient = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     grads = {"kernel": jnp.asarray(gradient), "bias": jnp.array([0.5, -2.0])}
     moved, _ = jax.jit(optimizer.update)(grads, optimizer.init(grads), grads)
-    nadam = optax.nadam(1e-2)  # Muon's momentum is Nesterov's, here too
+    nadam = optax.nadam(1e-2)  # Muon uses Nesterov momentum for biases too
     bias, _ = nadam.update(grads["bias"], nadam.init(grads["bias"]))
     np.testing.assert_allclose(moved["bias"], bias, rtol=1e-4)
 
@@ -272,5 +272,5 @@ def test_muon_moves_kernels_along_their_nearest_orthogonal_matrix(shape):
     found = matrix(moved["kernel"])
     cosine = np.sum(found * nearest) / np.linalg.norm(found) / np.linalg.norm(nearest)
     assert cosine > 0.97
-    # Newton and Schulz leave the singular values within 0.7 to 1.2 of one another.
+    # The Newton-Schulz iteration leaves singular values of 0.7 to 1.2.
     assert np.sqrt(np.mean(found**2)) == pytest.approx(0.2e-2, rel=0.25)
