@@ -210,9 +210,9 @@ def test_claims_of_parts_that_are_gone(name):
     found = pictures.decode(_with_xmp(XMP) + b"\0\0\0\x18ftypmp42" + bytes(4711))
     assert found.notes == (
         "The video of the motion photo was dropped.",
-        "The further pictures or videos in the file were dropped.",
+        "The other pictures or videos in the file were dropped.",
         "The gain map for HDR was dropped.",
-        "The extended part of XMP was dropped.",
+        "The extended XMP was dropped.",
     )
     xmp = pictures.decode(pictures.encode(found, name)).metadata.xmp
     for claim in (b"Motion", b"Micro", b"hdrgm:V", b"HasExt", b"Length", b"<Container"):
