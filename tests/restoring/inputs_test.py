@@ -75,7 +75,7 @@ def test_gif_keeps_its_pixels_transparency_and_xmp():
 def test_animation_error_gives_the_frame_count_and_a_split_command(name):
     frames = [Image.fromarray(x) for x in (RGB, 255 - RGB, RGB // 2)]
     data = _saved(frames[0], name, save_all=True, append_images=frames[1:])
-    message = r"3 frames, .* split it first, for example by (magick|ffmpeg -i) FILE"
+    message = r"3 frames; split it .* example with (magick|ffmpeg -i) FILE"
     with pytest.raises(ImageError, match=message):
         pictures.decode(data)
 
