@@ -123,8 +123,8 @@ def turned(meta: Metadata, transposed: bool) -> Metadata:
 def said_upright(meta: Metadata) -> Metadata:
     """Returns the metadata of a picture that its decoder rotated upright.
 
-    The resolution is unchanged. If the EXIF is missing or can't be read, all metadata is
-    unchanged.
+    The resolution is unchanged. If the EXIF is missing or can't be read, the XMP is
+    unchanged as well.
     """
     try:
         return turned(meta, transposed=False)
