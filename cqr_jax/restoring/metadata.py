@@ -157,7 +157,7 @@ def fitted(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
     if meta.comments and name not in ("jpeg", "png"):
         drop("comments", "The comment", f"{shown} can't hold it")
     if name == "png" and any(b"\0" in x for x in meta.comments):
-        drop("comments", "The comment", "it is not text")
+        drop("comments", "The comment", "it contains null bytes")
     if meta.resources and name in ("webp", "bmp"):
         is_iptc = photoshop.iptc(meta.resources)
         what = "IPTC" if is_iptc else "Photoshop's data"

@@ -66,8 +66,8 @@ def libtiff() -> Iterator[list[str]]:
     """Captures libtiff's errors while Pillow decodes a TIFF in this thread.
 
     The first call replaces libtiff's handlers. From then on, the process prints no
-    errors or warnings of libtiff. Nothing is captured if libtiff is linked statically
-    into Pillow, because its handlers can't be reached then.
+    errors or warnings of libtiff. If libtiff is linked statically into Pillow, its
+    handlers can't be replaced, and nothing is captured.
 
     Yields:
       A list, to which the errors are added. They are format strings without values.

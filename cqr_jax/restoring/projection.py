@@ -117,7 +117,7 @@ def _read_limits(path: pathlib.Path) -> tuple[list[float], list[float]]:
 
 
 def _samples(plane: np.ndarray, component: Component) -> np.ndarray:
-    """Returns the level-shifted samples, -128 to 127, padded to whole blocks."""
+    """Returns level-shifted 8-bit samples, float32, padded to whole blocks."""
     samples = colour.reduce(colour.Plane(plane, component.sampling))
     filling = [
         (0, whole - length)
