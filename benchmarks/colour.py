@@ -20,14 +20,15 @@ from cqr_jax import tables, weights
 from cqr_jax.data.jpeg import list_images
 from cqr_jax.evaluation import metrics
 from cqr_jax.progress import over
-from cqr_jax.restoring import colour, network, pictures, restorer, tiles
+from cqr_jax.restoring import colour, jax_network, pictures, restorer, tiles
+from cqr_jax.restoring.picture import Picture
 
 _QUALITIES = (10, 20, 30, 40)
 _SAMPLINGS = {"4:2:0": 2, "4:4:4": 0}  # Pillow's values of `subsampling`
 _WAYS = ("JPEG", "luma", "chroma whole", "chroma halved")
 
 
-def _restored(run, picture: pictures.Picture) -> dict[str, np.ndarray]:
+def _restored(run, picture: Picture) -> dict[str, np.ndarray]:
     """Returns way -> pixels."""
     luma, *chroma = colour.planes(picture)
     whole = [colour.Plane(x.values) for x in chroma]
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--images", required=True, help="a folder of clean images")
     parser.add_argument("--weights", default=str(restorer.WEIGHTS))
     args = parser.parse_args()
-    run = network.Network(weights.load(args.weights, "deblocker"))
+    run = jax_network.JaxNetwork(weights.load(args.weights, "deblocker"))
     paths = list_images(args.images)
     cases = [(name, q) for name in _SAMPLINGS for q in _QUALITIES]
     found: dict[tuple, list] = {case: [] for case in cases}
@@ -88,8 +89,8 @@ def main() -> None:
     for _ in over(map(measure, paths), len(paths), "restoring", "image"):
         pass
     lines = [["JPEG", "QF", *_WAYS, "mean colour moved, at most"]]
-    for (name, quality), figures in found.items():
-        psnr, moved = (np.array(x) for x in zip(*figures, strict=True))
+    for (name, quality), measured in found.items():
+        psnr, moved = (np.array(x) for x in zip(*measured, strict=True))
         lines.append(
             [
                 name,

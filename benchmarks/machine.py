@@ -6,7 +6,8 @@ import platform
 import re
 from importlib import metadata
 
-_PACKAGES = ("jax", "jaxlib", "flax", "tensorflow", "pillow")
+_PACKAGES = ("jax", "jaxlib", "flax", "tensorflow", "openvino", "pillow")
+_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # of x86 processors
 
 
 def cores() -> int:
@@ -15,13 +16,16 @@ def cores() -> int:
 
 
 def describe() -> str:
-    """Returns one line: cores, memory, system, Python and package versions."""
+    """Returns one line: processor, memory, system, Python and package versions."""
     info = pathlib.Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*: (.*)", info)
     virtual = ", virtual" if re.search(r"flags\s*:.* hypervisor\b", info) else ""
+    flags = re.search(r"flags\s*:(.*)", info)
+    features = [x for x in _FEATURES if flags and x in flags[1].split()]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     parts = [
-        f"{cores()} cores of {model[1] if model else platform.machine()}{virtual}",
+        f"{cores()} cores of {model[1] if model else platform.machine()}{virtual}"
+        + (f" ({', '.join(features)})" if features else ""),
         f"{memory:.0f} GiB of memory",
         f"{platform.system()} {platform.release()}",
         f"Python {platform.python_version()}",

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cqr_jax.training import stages, state
+from cqr_jax.training import runner, stages, state
 
 
 def seconds(call: Callable[[], Any], repetitions: int) -> list[float]:
@@ -38,13 +38,15 @@ def training(
     steps: stages.Steps, patch: int, ranker_variables: Any, batch: dict, count: int
 ) -> Callable[[], None]:
     """Returns a compiled function that runs `count` training steps on one batch."""
-    held = [state.create(steps.model, patch, steps.optimizer, 0)]
-    step = jax.jit(steps.train_step, donate_argnums=0)
+    run = runner.JitRunner()
+    held = [run.replicate(state.create(steps.model, patch, steps.optimizer, 0))]
+    ranker_variables, batch = run.replicate(ranker_variables), run.shard_batch(batch)
+    step = run.compile_train_step(steps.train_step)
 
     def learn():
         for _ in range(count):
-            held[0], figures = step(held[0], ranker_variables, batch)
-        jax.block_until_ready(figures)
+            held[0], metrics = step(held[0], ranker_variables, batch)
+        jax.block_until_ready(metrics)
 
     learn()
     return learn

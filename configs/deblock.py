@@ -13,8 +13,8 @@ feature matching loss). configs/ablation.py trains all of them.
 
 from ml_collections import ConfigDict
 
+from configs import common, ranker
 from configs import eval as evaluation
-from configs import ranker
 from cqr_jax.config import ABLATIONS, ablate, parse
 
 
@@ -29,23 +29,19 @@ def get_config(text: str = "") -> ConfigDict:
     suffix = "" if ablation == "none" else f"-without-{ablation}"
     c.workdir = f"runs/deblock-{preset}{suffix}"  # checkpoints, logs, weights, panels
     c.seed = 0  # seed of initialisation and data, in both stages
-    c.parallel = "jit"  # parallelization over several devices: jit or pmap
-    c.compute_dtype = "float32"  # or bfloat16; parameters and losses stay float32
-    c.grad_accum_steps = 1  # micro-batches per step, computed one after the other
+    c.update(common.execution())
     c.remat = False  # recompute activations in the backward pass to save memory
 
-    c.data = ConfigDict()
-    c.data.data_dir = "data"  # folder of the records
-    c.data.name = "div2k"  # data set; div2k and embedded are made if missing
+    c.data = common.data()
     c.data.gray_name = ""  # only for colour: data set of additional gray photographs
     c.data.gray_crops = 4  # crops per step that are drawn from gray_name
 
     c.initial_weights = ""  # weights file to start from; empty: random initialisation
     c.ranker_weights = ""  # frozen ranker; empty: stage 1's, trained if missing
-    c.loss = ConfigDict()  # eq. 6; if alpha and beta are 0, no ranker is used
+    c.loss = ConfigDict()  # eq. 6; no ranker is used if alpha and beta are 0
     c.loss.alpha = 0.01  # weight of the quality loss L_Q
     c.loss.beta = 0.9  # weight of the feature matching loss L_F
-    c.loss.pixel = "mae"  # mae (L_MAE), or log_mse, by which PSNR gains
+    c.loss.pixel = "mae"  # mae (L_MAE, eq. 3), or log_mse for a higher PSNR
     # ladder: the JPEGs of the records; blind, colour: JPEGs made during training
     c.degradation = "ladder"
     c.qualities = (10, 20, 30)  # JPEG quality factors of the ladder to train on
@@ -87,25 +83,14 @@ def get_config(text: str = "") -> ConfigDict:
     c.steps = 400_000  # training steps
     c.ema_decay = 0.0  # decay of the exponential moving average of the weights; 0: none
 
-    c.optimizer = ConfigDict()
-    c.optimizer.name = "adam"  # adam or muon
-    c.optimizer.learning_rate = 1e-4  # initial learning rate
-    # step_decay; cosine: falls to zero at the last step; stable_decay: constant, then
-    # falls linearly to zero
-    c.optimizer.schedule = "step_decay"
-    c.optimizer.halve_every = 100_000  # steps between halvings, for step_decay
-    c.optimizer.decay_steps = 0  # final steps in which the rate falls, for stable_decay
-    c.optimizer.warmup_steps = 0  # steps of linear warm-up
-    c.optimizer.clip_norm = 0.0  # global norm of gradient clipping; 0: none
+    c.optimizer = common.optimizer()
 
     c.validation = ConfigDict()
     c.validation.patch = 96  # side of a validation crop in pixels, a multiple of 8
     c.validation.examples = 128  # number of clean crops
     c.validation.batch_size = 8  # clean crops per batch
 
-    c.log_every = 100  # steps between log lines
-    c.validate_every = 5000  # steps between validations, each followed by a checkpoint
-    c.keep = 2  # latest checkpoints to keep, in addition to the best
+    c.update(common.intervals())
 
     # stage 1, as in configs/ranker.py
     c.ranker = ranker.get_config("compact" if preset == "colour" else preset)
@@ -170,7 +155,7 @@ def get_config(text: str = "") -> ConfigDict:
         c.validate_every = 1000
     elif preset == "quickstart":
         c.data.name = "embedded"
-        c.loss.alpha = 1e-4  # the paper's weights only pay off in longer training
+        c.loss.alpha = 1e-4  # the paper's weights help only in longer training
         c.loss.beta = 1e-3
         c.model.width = 16
         c.model.local_blocks = 1

@@ -14,7 +14,7 @@
 Presets:
 
 - table2 (default): JPEG, weights, and folders of restored images, and the published
-  figures below them
+  results below them
 - ablation: Table 1, from the runs of configs/ablation.py
 - ranker: accuracy, rank correlation and a plot of the score
 - blind: gain of deblockers at QF 5 to 95, on shifted grids and after double compression
@@ -33,7 +33,7 @@ def get_config(text: str = "") -> ConfigDict:
 
     c = ConfigDict()
     c.task = "eval" if preset == "table2" else f"eval_{preset}"
-    c.workdir = "runs/eval"  # tables, figures of each image, pictures
+    c.workdir = "runs/eval"  # tables, metrics of each image, pictures
     c.set_dir = "data/eval"  # folder of the named sets; missing sets are downloaded
     # classic5, live1, bsds500-test (200), bsds500 (500), embedded, folders of images;
     # FOLDER:validation: the images that data_prep.build holds out from training
@@ -45,7 +45,7 @@ def get_config(text: str = "") -> ConfigDict:
         c.weights = ""  # the ranker's weights
         c.min_quality = 1  # lowest JPEG quality factor of the pairs, as in training
         c.max_quality = 30  # highest JPEG quality factor of the pairs
-        c.levels = 3  # quality levels: equal parts of that range
+        c.levels = 3  # quality levels, which divide that range equally
         c.side = 256  # side of the central square of each image; 0: whole images
         return c
 
@@ -63,17 +63,17 @@ def get_config(text: str = "") -> ConfigDict:
         return c
 
     if preset == "colour":
-        c.workdir = "runs/eval-colour"  # tables, figures of each image
+        c.workdir = "runs/eval-colour"  # tables, metrics of each image
         c.sets = "live1,bsds500-test"
         c.weights = ""  # weights of deblockers for Y or colour, a column each
         c.qualities = (10, 20, 30, 40)  # JPEG quality factors, 1 to 100
         c.subsampling = "4:2:0"  # chroma subsampling: 4:2:0, 4:2:2 or 4:4:4
         c.projection = True  # project onto the quantisation intervals of the file
-        c.self_ensemble = False  # mean over flips and rotations, eight times as slow
+        c.self_ensemble = False  # average over flips and rotations; 8 times as slow
         return c
 
     c.qualities = (10, 20, 30)  # JPEG quality factors, 1 to 100
-    c.self_ensemble = False  # mean over flips and rotations, eight times as slow
+    c.self_ensemble = False  # average over flips and rotations; 8 times as slow
     # write a PNG of each image: JPEG, restored and original side by side
     c.panels = False
     # write the images of each method to images/METHOD/q10/SET/NAME.png

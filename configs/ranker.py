@@ -8,6 +8,7 @@ Presets: paper (default), compact (20 minutes on a CPU core), quickstart (a minu
 
 from ml_collections import ConfigDict
 
+from configs import common
 from cqr_jax.config import parse
 
 
@@ -19,15 +20,11 @@ def get_config(text: str = "") -> ConfigDict:
     c.task = "ranker"
     c.workdir = f"runs/ranker-{preset}"  # checkpoints, logs and weights
     c.seed = 0  # seed of initialisation and data
-    c.parallel = "jit"  # parallelization over several devices: jit or pmap
-    c.compute_dtype = "float32"  # or bfloat16; parameters and losses stay float32
-    c.grad_accum_steps = 1  # micro-batches per step, computed one after the other
+    c.update(common.execution())
     # batch norm statistics over all devices under pmap; jit always uses the whole batch
     c.sync_batch_norm = True
 
-    c.data = ConfigDict()
-    c.data.data_dir = "data"  # folder of the records
-    c.data.name = "div2k"  # data set; div2k and embedded are made if missing
+    c.data = common.data()
 
     c.initial_weights = ""  # weights file to start from; empty: random initialisation
     c.min_quality = 1  # lowest JPEG quality factor (the paper's a)
@@ -47,25 +44,14 @@ def get_config(text: str = "") -> ConfigDict:
     # statistics of batch norm; 0: none
     c.ema_decay = 0.0
 
-    c.optimizer = ConfigDict()
-    c.optimizer.name = "adam"  # adam or muon
-    c.optimizer.learning_rate = 1e-4  # initial learning rate
-    # step_decay; cosine: falls to zero at the last step; stable_decay: constant, then
-    # falls linearly to zero
-    c.optimizer.schedule = "step_decay"
-    c.optimizer.halve_every = 100_000  # steps between halvings, for step_decay
-    c.optimizer.decay_steps = 0  # final steps in which the rate falls, for stable_decay
-    c.optimizer.warmup_steps = 0  # steps of linear warm-up
-    c.optimizer.clip_norm = 0.0  # global norm of gradient clipping; 0: none
+    c.optimizer = common.optimizer()
 
     c.validation = ConfigDict()
     c.validation.patch = 96  # side of a validation crop in pixels, a multiple of 8
     c.validation.examples = 1024  # number of pairs
     c.validation.batch_size = 64  # pairs per batch
 
-    c.log_every = 100  # steps between log lines
-    c.validate_every = 5000  # steps between validations, each followed by a checkpoint
-    c.keep = 2  # latest checkpoints to keep, in addition to the best
+    c.update(common.intervals())
 
     if preset == "compact":
         c.model.width = 16

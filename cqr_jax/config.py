@@ -8,8 +8,9 @@ These modules don't import JAX, so that mistakes are reported immediately.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from cqr_jax.errors import UserError
 
@@ -59,7 +60,8 @@ def parse(text: str, file: str, **choices: tuple[str, ...]) -> dict[str, str]:
             )
         if value not in choices[key]:
             raise UserError(
-                f"{file}:{text}: '{value}' is no {key}; choose {list_of(choices[key])}"
+                f"{file}:{text}: unknown {key} '{value}'; choose "
+                f"{list_of(choices[key])}"
             )
         if key in given:
             raise UserError(f"{file}:{text}: {key} is given twice")
@@ -81,7 +83,7 @@ def with_new_names(fields: dict) -> dict:
     return found
 
 
-def ablate(config: ml_collections.ConfigDict, ablation: str) -> None:
+def ablate(config: ConfigDict, ablation: str) -> None:
     """Changes a config of the deblocker in place to a variant of Table 1.
 
     Args:
@@ -103,25 +105,24 @@ def split_list(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (word.strip() for word in text.split(","))))
 
 
-def level_ranges(config: ml_collections.ConfigDict) -> tuple[tuple[int, int], ...]:
+def level_ranges(config: ConfigDict) -> tuple[tuple[int, int], ...]:
     """Returns the first and last quality factor of each level, worst first."""
     size = (config.max_quality - config.min_quality + 1) // config.levels
     starts = (config.min_quality + size * i for i in range(config.levels))
     return tuple((start, start + size - 1) for start in starts)
 
 
-def check_folders(config, where: str) -> None:
+def check_folders(config: ConfigDict | dict[str, Any], where: str) -> None:
     """Checks that the folders are not in a bucket."""
     for field in ("workdir", "set_dir"):
         if "://" in config.get(field, ""):
             raise UserError(
-                f"{where}.{field}={config[field]}: must be a folder of this machine "
-                "or one mounted here; of all folders data.data_dir alone may be in a "
-                "bucket"
+                f"{where}.{field}={config[field]}: must be a local or mounted folder; "
+                "only data.data_dir may be in a bucket"
             )
 
 
-def check_levels(config, where: str, first: int, last: int) -> None:
+def check_levels(config: ConfigDict, where: str, first: int, last: int) -> None:
     """Checks the quality factors and the levels of a ranker."""
     low, high = config.min_quality, config.max_quality
     if not first <= low <= high <= last:
@@ -133,11 +134,11 @@ def check_levels(config, where: str, first: int, last: int) -> None:
     if (high - low + 1) % config.levels:
         raise UserError(
             f"{where}.levels={config.levels}: the {high - low + 1} quality factors "
-            f"from {low} to {high} don't divide into {config.levels} equal levels"
+            f"from {low} to {high} can't be divided into {config.levels} equal levels"
         )
 
 
-def check_qualities(config, where: str) -> None:
+def check_qualities(config: ConfigDict, where: str) -> None:
     """Checks that `qualities` are distinct quality factors."""
     whole(config, where, "qualities")
     qualities, field = config.qualities, f"{where}.qualities"
@@ -147,21 +148,28 @@ def check_qualities(config, where: str) -> None:
         raise UserError(f"{field}={qualities}: one is given twice")
 
 
-def whole(config, where: str, field: str) -> None:
+def whole(config: ConfigDict, where: str, field: str) -> None:
     """Checks that the values of a field are whole numbers."""
     if not all(isinstance(value, int) for value in config[field]):
         raise UserError(
-            f"{where}.{field}={config[field]}: must be whole numbers, '(1, 2)'"
+            f"{where}.{field}={config[field]}: must be whole numbers, such as '(1, 2)'"
         )
 
 
-def at_least(config, where: str, field: str, low: int) -> None:
+def at_least(config: ConfigDict, where: str, field: str, low: int) -> None:
     """Checks that a field is not below `low`."""
     if config[field] < low:
         raise UserError(f"{where}.{field}={config[field]}: must be at least {low}")
 
 
-def in_range(config, where, field, low, high, high_open=False) -> None:
+def in_range(
+    config: ConfigDict,
+    where: str,
+    field: str,
+    low: float,
+    high: float,
+    high_open: bool = False,
+) -> None:
     """Checks that a field is in [low, high], or in [low, high) if `high_open`."""
     value = config[field]
     if not low <= value <= high or (high_open and value == high):
@@ -169,7 +177,7 @@ def in_range(config, where, field, low, high, high_open=False) -> None:
         raise UserError(f"{where}.{field}={value}: must be in [{low}, {high}{end}")
 
 
-def two_numbers(config, where: str, field: str) -> tuple[int, int]:
+def two_numbers(config: ConfigDict, where: str, field: str) -> tuple[int, int]:
     """Returns the values of a field that must hold two numbers."""
     if len(config[field]) != 2:
         raise UserError(f"{where}.{field}={config[field]}: needs two numbers")
@@ -177,7 +185,7 @@ def two_numbers(config, where: str, field: str) -> tuple[int, int]:
     return low, high
 
 
-def one_of(config, where: str, field: str, values: tuple[str, ...]) -> None:
+def one_of(config: ConfigDict, where: str, field: str, values: tuple[str, ...]) -> None:
     """Checks that a field has one of the values."""
     if new := RENAMED_VALUES.get((field, config[field])):
         raise UserError(f"{where}.{field}={config[field]!r}: is now {new!r}")

@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 
 class UserError(Exception):
@@ -15,7 +16,7 @@ class UserError(Exception):
 
 
 @contextlib.contextmanager
-def extra(name: str):
+def extra(name: str) -> Iterator[None]:
     """Exits with a message that names the extra if an import in the context fails.
 
     Use it to import packages that only an extra of setup.cfg installs.
@@ -30,7 +31,7 @@ def extra(name: str):
 
 
 @contextlib.contextmanager
-def one_line_errors():
+def one_line_errors() -> Iterator[None]:
     """Prints a `UserError` in the context on one line of standard error; exits with 1.
 
     Ctrl-C prints one line too and exits with the shell's code for it. If the reader of

@@ -19,27 +19,28 @@ READ = FORMATS | {
     "heic": (".heic", ".heif", ".hif"),
     "jxl": (".jxl",),
 }
-# Description of image files that can't be read -> suffixes.
-_KNOWN = {
-    "a raw file of a camera": (
+# Suffixes of image files that can't be read.
+_KNOWN_SUFFIXES = frozenset(
+    (
+        # raw files of cameras
         *(".3fr", ".ari", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf"),
         *(".fff", ".gpr", ".iiq", ".k25", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
         *(".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf"),
         *(".srw", ".x3f"),
-    ),
-    "a file of a painting program": (".psd", ".psb", ".xcf", ".kra", ".ora", ".clip"),
-    "a drawing": (".svg", ".svgz", ".eps", ".ai", ".wmf", ".emf", ".cdr"),
-    "another image": (
+        # files of painting programs
+        *(".psd", ".psb", ".xcf", ".kra", ".ora", ".clip"),
+        # vector graphics
+        *(".svg", ".svgz", ".eps", ".ai", ".wmf", ".emf", ".cdr"),
+        # others
         *(".jp2", ".j2k", ".jpf", ".jpx", ".jpm", ".j2c", ".jxr", ".wdp", ".hdp"),
         *(".jls", ".djvu", ".exr", ".hdr", ".dpx", ".cin", ".pfm", ".pbm", ".pgm"),
         *(".ppm", ".pnm", ".pam", ".tga", ".dds", ".ktx", ".qoi", ".flif", ".bpg"),
         *(".pcx", ".ico", ".cur", ".icns", ".xbm", ".xpm", ".sgi", ".ras", ".apng"),
         *(".mng", ".jng", ".heics", ".heifs", ".avifs", ".avci", ".fits", ".dcm"),
-    ),
-}
+    )
+)
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 READ_SUFFIXES = frozenset(suffix for suffixes in READ.values() for suffix in suffixes)
-_KNOWN_SUFFIXES = frozenset(suffix for all_ in _KNOWN.values() for suffix in all_)
 _FORMAT_OF = {suffix: name for name, all_ in FORMATS.items() for suffix in all_}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 Table = list[list[str]]
 
 _DIGITS = {"psnr": 2, "ssim": 4, "psnr_b": 2, "gmsd": 4}
-FIGURES = ("psnr", "ssim", "psnr_b")  # of the literature's tables
+MEASURES = ("psnr", "ssim", "psnr_b")  # of the literature's tables
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -26,10 +26,10 @@ def mean(values: Sequence[float]) -> float | None:
     return math.fsum(finite) / len(finite) if finite else None
 
 
-def by_method(rows: Iterable[dict], figures: Sequence[str] = FIGURES) -> Table:
+def by_method(rows: Iterable[dict], metrics: Sequence[str] = MEASURES) -> Table:
     """Makes a table with a line per dataset and quality, and a column per method.
 
-    A cell shows the metrics `figures` of its row. If several rows belong to a cell
+    A cell shows the given `metrics` of its row. If several rows belong to a cell
     (runs of one method with different seeds), it shows their mean followed by their
     standard deviation.
     """
@@ -40,7 +40,7 @@ def by_method(rows: Iterable[dict], figures: Sequence[str] = FIGURES) -> Table:
     return pivot(
         ("dataset", "QF", "images"),
         (
-            (line, method, _cell(members, figures))
+            (line, method, _cell(members, metrics))
             for (line, method), members in cells.items()
         ),
     )
@@ -59,9 +59,9 @@ def pivot(head: Sequence[str], cells: Iterable[tuple[tuple, str, str]]) -> Table
     return [[*head, *columns], *body]
 
 
-def shown(figure: str, value: float) -> str:
+def shown(metric: str, value: float) -> str:
     """Formats the value of a metric with the usual number of digits."""
-    return f"{value:.{_DIGITS[figure]}f}"
+    return f"{value:.{_DIGITS[metric]}f}"
 
 
 def identical_note(rows: Iterable[dict]) -> str:
@@ -114,16 +114,16 @@ def to_csv(rows: Sequence[dict]) -> str:
     return buffer.getvalue()
 
 
-def _cell(rows: list[dict], figures: Sequence[str]) -> str:
+def _cell(rows: list[dict], metrics: Sequence[str]) -> str:
     mark = "*" if any(row["identical"] for row in rows) else ""
-    return " | ".join(_mean_and_spread(rows, figure) for figure in figures) + mark
+    return " | ".join(_mean_and_spread(rows, metric) for metric in metrics) + mark
 
 
-def _mean_and_spread(rows: list[dict], figure: str) -> str:
-    values = [row[figure] for row in rows if row[figure] is not None]
+def _mean_and_spread(rows: list[dict], metric: str) -> str:
+    values = [row[metric] for row in rows if row[metric] is not None]
     if not values:
         return "inf"
-    middle = shown(figure, statistics.fmean(values))
+    middle = shown(metric, statistics.fmean(values))
     if len(values) == 1:
         return middle
-    return f"{middle} ±{shown(figure, statistics.stdev(values))}"
+    return f"{middle} ±{shown(metric, statistics.stdev(values))}"

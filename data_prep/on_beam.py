@@ -93,7 +93,7 @@ def read_report(report: epath.Path) -> tuple[int, dict[str, str]]:
 
 
 @contextlib.contextmanager
-def even_shards():
+def even_shards() -> Iterator[None]:
     """Makes TFDS write with `EvenBeamWriter` in the context.
 
     It replaces TFDS's class, because TFDS has no argument for the writer.

@@ -1,6 +1,8 @@
-"""docs/configs.md: made from the config files as they are, with every field."""
+"""docs/configs.md is generated from the config files and lists every field."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -8,7 +10,7 @@ from docs import configs
 from tests.conftest import ROOT
 
 
-def test_the_page_is_what_the_config_files_say():
+def test_the_committed_page_is_up_to_date():
     page = (ROOT / "docs" / "configs.md").read_text()
     assert page == configs.page(), "python -m docs.configs > docs/configs.md"
 
@@ -16,11 +18,12 @@ def test_the_page_is_what_the_config_files_say():
 @pytest.mark.parametrize("file", configs.FILES)
 def test_every_field_is_explained(file):
     missing = [row.field for row in configs.rows(file) if not row.explanation]
-    assert not missing, f"configs/{file}.py: needs a comment behind each of them"
+    assert not missing, f"configs/{file}.py: add a comment to each of them"
 
 
 def test_every_field_is_in_a_table():
-    assert sorted(configs.FILES) == sorted(x.stem for x in configs.FOLDER.glob("*.py"))
+    files = {path.stem for path in configs.FOLDER.glob("*.py")}
+    assert files == {*configs.FILES, "common"}
     found = {file: {row.field for row in configs.rows(file)} for file in configs.FILES}
     for file in configs.FILES:
         for preset in configs.presets(file):
@@ -51,7 +54,7 @@ def test_every_field_is_in_a_table():
             "`False` `False` `True` `False`",
             "as in [configs/e",
         ),
-        ("eval", "levels", "- - `3` - - -", "equal parts of that range"),
+        ("eval", "levels", "- - `3` - - -", "divide that range equally"),
         (
             "eval",
             "weights",
@@ -61,22 +64,42 @@ def test_every_field_is_in_a_table():
         ("ablation", "seeds", "`0,1` `0,1` `0,1` `0,1`", "of each variant"),
     ],
 )
-def test_rows(file, field, values, words):
+def test_values_and_explanations_of_rows(file, field, values, words):
     (row,) = (row for row in configs.rows(file) if row.field == field)
     assert row.values == tuple(values.split(" "))
     assert words in row.explanation
 
 
-def test_a_comment_may_stand_above_its_field():
+def test_a_comment_above_the_field_is_its_explanation():
     (row,) = (row for row in configs.rows("eval") if row.field == "sets")
     assert row.explanation.startswith("classic5, live1, ")
 
 
-def test_a_field_without_a_comment_has_no_explanation(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("source", "assignment", "file", "field"),
+    [
+        ("aot", "c.side", "aot", "side"),
+        ("common", "c.clip_norm", "ranker", "optimizer.clip_norm"),
+        ("common", "c.keep", "ranker", "keep"),
+    ],
+)
+def test_a_field_without_a_comment_has_no_explanation(
+    source, assignment, file, field, tmp_path, monkeypatch
+):
     shutil.copytree(ROOT / "configs", tmp_path, dirs_exist_ok=True)
-    lines = (tmp_path / "aot.py").read_text().splitlines()
-    bare = [x.partition("  #")[0] if "c.side" in x else x for x in lines]
-    (tmp_path / "aot.py").write_text("\n".join(bare))
+    path = tmp_path / f"{source}.py"
+    lines = path.read_text().splitlines()
+    bare = [x.partition("  #")[0] if assignment in x else x for x in lines]
+    path.write_text("\n".join(bare))
     monkeypatch.setattr(configs, "FOLDER", tmp_path)
-    missing = [row.field for row in configs.rows("aot") if not row.explanation]
-    assert missing == ["side"]
+    missing = [row.field for row in configs.rows(file) if not row.explanation]
+    assert missing == [field]
+
+
+def test_configs_import_neither_jax_nor_tensorflow():
+    modules = ", ".join(f"configs.{file}" for file in configs.FILES)
+    code = f"import sys, {modules}; print(*{{'jax', 'tensorflow'}} & {{*sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("\n", "")

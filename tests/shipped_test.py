@@ -12,7 +12,7 @@ from configs import deblock
 from cqr_jax import weights
 from cqr_jax.data import jpeg
 from cqr_jax.evaluation import metrics
-from cqr_jax.restoring import network
+from cqr_jax.restoring import jax_network
 from cqr_jax.training.steps import to_float
 from data_prep import sources
 
@@ -25,7 +25,7 @@ def photograph():
 
 
 def test_the_deblocker_restores(photograph):
-    run = network.Network(
+    run = jax_network.JaxNetwork(
         weights.load(weights.SHIPPED / "compact.safetensors", "deblocker")
     )
     qualities = (10, 20, 30)

@@ -11,7 +11,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO
 
 import numpy as np
@@ -143,7 +143,7 @@ def load_gray(source: str | os.PathLike | bytes) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def image_errors():
+def image_errors() -> Iterator[None]:
     """Converts Pillow's errors in the context to `ImageError`s."""
     try:
         yield

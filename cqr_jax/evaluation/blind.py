@@ -19,7 +19,7 @@ from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import colour, metrics, table2
 from cqr_jax.restoring import network, restorer, tiles
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 _log = logging.getLogger(__name__)
 
@@ -169,7 +169,6 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
       UserError: if no weights are given, or if weights, a set or an image can't be
         read.
     """
-    batch = network.tile_batch()
 
     def degraded(clean, degradation):
         image, clean = degrade(clean, degradation)
@@ -182,9 +181,7 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
         DEGRADATIONS,
         table2.load,
         degraded,
-        lambda run, images: map(
-            metrics.to_uint8, tiles.restore(run, images, batch=batch)
-        ),
+        lambda run, images: map(metrics.to_uint8, tiles.restore(run, images)),
         lambda clean, image: metrics.psnr(
             clean, image.image if isinstance(image, tiles.Told) else image
         ),

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -9,6 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from cqr_jax import files, tables
 from cqr_jax.data import jpeg
 from cqr_jax.evaluation import metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _GAP = 8  # pixels between images
 _LEAST_WIDTH = 256  # pixels; narrower images are enlarged by an integer factor
@@ -20,8 +24,8 @@ def caption(name: str, reference: np.ndarray, image: np.ndarray) -> str:
     The images have shape (height, width).
     """
     values = (
-        tables.shown(figure, metrics.METRICS[figure](reference, image))
-        for figure in tables.FIGURES
+        tables.shown(name, metrics.METRICS[name](reference, image))
+        for name in tables.MEASURES
     )
     return f"{name}\n{' | '.join(values)}"
 
@@ -103,7 +107,7 @@ def feature_maps(
     files.write(path, png(figure, dpi=80))
 
 
-def png(figure, dpi: int) -> bytes:
+def png(figure: "Figure", dpi: int) -> bytes:
     """Encodes a Matplotlib figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)

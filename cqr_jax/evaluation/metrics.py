@@ -15,7 +15,7 @@ from cqr_jax.psnr import PEAK, psnr_of_mse
 MIN_SIDE = 11  # shortest side of an image in pixels: the window of SSIM
 
 
-def to_uint8(image) -> np.ndarray:
+def to_uint8(image: np.typing.ArrayLike) -> np.ndarray:
     """Scales values in [0, 1] to uint8, with rounding and clipping."""
     return np.clip(np.rint(np.asarray(image, np.float64) * PEAK), 0, PEAK).astype(
         np.uint8
@@ -129,7 +129,7 @@ def gmsd(reference: np.ndarray, image: np.ndarray) -> float:
     return float(np.std(similarity, ddof=1))
 
 
-# Of (reference, image): as the literature reports them, then the perceptual one.
+# Metrics of (reference, image): those of the literature, then a perceptual one.
 METRICS = {"psnr": psnr, "ssim": ssim, "psnr_b": psnr_b, "gmsd": gmsd}
 
 

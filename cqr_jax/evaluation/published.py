@@ -58,7 +58,7 @@ def _tables(sources: Iterable[str], rows: Iterable[dict]) -> dict[str, tables.Ta
             (
                 (row["dataset"], row["quality"]),
                 row["method"],
-                " | ".join(filter(None, (row[figure] for figure in tables.FIGURES))),
+                " | ".join(filter(None, (row[name] for name in tables.MEASURES))),
             )
             for row in known
             if row["source"] == source and (row["dataset"], row["quality"]) in wanted

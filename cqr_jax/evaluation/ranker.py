@@ -3,6 +3,7 @@
 import json
 import logging
 import pathlib
+from collections.abc import Callable
 
 import jax
 import ml_collections
@@ -23,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 _QUALITIES = np.arange(1, 101)
 _BATCH = 26  # images scored at once
-_TOLD = (5, 10, 20, 30, 50)  # quality factors at which to measure their estimation
+_ESTIMATED = (5, 10, 20, 30, 50)  # quality factors whose estimates are measured
 
 
 def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
@@ -82,7 +83,7 @@ def evaluate_ranker(config: ml_collections.ConfigDict) -> dict:
     files.write(folder / "ranker.json", json.dumps(result, indent=2) + "\n")
     files.write(folder / "ranker.png", plot(table[:, :-1], table[:, -1]))
     print(describe(result))
-    _log.info("figures, scores and plot in %s", folder)
+    _log.info("metrics, scores and plot in %s", folder)
     return result
 
 
@@ -126,53 +127,66 @@ def summary(
     first, last = levels[0][0], levels[-1][1]
     qualities = np.arange(first, last + 1)
     inside = scores[:, first - 1 : last]
-    level = np.array(
-        [i for i, (low, high) in enumerate(levels, 1) for _ in range(low, high + 1)]
-    )
-    low, high = np.triu_indices(len(qualities), 1)
-    right = np.mean(inside[:, low] < inside[:, high], axis=0)
-
-    def accuracy(chosen):
-        return float(np.mean(right[chosen]))
-
-    by_levels = {
-        f"{i}-{j}": accuracy((level[low] == i) & (level[high] == j))
-        for i in range(1, len(levels) + 1)
-        for j in range(i + 1, len(levels) + 1)
-    }
-    by_distance = {
-        str(distance): accuracy(high - low == distance)
-        for distance in range(1, len(qualities))
-    }
-
-    def correlation(function):
-        each = [float(function(qualities, line).statistic) for line in inside]
-        everywhere = np.tile(qualities, len(inside))
-        pooled = function(everywhere, inside.ravel()).statistic
-        return {"pooled": float(pooled), "mean": float(np.mean(each)), "min": min(each)}
-
-    def off(i):
-        others = np.median(np.delete(scores, i, axis=0), axis=0)
-        return np.abs(quality.factors_of_scores(scores[i], others) - _QUALITIES)
-
-    errors = [off(i) for i in range(len(scores))] if len(scores) > 1 else []
     return {
-        "accuracy": accuracy(level[low] != level[high]),
-        "accuracy_by_levels": by_levels,
-        "accuracy_by_distance": by_distance,
-        "spearman": correlation(stats.spearmanr),
-        "kendall": correlation(stats.kendalltau),
+        **_accuracies(inside, levels),
+        "spearman": _correlation(stats.spearmanr, inside, qualities),
+        "kendall": _correlation(stats.kendalltau, inside, qualities),
         "clean": {
             "mean": float(np.mean(clean)),
             "std": float(np.std(clean)),
             f"fraction_above_q{last}": float(np.mean(clean > inside.max(axis=1))),
             "fraction_above_q100": float(np.mean(clean > scores.max(axis=1))),
         },
-        "qf_error": {
-            str(qf): {"mean": float(np.mean(each)), "max": int(np.max(each))}
-            for qf in _TOLD
-            if (each := [error[qf - 1] for error in errors])
+        "qf_error": _quality_errors(scores),
+    }
+
+
+def _accuracies(scores: np.ndarray, levels: tuple[tuple[int, int], ...]) -> dict:
+    """Computes the accuracies of `summary` from the scores within the levels."""
+    level = np.array(
+        [i for i, (low, high) in enumerate(levels, 1) for _ in range(low, high + 1)]
+    )
+    low, high = np.triu_indices(len(level), 1)
+    right = np.mean(scores[:, low] < scores[:, high], axis=0)
+
+    def accuracy(chosen):
+        return float(np.mean(right[chosen]))
+
+    return {
+        "accuracy": accuracy(level[low] != level[high]),
+        "accuracy_by_levels": {
+            f"{i}-{j}": accuracy((level[low] == i) & (level[high] == j))
+            for i in range(1, len(levels) + 1)
+            for j in range(i + 1, len(levels) + 1)
         },
+        "accuracy_by_distance": {
+            str(distance): accuracy(high - low == distance)
+            for distance in range(1, len(level))
+        },
+    }
+
+
+def _correlation(
+    function: Callable, scores: np.ndarray, qualities: np.ndarray
+) -> dict[str, float]:
+    """Computes a correlation of `scipy.stats` over all images and of each image."""
+    each = [float(function(qualities, line).statistic) for line in scores]
+    pooled = function(np.tile(qualities, len(scores)), scores.ravel()).statistic
+    return {"pooled": float(pooled), "mean": float(np.mean(each)), "min": min(each)}
+
+
+def _quality_errors(scores: np.ndarray) -> dict[str, dict]:
+    """Computes `qf_error` of `summary` from the scores at QF 1 to 100."""
+    if len(scores) < 2:
+        return {}
+    errors = []
+    for i, line in enumerate(scores):
+        medians = np.median(np.delete(scores, i, axis=0), axis=0)
+        errors.append(np.abs(quality.factors_of_scores(line, medians) - _QUALITIES))
+    table = np.stack(errors)[:, np.array(_ESTIMATED) - 1]
+    return {
+        str(qf): {"mean": float(np.mean(column)), "max": int(np.max(column))}
+        for qf, column in zip(_ESTIMATED, table.T, strict=True)
     }
 
 
@@ -193,9 +207,9 @@ def describe(result: dict) -> str:
             lines.append([f"{name}, {how}", f"{value:.4f}"])
     for name, value in result["clean"].items():
         lines.append([f"clean: {name.replace('_', ' ')}", f"{value:.4f}"])
-    for qf, off in result["qf_error"].items():
-        text = f"{off['mean']:.1f} on average, at most {off['max']}"
-        lines.append([f"QF {qf} told by the score: off by", text])
+    for qf, error in result["qf_error"].items():
+        text = f"mean {error['mean']:.1f}, maximum {error['max']}"
+        lines.append([f"error of QF {qf} estimated from the score", text])
     head = [f"ranker on {', '.join(result['sets'])}", f"{result['images']} images"]
     return tables.text([head, *lines])
 

@@ -2,12 +2,13 @@
 
 import collections
 import concurrent.futures
+import functools
 import json
 import logging
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import ml_collections
@@ -22,14 +23,14 @@ from cqr_jax.errors import UserError
 from cqr_jax.evaluation import drawing, metrics, published
 from cqr_jax.evaluation.metrics import METRICS
 from cqr_jax.prefetch import prefetch
-from cqr_jax.restoring import network
+from cqr_jax.restoring import jax_network, network
 
 _log = logging.getLogger(__name__)
 
 JPEG = "jpeg"
-HELD_OUT = ":validation"  # suffix of a folder: its images held out from training
+HELD_OUT = ":validation"  # suffix for a folder's images held out from training
 _AHEAD = 4  # images per core to prefetch, in loading and in scoring
-_LARGE = 2_000_000  # pixels above which the qualities of an image run one by one
+_LARGE = 2_000_000  # pixels above which the network takes one quality at a time
 
 
 class Image(NamedTuple):
@@ -142,50 +143,93 @@ def measure(
     runs = networks(methods, config.self_ensemble, seconds)
     images = find_images(split_list(config.sets), config.set_dir)
     others = {name: _restored_paths(x, config, images) for name, x in restored.items()}
-    folder = pathlib.Path(workdir)
     told = np.stack([told_gray(quality) for quality in config.qualities])
     differing: list[pathlib.Path] = []
 
-    def loaded(key):
-        path = images[key].path
-        clean = load(path)
-        if not images[key].is_expected(clean):
-            differing.append(path)
-        compressed = np.stack([jpeg.compress(clean, q) for q in config.qualities])
-        results = {JPEG: compressed}
-        for name, paths in others.items():
-            results[name] = np.stack([_load_as(clean, x, path) for x in paths[key]])
-        return key, clean, results
+    def load_case(key):
+        image = images[key]
+        restored_paths = {name: paths[key] for name, paths in others.items()}
+        case = _load_case(key, image.path, config.qualities, restored_paths)
+        if not image.is_expected(case.clean):
+            differing.append(image.path)
+        return case
 
-    def restore(case):
-        key, clean, results = case
-        count = len(told) if clean.size > _LARGE else 1
-        parts = [np.split(x, count) for x in (results[JPEG], told)]
-        for name, run in runs.items():
-            restored = (run(*part) for part in zip(*parts, strict=True))
-            results[name] = np.concatenate(list(map(metrics.to_uint8, restored)))
-        return key, clean, results
-
-    def score(case):
-        key, clean, results = case
-        for i, quality in enumerate(config.qualities):
-            shown = {name: stack[i] for name, stack in results.items()}
-            if config.panels:
-                name = f"{key.replace('/', '-')}-q{quality}.png"
-                _panel(clean, shown, quality, folder / "panels" / name)
-            if config.save_images:
-                for name, y in shown.items():
-                    path = folder / "images" / name / f"q{quality}" / f"{key}.png"
-                    files.write(path, jpeg.encode_png(y))
-        return {
-            (key, quality, name): tuple(f(clean, stack[i]) for f in METRICS.values())
-            for name, stack in results.items()
-            for i, quality in enumerate(config.qualities)
-        }
-
-    found = over_images(images, loaded, restore, score, seconds)
+    restore = functools.partial(_restore, runs, told)
+    score = functools.partial(_score, config, pathlib.Path(workdir))
+    found = over_images(images, load_case, restore, score, seconds)
     warn_of(differing, config.set_dir)
     return to_rows(config, images, found, methods)
+
+
+class _Case(NamedTuple):
+    """An image with the results of all methods.
+
+    Attributes:
+      key: key of the image.
+      clean: uint8 (height, width), the original.
+      results: method -> uint8 (qualities, height, width), its output for each quality.
+    """
+
+    key: str
+    clean: np.ndarray
+    results: dict[str, np.ndarray]
+
+
+def _load_case(
+    key: str,
+    path: pathlib.Path,
+    qualities: Sequence[int],
+    restored_paths: Mapping[str, list[pathlib.Path]],
+) -> _Case:
+    """Loads an image, compresses it, and loads the images restored by other methods."""
+    clean = load(path)
+    results = {JPEG: np.stack([jpeg.compress(clean, x) for x in qualities])}
+    for name, paths in restored_paths.items():
+        results[name] = np.stack([_load_as(clean, x, path) for x in paths])
+    return _Case(key, clean, results)
+
+
+def _restore(runs: Mapping[str, network.Run], told: np.ndarray, case: _Case) -> _Case:
+    """Adds the results of the networks, which are told the compression of each JPEG."""
+    count = len(told) if case.clean.size > _LARGE else 1
+    parts = [np.split(x, count) for x in (case.results[JPEG], told)]
+    results = dict(case.results)
+    for name, run in runs.items():
+        restored = (run(*part) for part in zip(*parts, strict=True))
+        results[name] = np.concatenate(list(map(metrics.to_uint8, restored)))
+    return case._replace(results=results)
+
+
+def _score(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, case: _Case
+) -> dict[tuple, tuple]:
+    """Returns (key, quality, method) -> metrics; writes panels and images if asked."""
+    if config.panels:
+        _write_panels(case, config.qualities, workdir / "panels")
+    if config.save_images:
+        _write_images(case, config.qualities, workdir / "images")
+    return {
+        (case.key, quality, name): tuple(f(case.clean, y) for f in METRICS.values())
+        for name, stack in case.results.items()
+        for quality, y in zip(config.qualities, stack, strict=True)
+    }
+
+
+def _write_panels(case: _Case, qualities: Sequence[int], folder: pathlib.Path) -> None:
+    for i, quality in enumerate(qualities):
+        panel = {}
+        for method, stack in case.results.items():
+            label = f"JPEG, QF {quality}" if method == JPEG else method
+            panel[drawing.caption(label, case.clean, stack[i])] = stack[i]
+        name = f"{case.key.replace('/', '-')}-q{quality}.png"
+        drawing.panel({**panel, "original": case.clean}, folder / name)
+
+
+def _write_images(case: _Case, qualities: Sequence[int], folder: pathlib.Path) -> None:
+    for method, stack in case.results.items():
+        for quality, y in zip(qualities, stack, strict=True):
+            path = folder / method / f"q{quality}" / f"{case.key}.png"
+            files.write(path, jpeg.encode_png(y))
 
 
 def networks(
@@ -199,13 +243,13 @@ def networks(
       methods: name -> path of the weights.
       self_ensemble: whether to average over flips and rotations, by
         `network.self_ensemble`.
-      seconds: as in `network.Network`.
+      seconds: as in `jax_network.JaxNetwork`.
 
     Raises:
       UserError: if a file does not exist, or doesn't hold a deblocker's weights.
     """
     runs: dict[str, network.Run] = {
-        name: network.Network(weights.load(path, "deblocker"), seconds)
+        name: jax_network.JaxNetwork(weights.load(path, "deblocker"), seconds)
         for name, path in methods.items()
     }
     if self_ensemble:
@@ -291,7 +335,7 @@ def write(
     for title, lines, below in parts:
         print(f"{title}\n{tables.text(lines)}" + (f"\n{below}" if below else ""))
         print()
-    _log.info("rows, table and figures of each image in %s", folder)
+    _log.info("rows, table and metrics of each image in %s", folder)
 
 
 def find_images(
@@ -335,7 +379,9 @@ def find_images(
                 f"{folder.name}/{test_sets.key(x, root)}": x.resolve() for x in paths
             }
             if len(members) < len(paths):
-                raise UserError(f"{name}: two images differ in their suffix alone")
+                raise UserError(
+                    f"{name}: two images differ only in their suffix; rename one"
+                )
         for key, path in members.items():
             image = found.setdefault(key, Image(path, [], expected.get(key)))
             if image.path != path:
@@ -368,7 +414,7 @@ def to_rows(
     images: Mapping[str, Image],
     found: Mapping[tuple, tuple],
     methods: Mapping[str, str],
-    figures: Iterable[str] = tuple(METRICS),
+    measures: Iterable[str] = tuple(METRICS),
 ) -> tuple[list[dict], list[dict]]:
     """Makes the rows of sets and the rows of images, as `measure` returns them.
 
@@ -377,9 +423,9 @@ def to_rows(
       images: images by key.
       found: (key, quality, method) -> metrics.
       methods: name -> path of a deblocker's weights.
-      figures: names of the metrics, which must include psnr.
+      measures: names of the metrics, which must include psnr.
     """
-    figures = tuple(figures)
+    measures = tuple(measures)
     rows, each = [], []
     names = list(dict.fromkeys(method for _, _, method in found))
     for dataset in (pathlib.Path(name).name for name in split_list(config.sets)):
@@ -388,7 +434,7 @@ def to_rows(
             for method in names:
                 case = {"dataset": dataset, "quality": quality, "method": method}
                 members = [found[key, quality, method] for key in keys]
-                columns = dict(zip(figures, zip(*members, strict=True), strict=True))
+                columns = dict(zip(measures, zip(*members, strict=True), strict=True))
                 row = dict(case)
                 if method in methods:
                     row["weights"] = methods[method]
@@ -397,7 +443,7 @@ def to_rows(
                 row["identical"] = sum(np.isinf(columns["psnr"]).tolist())
                 rows.append(row)
                 for key, member in zip(keys, members, strict=True):
-                    values = dict(zip(figures, member, strict=True))
+                    values = dict(zip(measures, member, strict=True))
                     each.append({**case, "image": key, **values})
     return rows, each
 
@@ -466,11 +512,3 @@ def _load_as(clean: np.ndarray, path: pathlib.Path, of: pathlib.Path) -> np.ndar
             f"{path}: is {w}x{h}, but its original {of} is {width}x{height}"
         )
     return y
-
-
-def _panel(clean, restored, quality, path) -> None:
-    images = {}
-    for method, y in restored.items():
-        label = f"JPEG, QF {quality}" if method == JPEG else method
-        images[drawing.caption(label, clean, y)] = y
-    drawing.panel({**images, "original": clean}, path)

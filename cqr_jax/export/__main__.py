@@ -38,8 +38,6 @@ describes it.
 
 Both programs hold all attention scores in memory at once. Divide large images into
 tiles.
-
-Needs the extra `export` for ONNX.
 """
 
 import argparse
@@ -66,7 +64,6 @@ def write(
     Raises:
       UserError: if the path has another suffix, or if `side` is not a multiple of 8 or
         is below 16.
-      SystemExit: if the package onnx is missing.
     """
     suffix = pathlib.Path(path).suffix
     if suffix not in (".onnx", ".stablehlo"):

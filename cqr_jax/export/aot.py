@@ -1,5 +1,6 @@
 """Ahead-of-time lowering and compilation of the steps for machines not at hand."""
 
+import functools
 import logging
 import math
 import os
@@ -67,62 +68,67 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
     guided = losses.needs_ranker(config.loss)
     rank = stages.ranker_steps(config.ranker)
     deblock = stages.deblock_steps(config, rank.model if guided else None)
-
-    def fresh(learner, patch):
-        return jax.eval_shape(
-            lambda: state.create(learner.model, patch, learner.optimizer, 0)
-        )
-
-    def images(patch, *leading):
-        return jax.ShapeDtypeStruct((*leading, patch, patch, 1), jnp.uint8)
-
-    def pairs(size):
-        patch, label = config.ranker.patch, jax.ShapeDtypeStruct((size,), jnp.int32)
-        image = images(patch, size)
-        return {"image_i": image, "image_j": image, "label_i": label, "label_j": label}
-
-    def ladders(size):
-        rungs = config.qualities_per_crop or len(config.qualities)
-        patch = config.patch
-        return {"clean": images(patch, size), "compressed": images(patch, size, rungs)}
-
-    def restore(variables, ranker_variables, image) -> jax.Array:
-        del ranker_variables
-        restored: Any = deblock.model.apply(variables, steps.to_float(image))
-        return steps.to_levels(restored).astype(jnp.uint8)
-
-    ranker_state = fresh(rank, config.ranker.patch)
-    deblocker_state = fresh(deblock, config.patch)
+    ranker_state = _fresh_state(rank, config.ranker.patch)
+    deblocker_state = _fresh_state(deblock, config.patch)
     yield Program(
         "ranker step",
         rank.train_step,
         ranker_state,
         {},
-        pairs,
+        functools.partial(_pairs, config.ranker.patch),
         config.ranker.batch_size,
         config.ranker.grad_accum_steps,
         train=True,
     )
+    rungs = config.qualities_per_crop or len(config.qualities)
     yield Program(
         "deblocker step",
         deblock.train_step,
         deblocker_state,
         ranker_state.variables() if guided else {},
-        ladders,
+        functools.partial(_ladders, config.patch, rungs),
         config.batch_size,
         config.grad_accum_steps,
         train=True,
     )
     yield Program(
         f"restore {config.side}x{config.side}",
-        restore,
+        functools.partial(_restore, deblock.model),
         {"params": deblocker_state.params},
         {},
-        lambda size: images(config.side, size),
+        functools.partial(_images, config.side),
         1,
         1,
         train=False,
     )
+
+
+def _fresh_state(learner: stages.Steps, patch: int):
+    """Returns the shapes of the training state."""
+    return jax.eval_shape(
+        lambda: state.create(learner.model, patch, learner.optimizer, 0)
+    )
+
+
+def _images(side: int, *leading: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((*leading, side, side, 1), jnp.uint8)
+
+
+def _pairs(patch: int, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a batch of stage 1."""
+    image, label = _images(patch, size), jax.ShapeDtypeStruct((size,), jnp.int32)
+    return {"image_i": image, "image_j": image, "label_i": label, "label_j": label}
+
+
+def _ladders(patch: int, rungs: int, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a batch of stage 2 with `rungs` JPEGs of each crop."""
+    return {"clean": _images(patch, size), "compressed": _images(patch, size, rungs)}
+
+
+def _restore(model, variables, ranker_variables, image: jax.Array) -> jax.Array:
+    del ranker_variables
+    restored = model.apply(variables, steps.to_float(image))
+    return steps.to_levels(restored).astype(jnp.uint8)
 
 
 def report(config: ml_collections.ConfigDict) -> None:
@@ -172,7 +178,7 @@ def lower(program: Program) -> jax.export.Exported:
     return export(*program.arguments(program.size))
 
 
-def flop(function: Callable, *arguments) -> float:
+def flop(function: Callable, *arguments: Any) -> float:
     """Counts the floating-point operations of convolutions and matrix products.
 
     A multiply-add counts as two. The body of a loop counts once per iteration; XLA's

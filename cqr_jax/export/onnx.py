@@ -5,13 +5,14 @@ by node, following `cqr_jax.models.deblocker`.
 """
 
 import json
+from typing import Any
 
 import numpy as np
 
 import cqr_jax
 from cqr_jax import weights
 from cqr_jax.data import ycbcr
-from cqr_jax.errors import extra
+from cqr_jax.data.compression import FEATURES
 from cqr_jax.export.program import deblocker_of, multiple_of, quality_table
 from cqr_jax.models.deblocker import Deblocker
 
@@ -27,31 +28,68 @@ def to_onnx(deblocker: weights.Weights, side: int | None = None) -> bytes:
     Args:
       deblocker: network to export.
       side: height and width of the images; None for any.
-
-    Raises:
-      SystemExit: if the package onnx is missing.
     """
-    with extra("export"):
-        import onnx
+    import onnx  # here, because importing it takes long
 
     model = deblocker_of(deblocker)
     graph = _Graph()
-    out = _program(graph, model, deblocker.variables["params"], side)
-    shape: list[str | int | None] = ["batch", model.channels, "height", "width"]
+    _program(graph, model, deblocker.variables["params"], side)
+    image: list[str | int] = ["batch", model.channels, "height", "width"]
     if side is not None:
-        shape[2:] = side, side
+        image[2:] = side, side
+    shapes = {"image": image, "quality": ["qualities"], "restored": image}
     descriptions = _descriptions(model)
+    made = _model(graph, shapes, descriptions)
+    fields = json.dumps(deblocker.fields)
+    onnx.helper.set_model_props(made, {**descriptions, "network": fields})
+    onnx.checker.check_model(made, full_check=True)
+    return made.SerializeToString()
+
+
+def network_to_onnx(model: Deblocker, params: dict) -> bytes:
+    """Returns the network alone as a serialized ONNX model, for `cqr_jax.restoring`.
+
+    The inputs and the output are those of `Deblocker.__call__`: `image` and `restored`
+    are (batch, height, width, channels), and `compression`, which only a conditioned
+    network takes, is (batch, FEATURES). All are float32. No input is optional.
+
+    Args:
+      model: the network.
+      params: its parameters.
+    """
+    graph = _Graph()
+    image = graph.add("Transpose", "image", perm=[0, 3, 1, 2])
+    told = None
+    if model.conditioning != "none":
+        told = graph.add("Reshape", "compression", graph.constant([0, FEATURES, 1, 1]))
+    change = _change(graph, model, params, image, told, filling=True)
+    restored = graph.add("Add", image, change)
+    graph.add("Transpose", restored, name="restored", perm=[0, 2, 3, 1])
+    shape: list[str | int] = ["batch", "height", "width", model.channels]
+    shapes = {"image": shape, "restored": shape}
+    if told:
+        shapes["compression"] = ["batch", FEATURES]
+    return _model(graph, shapes, dict.fromkeys(shapes, "")).SerializeToString()
+
+
+def _model(graph: "_Graph", shapes: dict, descriptions: dict[str, str]) -> Any:
+    """Returns the ONNX model of a graph.
+
+    Args:
+      graph: the nodes and constants.
+      shapes: name -> shape of the inputs and the output. A side is a number or a name.
+      descriptions: name -> description of those that the model has.
+    """
+    import onnx
+
     values = {
         name: onnx.helper.make_tensor_value_info(
-            name,
-            onnx.TensorProto.FLOAT,
-            ["qualities"] if name == "quality" else shape,
-            description,
+            name, onnx.TensorProto.FLOAT, shapes[name], description
         )
         for name, description in descriptions.items()
     }
-    restored = values.pop(out)
-    made = onnx.helper.make_model(
+    restored = values.pop("restored")
+    return onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes, "deblocker", list(values.values()), [restored], graph.constants
         ),
@@ -61,10 +99,6 @@ def to_onnx(deblocker: weights.Weights, side: int | None = None) -> bytes:
         producer_version=cqr_jax.__version__,
         doc_string="Removes the artifacts of JPEG compression from images.",
     )
-    fields = json.dumps(deblocker.fields)
-    onnx.helper.set_model_props(made, {**descriptions, "network": fields})
-    onnx.checker.check_model(made, full_check=True)
-    return made.SerializeToString()
 
 
 def _descriptions(model: Deblocker) -> dict[str, str]:
@@ -135,37 +169,64 @@ class _Graph:
         return self.add("Slice", x, zero, sides, axes)
 
 
-def _program(graph: _Graph, model: Deblocker, params: dict, side: int | None) -> str:
-    """Adds the nodes of `Deblocker.__call__`, on RGB if it has three channels."""
+def _program(graph: _Graph, model: Deblocker, params: dict, side: int | None) -> None:
+    """Adds the nodes of the exported program, from `image` and `quality`.
+
+    The program takes and returns RGB if the network has three channels.
+    """
     x = "image"
     if model.channels == 3:
         from_rgb = {"kernel": ycbcr.FROM_RGB.T, "bias": ycbcr.ZERO}
         x = graph.convolve(x, from_rgb)
-    x = graph.add("Sub", x, graph.constant(np.float32(0.5)))
-    multiple = multiple_of(model)
-    filling = side is None or side % multiple
-    if filling:
-        x = _fill(graph, x, multiple)
-    x = graph.add("SpaceToDepth", x, blocksize=model.scale)
-    embedding = None
+    told = None
     if model.conditioning != "none":
         told = _told(graph, quality_table(model))
-        if model.conditioning == "planes":
-            x = graph.add("Concat", x, _planes(graph, told, x), axis=1)
-        else:
-            embedding = told
-            for name in ("embedding0", "embedding1"):
-                embedding = graph.convolve(embedding, params[name])
-                embedding = graph.add("Relu", embedding)
+    filling = side is None or side % multiple_of(model) != 0
+    x = _change(graph, model, params, x, told, filling)
+    if model.channels == 3:  # converts only the correction; the image stays exact
+        x = graph.convolve(x, {"kernel": ycbcr.TO_RGB.T, "bias": np.zeros(3)})
+    graph.add("Add", "image", x, name="restored")
+
+
+def _change(
+    graph: _Graph,
+    model: Deblocker,
+    params: dict,
+    image: str,
+    told: str | None,
+    filling: bool,
+) -> str:
+    """Adds the nodes of `Deblocker.__call__`, without adding the correction.
+
+    Args:
+      graph: where the nodes are added.
+      model: the network.
+      params: its parameters.
+      image: Y, or Y, Cb and Cr, (batch, channels, height, width).
+      told: the compression features, (1 or batch, FEATURES, 1, 1); None if the network
+        does not take them.
+      filling: whether sides may be no multiples of `multiple_of`.
+
+    Returns:
+      The correction, of the shape of the image.
+    """
+    x = graph.add("Sub", image, graph.constant(np.float32(0.5)))
+    if filling:
+        x = _fill(graph, x, multiple_of(model))
+    x = graph.add("SpaceToDepth", x, blocksize=model.scale)
+    embedding = None
+    if told and model.conditioning == "planes":
+        x = graph.add("Concat", x, _planes(graph, told, x), axis=1)
+    elif told:
+        embedding = told
+        for name in ("embedding0", "embedding1"):
+            embedding = graph.convolve(embedding, params[name])
+            embedding = graph.add("Relu", embedding)
     x = graph.convolve(x, params["head"])
     x = _level(graph, x, params, model, embedding, 0)
     x = graph.convolve(x, params["tail"])
     x = graph.add("DepthToSpace", x, blocksize=model.scale, mode="DCR")
-    if filling:
-        x = graph.crop(x, graph.sides("image"))
-    if model.channels == 3:  # converts only the correction; the image stays exact
-        x = graph.convolve(x, {"kernel": ycbcr.TO_RGB.T, "bias": np.zeros(3)})
-    return graph.add("Add", "image", x, name="restored")
+    return graph.crop(x, graph.sides(image)) if filling else x
 
 
 def _fill(graph, x, multiple) -> str:

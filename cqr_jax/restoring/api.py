@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cqr_jax.restoring import pictures, restorer
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 _IN_INFO = ("exif", "icc_profile", "xmp", "dpi")  # metadata, by Pillow's names
 _T = TypeVar("_T", np.ndarray, Image.Image)
@@ -68,10 +68,7 @@ def restore(
         projecting=projection,
     )
     if isinstance(image, Image.Image):
-        found = pictures.to_pillow(restored)
-        kept = {name: getattr(picture.metadata, name) for name in _IN_INFO}
-        found.info.update({name: value for name, value in kept.items() if value})
-        return found
+        return _to_pillow(restored)
     return restored.stacked().reshape(image.shape)
 
 
@@ -82,6 +79,14 @@ def _is_as_stored(image: Image.Image) -> bool:
     """
     scale, *_ = getattr(image, "decoderconfig", ()) or (1,)
     return scale == 1 and image.tell() == 0
+
+
+def _to_pillow(picture: Picture) -> Image.Image:
+    """Converts a picture to a Pillow image, with its metadata in `info`."""
+    image = pictures.to_pillow(picture)
+    kept = {name: getattr(picture.metadata, name) for name in _IN_INFO}
+    image.info.update({name: value for name, value in kept.items() if value})
+    return image
 
 
 def _picture(image: np.ndarray) -> Picture:

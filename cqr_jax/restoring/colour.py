@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cqr_jax.data.ycbcr import FROM_RGB, TO_RGB, ZERO
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 _DEFAULT_SAMPLING = (2, 2)  # the most common one (4:2:0), for files that are no JPEG
 

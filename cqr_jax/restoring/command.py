@@ -159,6 +159,13 @@ def parser() -> argparse.ArgumentParser:
         help="use this deblocker instead of the shipped one",
     )
     parser.add_argument(
+        "--engine",
+        choices=("auto", "jax", "openvino"),
+        default="auto",
+        help="what runs the network: openvino on CPUs, jax on accelerators (default: "
+        "the faster one that is there)",
+    )
+    parser.add_argument(
         "--tile",
         type=tile_side,
         metavar="SIDE",
@@ -239,7 +246,7 @@ def main() -> None:
             raise UserError(
                 "-o - writes one image to standard output; name one input, no --json"
             )
-        _use_all_cores()
+        _set_up_jax()
         failed = _run(args)
     sys.exit(1 if failed else 0)
 
@@ -263,23 +270,23 @@ def _run(args: argparse.Namespace) -> int:
     return file_loop.measure(args) if args.quality_only else file_loop.restore(args)
 
 
-def _use_all_cores() -> None:
-    """Makes a device of each CPU core, and keeps compiled code in a cache."""
-    # XLA of jaxlib 0.10.1 logs an error for each program that it loads from the cache,
-    # even on the machine that compiled it.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import jax
+def _set_up_jax() -> None:
+    """Makes JAX use each CPU core as a device, and cache compiled code.
 
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    for name, value in (
-        ("jax_num_cpu_devices", cores),
-        ("jax_compilation_cache_dir", f"{cache}/cqr_jax"),
-        ("jax_persistent_cache_min_compile_time_secs", 0),
-        ("jax_persistent_cache_min_entry_size_bytes", -1),
-    ):
-        if name.upper() not in os.environ:
-            jax.config.update(name, value)
+    JAX reads these variables when it is imported. Often it is not.
+    """
+    from cqr_jax.restoring import network
+
+    for name, value in {
+        # XLA of jaxlib 0.10.1 logs an error for each program that it loads from the
+        # cache, even on the machine that compiled it.
+        "TF_CPP_MIN_LOG_LEVEL": 3,
+        "JAX_NUM_CPU_DEVICES": network.cores(),
+        "JAX_COMPILATION_CACHE_DIR": network.cache_folder(),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0,
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": -1,
+    }.items():
+        os.environ.setdefault(name, str(value))
 
 
 if __name__ == "__main__":

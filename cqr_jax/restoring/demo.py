@@ -20,6 +20,7 @@ from cqr_jax.data.compression import Compression, libjpeg, nearest_quality
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError, extra
 from cqr_jax.restoring import network, pictures, quality, restorer
+from cqr_jax.restoring.picture import Picture
 from cqr_jax.restoring.quality import Quality
 from cqr_jax.restoring.restorer import Restoration
 
@@ -78,39 +79,10 @@ def page(weights: str | None = None) -> gradio.Blocks:
         progress=gradio.Progress(),  # noqa: B008  # Gradio finds it by its default
     ):
         """Restores all files; returns the values of the output components below."""
-        found: list[_Shown] = []
-        rows: list[tuple[str, ...]] = []
         own = pathlib.Path(tempfile.mkdtemp(dir=folder.name))
-        names = [pathlib.Path(path).name for path in paths or ()]
-        for i, (path, target) in enumerate(
-            zip(paths or (), distinct(names, ".png"), strict=True)
-        ):
-            progress((i, len(names)), desc=names[i], unit="images")
-            try:
-                done = _restore(run, path, own / target, strength, int(factor) or None)
-            except (ImageError, OSError) as error:
-                rows.append((f"{names[i]}: {error}",))
-            else:
-                found.append(done)
-                rows.append(done.row)
-        pairs = [(done.before, done.after) for done in found]
-        archive = _archive(own, [done.download for done in found]) if found else None
-        single = found[0].download if len(names) == len(found) == 1 else None
-        return (
-            pairs,
-            pairs[0] if pairs else None,
-            gradio.Gallery(
-                [(done.thumbnail, pathlib.Path(done.download).name) for done in found],
-                selected_index=0 if found else None,
-            ),
-            table(rows),
-            gradio.DownloadButton(value=single, visible=bool(single)),
-            gradio.DownloadButton(value=archive, visible=bool(archive)),
+        return _restore_all(
+            run, paths or [], own, strength, int(factor) or None, progress
         )
-
-    def select(pairs: list[tuple[str, str]], event: gradio.SelectData):
-        """Returns the pair of the image that was clicked in the gallery."""
-        return pairs[event.index] if event.index < len(pairs) else None
 
     with gradio.Blocks(title="cqr-restore", analytics_enabled=False) as blocks:
         gradio.Markdown(
@@ -124,30 +96,11 @@ def page(weights: str | None = None) -> gradio.Blocks:
             file_types=sorted(formats.READ_SUFFIXES),
             elem_id="file",
         )
-        can_be_told = restorer.can_be_told(run)
-        with gradio.Row():
-            strength = gradio.Slider(
-                0, 1, 1, step=0.05, label="Strength", info="0 leaves images unchanged.",
-                elem_id="strength",
-            )  # fmt: skip
-            dial = gradio.Slider(
-                0, 100, 0, step=1, label=_DIAL, interactive=can_be_told,
-                info=_DIAL_HELP if can_be_told else _NO_DIAL_HELP, elem_id="dial",
-            )  # fmt: skip
+        strength, dial = _sliders(restorer.can_be_told(run))
         comparison = gradio.ImageSlider(
             label="Before and after", interactive=False, elem_id="comparison"
         )
-        gallery = gradio.Gallery(
-            label="Restored images: click one to compare it",
-            columns=6,
-            height=220,
-            object_fit="contain",
-            fit_columns=False,
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            elem_id="gallery",
-        )
+        gallery = _gallery()
         scores = gradio.Markdown(elem_id="quality")
         with gradio.Row():
             png = gradio.DownloadButton(
@@ -166,8 +119,83 @@ def page(weights: str | None = None) -> gradio.Blocks:
             show_progress_on=comparison,
             trigger_mode="always_last",
         )
-        gallery.select(select, pairs, comparison)
+        gallery.select(_select, pairs, comparison)
     return blocks
+
+
+def _sliders(can_be_told: bool) -> tuple[gradio.Slider, gradio.Slider]:
+    """Adds the sliders of the strength and of the quality factor to the page."""
+    with gradio.Row():
+        strength = gradio.Slider(
+            0, 1, 1, step=0.05, label="Strength", info="0 leaves images unchanged.",
+            elem_id="strength",
+        )  # fmt: skip
+        dial = gradio.Slider(
+            0, 100, 0, step=1, label=_DIAL, interactive=can_be_told,
+            info=_DIAL_HELP if can_be_told else _NO_DIAL_HELP, elem_id="dial",
+        )  # fmt: skip
+    return strength, dial
+
+
+def _gallery() -> gradio.Gallery:
+    return gradio.Gallery(
+        label="Restored images: click one to compare it",
+        columns=6,
+        height=220,
+        object_fit="contain",
+        fit_columns=False,
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        elem_id="gallery",
+    )
+
+
+def _select(pairs: list[tuple[str, str]], event: gradio.SelectData):
+    """Returns the pair of the image that was clicked in the gallery."""
+    return pairs[event.index] if event.index < len(pairs) else None
+
+
+def _restore_all(
+    run: network.Run,
+    paths: list[str],
+    folder: pathlib.Path,
+    strength: float,
+    factor: int | None,
+    progress: gradio.Progress,
+) -> tuple:
+    """Restores files into a folder.
+
+    Returns:
+      The values of the page's pairs, comparison, gallery, table and downloads.
+    """
+    found: list[_Shown] = []
+    rows: list[tuple[str, ...]] = []
+    names = [pathlib.Path(path).name for path in paths]
+    targets = distinct(names, ".png")
+    for i, (path, target) in enumerate(zip(paths, targets, strict=True)):
+        progress((i, len(names)), desc=names[i], unit="images")
+        try:
+            done = _restore(run, path, folder / target, strength, factor)
+        except (ImageError, OSError) as error:
+            rows.append((f"{names[i]}: {error}",))
+        else:
+            found.append(done)
+            rows.append(done.row)
+    pairs = [(done.before, done.after) for done in found]
+    archive = _archive(folder, [done.download for done in found]) if found else None
+    single = found[0].download if len(names) == len(found) == 1 else None
+    return (
+        pairs,
+        pairs[0] if pairs else None,
+        gradio.Gallery(
+            [(done.thumbnail, pathlib.Path(done.download).name) for done in found],
+            selected_index=0 if found else None,
+        ),
+        table(rows),
+        gradio.DownloadButton(value=single, visible=bool(single)),
+        gradio.DownloadButton(value=archive, visible=bool(archive)),
+    )
 
 
 def _restore(
@@ -210,7 +238,7 @@ def _restore(
     return _Shown(seen[0], seen[1], seen[2], str(target), row)
 
 
-def _image(picture: pictures.Picture) -> Image.Image:
+def _image(picture: Picture) -> Image.Image:
     """Converts a picture to upright 8-bit RGB."""
     picture = pictures.upright(picture)
     if picture.pixels.dtype == np.uint16:

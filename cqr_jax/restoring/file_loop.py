@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import pathlib
-import signal
 import stat
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cqr_jax import files, formats, progress, tables
+from cqr_jax import files, formats, progress, signals, tables
 from cqr_jax.data.compression import nearest_quality
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError
@@ -34,7 +33,7 @@ from cqr_jax.restoring import (
     targets,
     tiles,
 )
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 from cqr_jax.restoring.restorer import Restoration
 from cqr_jax.restoring.sources import STANDARD, Source
 from cqr_jax.restoring.targets import Naming
@@ -123,7 +122,8 @@ def restore(args: argparse.Namespace) -> int:
                 if not jobs:
                     continue
                 if run is None:
-                    run = restorer.load(args.weights, args.self_ensemble)
+                    run = restorer.load(args.weights, args.self_ensemble, args.engine)
+                    tell.engine = network.engine(run)
                     restorer.check_quality_factor(run, args.quality_factor)
                 for outcome in _restored(run, jobs, args, pool, tell):
                     tell(outcome)
@@ -431,13 +431,8 @@ def _interrupts() -> Iterator[Callable[[], None]]:
         if caught:
             raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, note) for number in numbers]
-    try:
+    with signals.handled(note):
         yield check
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 class _Teller:
@@ -447,6 +442,7 @@ class _Teller:
         self._args = args
         self._outcomes: list[Outcome] = []
         self._good = 0
+        self.engine = ""  # its name, for the summary
         self._start = time.perf_counter()
         self._bar = tqdm(
             total=0, unit="image", disable=not sys.stderr.isatty(), leave=False
@@ -492,7 +488,9 @@ class _Teller:
         ]
         print(
             f"{', '.join(parts)}; {megapixels:.1f} megapixels in {seconds:.1f} s "
-            f"({megapixels / seconds:.2f} a second)",
+            f"({megapixels / seconds:.2f} a second)"
+            + f", {self.engine}"
+            * (count["restored"] > 0),
             file=sys.stderr,
         )
         if self._good:

@@ -1,98 +1,126 @@
-"""Runs the deblocker on batches of images, compiled once per shape, on all devices."""
+"""The function that restoring runs on images, and the engines that compute it.
 
-import collections
-import time
+An engine is JAX or OpenVINO. OpenVINO is faster on CPUs. Accelerators run JAX.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import sys
 from collections.abc import Callable
-from typing import Any
 
-import jax
 import numpy as np
 
 from cqr_jax import weights
-from cqr_jax.data.compression import FEATURES, transposed
+from cqr_jax.data.compression import transposed
 from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.data.ycbcr import ZERO
-from cqr_jax.training import distributed
+from cqr_jax.errors import UserError
+
+ENGINES = ("auto", "jax", "openvino")
+
 
 # Maps images to restored images. The input is (count, height, width), uint8 or float32
 # in [0, 1]. The output is float32 of the same shape, near [0, 1] but not clipped. A
-# colour network also takes float32 (count, height, width, 3), Y, Cb and Cr, with the
-# features of each image's compression, (count, FEATURES).
+# network of three channels also takes float32 (count, height, width, 3), Y, Cb and Cr.
+# A conditioned one takes the features of each image's compression as well, float32,
+# (count, FEATURES), see `cqr_jax.data.compression`.
+#
+# A network has these attributes. A function may lack them.
+#   channels: 1 (the default) for a network of Y, 3 for one of Y, Cb and Cr. The latter
+#     takes gray images too, as pictures without colour.
+#   conditioned: whether it takes the compression; no by default.
+#   tile_batch: number of tiles that it takes well at a time; 1 by default.
+#   fixed_batch: whether all batches of tiles should have this size; no by default.
+#   engine: name of the engine; empty by default.
 Run = Callable[..., np.ndarray]
 
 
-_CPU_TILES, _TILES = 2, 16  # in a batch, per device of a CPU and per accelerator
+def channels(run: Run) -> int:
+    """Returns the number of channels that a network restores."""
+    return getattr(run, "channels", 1)
 
 
-def tile_batch() -> int:
-    """Returns how many tiles a batch has on all devices of this process."""
-    on_cpu = jax.local_devices()[0].platform == "cpu"
-    return (_CPU_TILES if on_cpu else _TILES) * jax.local_device_count()
+def conditioned(run: Run) -> bool:
+    """Returns whether a network takes the compression as an input."""
+    return getattr(run, "conditioned", False)
 
 
-class Network:
-    """A `Run` that compiles the network for each shape of its input.
+def tile_batch(run: Run) -> int:
+    """Returns the number of tiles that a network takes well at a time."""
+    return getattr(run, "tile_batch", 1)
 
-    A batch is divided over the largest number of devices that divides it evenly.
 
-    Attributes:
-      channels: 1 for a network of Y, 3 for one of Y, Cb and Cr. The latter takes gray
-        images too, as pictures without colour.
-      conditioned: whether the network takes the compression as an input.
+def fixed_batch(run: Run) -> bool:
+    """Returns whether all batches of a network should have the same size."""
+    return getattr(run, "fixed_batch", False)
+
+
+def engine(run: Run) -> str:
+    """Returns the name of the engine of a network."""
+    return getattr(run, "engine", "")
+
+
+def load(path: str | os.PathLike, engine: str = "auto") -> Run:
+    """Loads a deblocker for an engine.
+
+    Args:
+      path: file of the weights.
+      engine: 'jax'; 'openvino'; or 'auto' for OpenVINO if it is installed and JAX has
+        only the CPU, else JAX.
+
+    Raises:
+      UserError: if there is no such file, if it does not hold a deblocker's weights, or
+        if OpenVINO was asked for and does not work here.
     """
+    if engine == "openvino" or (engine == "auto" and only_cpu()):
+        from cqr_jax.restoring import openvino_network
 
-    def __init__(
-        self, deblocker: weights.Weights, seconds: dict[str, float] | None = None
-    ):
-        """Prepares to compile a deblocker.
+        try:
+            return openvino_network.OpenvinoNetwork(path)
+        except ImportError as error:
+            if engine == "openvino":
+                raise UserError(
+                    f"--engine=openvino: {error}; install openvino and onnx, or use "
+                    "--engine=jax"
+                ) from None
+    from cqr_jax.restoring import jax_network
 
-        Args:
-          deblocker: the model and its variables.
-          seconds: a defaultdict to which the seconds of 'compiling' and 'restoring'
-            are added.
-        """
-        self.channels = deblocker.model.channels
-        self.conditioned = deblocker.model.conditioning != "none"
-        self._model = deblocker.model
-        self._params = {"params": deblocker.variables["params"]}
-        self._compiled: dict[tuple, Any] = {}
-        self._spent = collections.defaultdict(float) if seconds is None else seconds
-
-    def __call__(
-        self, images: np.ndarray, compression: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Restores a batch.
-
-        Args:
-          images: as in `Run`.
-          compression: float32, (count, FEATURES), see `cqr_jax.data.compression`; None
-            for unknown. A network that is not conditioned ignores it.
-        """
-        start = time.perf_counter()
-        if images.dtype == np.uint8:
-            images = images.astype(np.float32) / 255
-        gray = images.ndim == 3
-        inputs = [_with_channels(images, self.channels)]
-        if self.conditioned:
-            shape = (len(images), FEATURES)
-            unknown = np.zeros(shape, np.float32)
-            inputs.append(unknown if compression is None else compression)
-        shape = inputs[0].shape
-        if shape not in self._compiled:
-            everywhere, divided = distributed.shardings(
-                distributed.dividing(len(images))
-            )
-            shardings = (everywhere, *[divided] * len(inputs))
-            apply = jax.jit(self._model.apply, in_shardings=shardings)
-            self._compiled[shape] = apply.lower(self._params, *inputs).compile()
-            self._spent["compiling"] += time.perf_counter() - start
-            start = time.perf_counter()
-        restored = np.asarray(self._compiled[shape](self._params, *inputs))
-        self._spent["restoring"] += time.perf_counter() - start
-        return restored[..., 0] if gray else restored
+    return jax_network.JaxNetwork(weights.load(path, "deblocker"))
 
 
-def _with_channels(images: np.ndarray, channels: int) -> np.ndarray:
+def only_cpu() -> bool:
+    """Returns whether JAX has no accelerator.
+
+    JAX is only imported if a plugin for accelerators is installed.
+    """
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if asked:
+        return asked == "cpu"
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    names = "jax_plugins", "libtpu"
+    if not plugins and not any(map(importlib.util.find_spec, names)):
+        return True
+    import jax
+
+    return jax.default_backend() == "cpu"
+
+
+def cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cache_folder() -> pathlib.Path:
+    """Returns the folder of compiled networks, in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(cache, "cqr_jax")
+
+
+def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
     """Returns (count, height, width, channels); gray images get neutral Cb and Cr."""
     if images.ndim == 4:
         return images
@@ -124,16 +152,7 @@ def self_ensemble(run: Run) -> Run:
                 total += np.rot90(restored, -turns, (1, 2))
         return total[:, :height, :width] / 8
 
-    ensembled.channels = channels(run)  # type: ignore[attr-defined]
-    ensembled.conditioned = conditioned(run)  # type: ignore[attr-defined]
+    for name in ("channels", "conditioned", "tile_batch", "fixed_batch", "engine"):
+        if hasattr(run, name):
+            setattr(ensembled, name, getattr(run, name))
     return ensembled
-
-
-def channels(run: Run) -> int:
-    """Returns the number of channels that a network restores; 1 for a function."""
-    return getattr(run, "channels", 1)
-
-
-def conditioned(run: Run) -> bool:
-    """Returns whether a network takes the compression as an input."""
-    return getattr(run, "conditioned", False)

@@ -34,6 +34,7 @@ from cqr_jax.restoring import (
     tiles,
 )
 from cqr_jax.restoring.command import between, image_format, tile_side
+from cqr_jax.restoring.picture import Picture
 
 with extra("beam"):
     import apache_beam as beam
@@ -152,7 +153,7 @@ class _Restore(beam.DoFn):
         """Yields targets, and failures as tagged (path, reason)."""
         jobs, failures = [], []
 
-        def decoded() -> Iterator[pictures.Picture]:
+        def decoded() -> Iterator[Picture]:
             for path, goal in batch:
                 try:
                     with FileSystems.open(

@@ -1,7 +1,6 @@
 """Decoding of image files to pixels, and encoding of them, with their metadata."""
 
 import io
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin
@@ -25,8 +24,8 @@ from cqr_jax.restoring import (
     tiff_file,
 )
 from cqr_jax.restoring import xmp as xmp_packets
-from cqr_jax.restoring.coefficients import Component
 from cqr_jax.restoring.metadata import Metadata
+from cqr_jax.restoring.picture import Picture
 
 MAX_PIXELS = 200_000_000  # larger images are rejected as decompression bombs
 
@@ -44,34 +43,6 @@ _TURNS = {
     7: (True, (-1, -1)),
     8: (True, (-1, 1)),
 }
-
-
-class Picture(NamedTuple):
-    """A decoded image.
-
-    Attributes:
-      pixels: uint8 or uint16 (full range), (height, width, channels): gray, RGB or CMYK
-        (as in Pillow, 0 is no ink). The orientation in the metadata is not applied.
-      alpha: alpha channel with the same dtype, (height, width), or None.
-      compression: compression of a JPEG, from its tables; None for other files.
-      stored: DCT coefficients of a gray or YCbCr JPEG, if requested.
-      metadata: metadata to carry over.
-      notes: sentences for the user on parts of the file that were dropped or are
-        missing.
-    """
-
-    pixels: np.ndarray
-    alpha: np.ndarray | None = None
-    compression: Compression | None = None
-    stored: tuple[Component, ...] | None = None
-    metadata: Metadata = Metadata()
-    notes: tuple[str, ...] = ()
-
-    def stacked(self) -> np.ndarray:
-        """Returns the pixels, with any alpha as the last channel."""
-        if self.alpha is None:
-            return self.pixels
-        return np.concatenate([self.pixels, self.alpha[..., None]], axis=-1)
 
 
 def decode(

@@ -10,7 +10,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import png
@@ -19,9 +19,7 @@ from PIL import Image
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.restoring import exif, limits, metadata, photoshop
 from cqr_jax.restoring.metadata import Found, Metadata, Text
-
-if TYPE_CHECKING:
-    from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR = (b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI")
@@ -31,6 +29,7 @@ _XMP = b"XML:com.adobe.xmp"
 _RAW = b"Raw profile type "
 _RAW_EXIF = (_RAW + b"exif", _RAW + b"APP1")
 _RAW_XMP, _RAW_IPTC = _RAW + b"xmp", (_RAW + b"iptc", _RAW + b"8bim")
+_LEVEL = 3  # of zlib: benchmarks/results/restoring_choices.md
 _LONGEST_TEXT = 1 << 20  # bytes; many readers, such as Pillow, reject longer texts
 _LONGEST_TEXTS = 1 << 25  # bytes of all texts together
 _LONGEST = 1 << 26  # bytes of decompressed metadata
@@ -202,17 +201,22 @@ def pixels(opened: Opened, image: Image.Image) -> np.ndarray | None:
     return np.stack([gray, alpha.astype(gray.dtype)], axis=-1)
 
 
-def encode(picture: "Picture") -> bytes:
+def encode(picture: Picture) -> bytes:
     """Encodes a gray or RGB picture of 8 or 16 bits per channel as a PNG file."""
     stack = picture.stacked()
     height, width, channels = stack.shape
     buffer = io.BytesIO()
     if stack.dtype == np.uint8:
         flat = stack if channels > 1 else stack[..., 0]
-        Image.fromarray(flat).save(buffer, "PNG")
+        Image.fromarray(flat).save(buffer, "PNG", compress_level=_LEVEL)
     else:
         writer = png.Writer(
-            width, height, greyscale=channels < 3, alpha=channels % 2 == 0, bitdepth=16
+            width,
+            height,
+            greyscale=channels < 3,
+            alpha=channels % 2 == 0,
+            bitdepth=16,
+            compression=_LEVEL,
         )
         writer.write(buffer, stack.reshape(height, -1))
     data, meta = buffer.getvalue(), picture.metadata

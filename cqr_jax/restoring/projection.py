@@ -14,7 +14,6 @@ import functools
 import pathlib
 
 import numpy as np
-from scipy.fft import dct
 
 from cqr_jax import weights
 from cqr_jax.data.compression import Compression, nearest_quality
@@ -25,8 +24,12 @@ from cqr_jax.restoring.coefficients import Component
 LIMITS = weights.SHIPPED / "projection-limits.tsv"
 _FAR = 0.75  # in steps; a coefficient further than this from the stored one is outside
 
-# Orthonormal DCT-II of 8 samples, as a matrix: coefficients = _DCT @ samples.
-_DCT = dct(np.eye(BLOCK), axis=0, norm="ortho").astype(np.float32)
+# Orthonormal DCT-II of 8 samples, as a matrix: coefficients = _DCT @ samples. It is
+# written out because importing scipy.fft would take longer than a small photograph.
+_COSINES = np.cos(np.pi / BLOCK * np.outer(np.arange(BLOCK), np.arange(BLOCK) + 0.5))
+_DCT = (_COSINES * np.sqrt([1 / BLOCK] + [2 / BLOCK] * (BLOCK - 1))[:, None]).astype(
+    np.float32
+)
 _ROWS = 32 * BLOCK  # rows that are transformed together
 
 

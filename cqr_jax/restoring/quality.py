@@ -5,13 +5,12 @@ import functools
 import pathlib
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from cqr_jax import weights
 from cqr_jax.data.compression import Compression, libjpeg, nearest_quality
 from cqr_jax.restoring import colour
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 RANKER = weights.SHIPPED / "compact-ranker.safetensors"
 SCORES = weights.SHIPPED / "compact-ranker-scores.tsv"
@@ -100,6 +99,8 @@ def _score(y: np.ndarray) -> float:
 
 @functools.cache
 def _ranker():
+    import jax  # here, because JPEG files need no estimate, and importing it takes long
+
     ranker = weights.load(RANKER, "ranker")
     return jax.jit(ranker.model.apply), ranker.variables
 

@@ -19,8 +19,9 @@ from cqr_jax.restoring import (
     tiles,
     transparency,
 )
+from cqr_jax.restoring.coefficients import Component
 from cqr_jax.restoring.colour import Plane
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 WEIGHTS = weights.SHIPPED / "compact-blind.safetensors"
 _CONSTANT = 1e-4  # of the range; a plane that varies less has nothing to restore
@@ -110,16 +111,11 @@ def restorations(
             seen = transparency.filled(picture)
             planes = colour.planes(seen)
             told, by = _told(run, seen, quality_factor)
-            if joint:
-                samples = [plane.values for plane in planes]
-                waiting.append((picture, planes, samples, told, by))
-                yield from _images(planes, told)
-            else:
-                samples = [colour.reduce(plane) for plane in planes]
-                waiting.append((picture, planes, samples, told, by))
-                yield from samples
+            samples = [x.values if joint else colour.reduce(x) for x in planes]
+            waiting.append((picture, planes, samples, told, by))
+            yield from _images(planes, told) if joint else samples
 
-    restored = tiles.restore(run, inputs(), side, tiles.OVERLAP, network.tile_batch())
+    restored = tiles.restore(run, inputs(), side)
     for first in restored:
         picture, planes, before, told, by = waiting.popleft()
         after = [first]
@@ -131,12 +127,8 @@ def restorations(
         values = list(map(_changed, planes, before, after))
         projected = compressed_before = False
         if projecting and quality_factor is None and _has_intervals(picture):
-            compressed_before = projection.was_compressed_before(
-                values[0], picture.stored[0], picture.compression
-            )
-            projected = not compressed_before
-        if projected:
-            values = list(map(projection.project, values, picture.stored))
+            values, projected = _projected(values, picture.stored, picture.compression)
+            compressed_before = not projected
         values = [
             plane.values + np.float32(strength) * (new - plane.values)
             for plane, new in zip(planes, values, strict=True)
@@ -149,6 +141,19 @@ def restorations(
             projected,
             compressed_before,
         )
+
+
+def _projected(
+    values: list[np.ndarray], stored: tuple[Component, ...], compression: Compression
+) -> tuple[list[np.ndarray], bool]:
+    """Projects planes onto the intervals of a file that was not compressed before.
+
+    Returns:
+      The values, and whether they were projected.
+    """
+    if projection.was_compressed_before(values[0], stored[0], compression):
+        return values, False
+    return list(map(projection.project, values, stored)), True
 
 
 def _changed(plane: Plane, before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -216,24 +221,30 @@ def _has_intervals(picture: Picture) -> bool:
 
 
 def load(
-    path: str | os.PathLike | None = None, self_ensemble: bool = False
+    path: str | os.PathLike | None = None,
+    self_ensemble: bool = False,
+    engine: str = "auto",
 ) -> network.Run:
     """Loads a deblocker. The network is cached until the file changes.
 
     Args:
       path: file of the weights; None for `WEIGHTS`.
       self_ensemble: whether to average over flips and turns, `network.self_ensemble`.
+      engine: as in `network.load`.
 
     Raises:
-      UserError: there is no such file, or it does not hold a deblocker's weights.
+      UserError: there is no such file, it does not hold a deblocker's weights, or the
+        engine does not work here.
     """
     path = os.fspath(path or WEIGHTS)
     changed = os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
-    return _load(path, os.path.abspath(path), changed, self_ensemble)
+    return _load(path, os.path.abspath(path), changed, self_ensemble, engine)
 
 
 @functools.lru_cache(maxsize=4)
-def _load(path: str, where: str, changed: int, self_ensemble: bool) -> network.Run:
+def _load(
+    path: str, where: str, changed: int, self_ensemble: bool, engine: str
+) -> network.Run:
     del where, changed  # only part of the cache's key
-    run = network.Network(weights.load(path, "deblocker"))
+    run = network.load(path, engine)
     return network.self_ensemble(run) if self_ensemble else run

@@ -4,7 +4,7 @@ import io
 import logging
 import math
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tifffile
@@ -13,9 +13,7 @@ from cqr_jax.data.jpeg import ImageError
 from cqr_jax.restoring import exif, limits, metadata, photoshop
 from cqr_jax.restoring.exif import Entry, Tags
 from cqr_jax.restoring.metadata import Found, Metadata
-
-if TYPE_CHECKING:
-    from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LONGEST = 2**32 - 2**25  # maximum bytes of pixels, which leaves room for the metadata
@@ -227,7 +225,7 @@ def _interpret(
     return np.concatenate([colours, alpha], axis=-1), True
 
 
-def encode(picture: "Picture") -> bytes:
+def encode(picture: Picture) -> bytes:
     """Encodes a gray, RGB or CMYK picture of 8 or 16 bits per channel as a TIFF file.
 
     The file has the byte order of the EXIF, so that the bytes of its values don't

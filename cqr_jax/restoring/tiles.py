@@ -5,13 +5,16 @@ compiled once.
 """
 
 import collections
+import concurrent.futures
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from cqr_jax.data.jpeg import BLOCK
+from cqr_jax.prefetch import prefetch
+from cqr_jax.restoring import network
 
 SIDE = 192
 OVERLAP = 16
@@ -53,29 +56,42 @@ class _Work:
         self.tiles = list(itertools.product(*axes))
         self.lacking = len(self.tiles)
 
+    def add(self, tile: tuple[_Span, _Span], values: np.ndarray) -> None:
+        """Adds a restored tile, weighted, to the sum."""
+        rows, columns = tile
+        weight = np.multiply.outer(rows.weight, columns.weight)
+        weight = weight.reshape(*weight.shape, *[1] * (values.ndim - 2))
+        inside = tuple(
+            slice(x.part.start - x.start, x.part.stop - x.start)
+            for x in (rows, columns)
+        )
+        self.restored[rows.part, columns.part] += weight * values[inside]
+        self.lacking -= 1
+
 
 def restore(
-    run: Callable[..., np.ndarray],
+    run: network.Run,
     images: Iterable[np.ndarray | Told],
     side: int = SIDE,
     overlap: int = OVERLAP,
-    batch: int = 1,
+    batch: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Restores images tile by tile. Tiles of several images share a batch.
+
+    The network runs on a thread. Meanwhile, the next batch is prepared and the previous
+    one is added to its images.
 
     Neighbouring tiles overlap by twice `overlap`. The outer half of that is dropped,
     because a tile sees less of the image there than the network would. Over the inner
     half, one tile fades into the other. At the borders of the image nothing is dropped.
 
     Args:
-      run: maps (batch, side, side) or (batch, side, side, channels) of the images'
-        dtype to float32 of the same shape. It also takes the features of the
-        compression, (batch, FEATURES), if the images have them.
+      run: the network. It takes the compression if the images are `Told`.
       images: (height, width) or (height, width, channels), of any sizes and one dtype.
         Either all or none are `Told`. Each is taken when the batch has room for it.
       side: side of a tile in pixels, a multiple of 8.
       overlap: in pixels, a multiple of 8, less than half of the side.
-      batch: tiles per batch.
+      batch: tiles per batch; None for the network's choice.
 
     Yields:
       The restored images in the order of the input, float32, of their shapes.
@@ -88,6 +104,7 @@ def restore(
             f"side={side} and overlap={overlap}: must be multiples of {BLOCK}, overlap "
             "less than half of side"
         )
+    batch = batch or network.tile_batch(run)
     waiting: collections.deque[_Work] = collections.deque()
 
     def all_tiles():
@@ -96,30 +113,40 @@ def restore(
             for tile in waiting[-1].tiles:
                 yield waiting[-1], tile
 
+    def restored(group: _Group) -> tuple[_Group, np.ndarray]:
+        return group, _run(run, group, side, batch)
+
     stream = all_tiles()
-    while group := list(itertools.islice(stream, batch)):
-        tiles = [
-            work.image[rows.start : rows.start + side, columns.start :][:, :side]
-            for work, (rows, columns) in group
-        ]
-        told = [work.told for work, _ in group if work.told is not None]
+    groups = iter(lambda: list(itertools.islice(stream, batch)), [])
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    try:
+        for group, done in prefetch(pool, restored, groups, 1):
+            for (work, tile), values in zip(group, done, strict=False):
+                work.add(tile, values)
+            while waiting and not waiting[0].lacking:
+                work = waiting.popleft()
+                height, width = work.shape
+                yield work.restored[:height, :width]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# Tiles, each with its image.
+_Group = list[tuple[_Work, tuple[_Span, _Span]]]
+
+
+def _run(run: network.Run, group: _Group, side: int, batch: int) -> np.ndarray:
+    """Runs the network on tiles, with black ones if it needs a batch of fixed size."""
+    tiles = [
+        work.image[rows.start : rows.start + side, columns.start :][:, :side]
+        for work, (rows, columns) in group
+    ]
+    told = [work.told for work, _ in group if work.told is not None]
+    if network.fixed_batch(run):
         lacking = batch - len(tiles)
         tiles += [np.zeros_like(tiles[0])] * lacking
         told += told[:1] * lacking
-        done = run(np.stack(tiles), *([np.stack(told)] if told else []))
-        for (work, (rows, columns)), tile in zip(group, done, strict=False):
-            weight = np.multiply.outer(rows.weight, columns.weight)
-            weight = weight.reshape(*weight.shape, *[1] * (tile.ndim - 2))
-            inside = tuple(
-                slice(x.part.start - x.start, x.part.stop - x.start)
-                for x in (rows, columns)
-            )
-            work.restored[rows.part, columns.part] += weight * tile[inside]
-            work.lacking -= 1
-        while waiting and not waiting[0].lacking:
-            work = waiting.popleft()
-            height, width = work.shape
-            yield work.restored[:height, :width]
+    return run(np.stack(tiles), *([np.stack(told)] if told else []))
 
 
 def _spans(length: int, side: int, overlap: int) -> list[_Span]:

@@ -5,9 +5,8 @@ visible pixels, and change the visible ones.
 """
 
 import numpy as np
-from scipy import ndimage
 
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 
 def filled(picture: Picture) -> Picture:
@@ -20,6 +19,8 @@ def filled(picture: Picture) -> Picture:
     hidden = picture.alpha == 0
     if not hidden.any() or hidden.all():
         return picture
+    from scipy import ndimage  # here, because few pictures need it and it takes long
+
     rows, columns = ndimage.distance_transform_edt(
         hidden, return_distances=False, return_indices=True
     )

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -58,7 +58,7 @@ def join(coordinator: str | None, processes: int | None, index: int | None) -> N
 
 
 @contextlib.contextmanager
-def exit_without_barrier():
+def exit_without_barrier() -> Iterator[None]:
     """On failure, exits immediately instead of waiting for the other processes.
 
     The other processes notice at the next collective operation, or after JAX's timeout

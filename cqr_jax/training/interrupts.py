@@ -1,7 +1,10 @@
 """Signals that ask a training run to stop."""
 
+import contextlib
 import signal
 import time
+
+from cqr_jax import signals
 
 
 class Interrupts:
@@ -14,12 +17,12 @@ class Interrupts:
       caught: number of the signal; 0 if none arrived.
     """
 
-    def __enter__(self) -> "Interrupts":
+    def __init__(self) -> None:
         self.caught = 0
-        self._before = {
-            number: signal.signal(number, self._record)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        self._handlers = contextlib.ExitStack()
+
+    def __enter__(self) -> "Interrupts":
+        self._former = self._handlers.enter_context(signals.handled(self._record))
         return self
 
     def _record(self, number, frame):
@@ -28,9 +31,8 @@ class Interrupts:
         if not self.caught:
             self.caught, self._since = int(number), now
         elif now - self._since > 1:
-            signal.signal(number, self._before[number])
+            signal.signal(number, self._former[number])
             signal.raise_signal(number)
 
-    def __exit__(self, *error) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def __exit__(self, *error: object) -> None:
+        self._handlers.close()

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from orbax.checkpoint import CheckpointManager
 
 from cqr_jax import losses, weights
 from cqr_jax.errors import UserError
@@ -140,7 +141,7 @@ def _run(
 def _start(
     config: ml_collections.ConfigDict,
     stage: Stage,
-    manager,
+    manager: CheckpointManager,
     initial: weights.Weights | None,
 ) -> state.TrainState:
     """Returns the state to start from.
@@ -170,7 +171,7 @@ def _start(
 def train(
     config: ml_collections.ConfigDict,
     stage: Stage,
-    manager,
+    manager: CheckpointManager,
     train_state: state.TrainState,
     workdir: Workdir,
 ) -> state.TrainState:

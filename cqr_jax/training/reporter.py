@@ -36,7 +36,7 @@ class Reporter:
     def __enter__(self) -> "Reporter":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._writer.close()
 
     def training(self, step: int, metrics: dict[str, float]) -> None:

@@ -43,8 +43,8 @@ class Stage(NamedTuple):
       ranker_variables: variables of the frozen ranker; see `cqr_jax.training.steps`.
       batches: first step -> the training batches from there on.
       validation: the validation batches.
-      summarize: the summed results of the evaluation step -> named figures.
-      best: name and mode ('max' or 'min') of the figure that tells the best.
+      summarize: the summed results of the evaluation step -> named metrics.
+      best: name and mode ('max' or 'min') of the metric that tells the best.
       images_per_step: compressed images that one training step sees.
     """
 

@@ -4,22 +4,23 @@ Reading and writing them needs neither TensorFlow nor Orbax. The package include
 `compact.safetensors` and other weights in this folder; README.md here describes them.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import flax.traverse_util
-import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-from flax import linen as nn
 
-from cqr_jax import files, models
+from cqr_jax import files
 from cqr_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from flax import linen as nn
 
 SHIPPED = pathlib.Path(__file__).parent  # folder of the weights in the package
 
@@ -34,8 +35,22 @@ class Weights(NamedTuple):
       provenance: how the weights were made, as given to `save`.
     """
 
-    model: nn.Module
+    model: "nn.Module"
     variables: dict
+    fields: dict
+    provenance: dict
+
+
+class Header(NamedTuple):
+    """What a weights file tells of its model.
+
+    Attributes:
+      kind: 'ranker' or 'deblocker'.
+      fields: config fields of the module.
+      provenance: how the weights were made.
+    """
+
+    kind: str
     fields: dict
     provenance: dict
 
@@ -82,9 +97,14 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
       UserError: if there is no such file, if it doesn't hold weights of this kind, if
         the fields differ, or if arrays are missing, extra or of a wrong shape.
     """
-    held, found, provenance, arrays = read(path)
-    if held != kind:
-        raise UserError(f"{path}: holds a {held}, not a {kind}")
+    # Imported here because `cqr-restore` often needs `header` alone.
+    import jax
+    from flax.traverse_util import unflatten_dict
+
+    from cqr_jax import models
+
+    found = header(path, kind).fields
+    _, _, provenance, arrays = read(path)
     # Files that are older than a field were made with its default.
     try:
         model = models.create(found, kind)
@@ -99,11 +119,28 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
                 f"{path}: holds a {kind} with {name} {theirs}, but the config asks for "
                 f"{value}"
             )
-    image = jnp.zeros((1, 64, 64, models.channels(model)))
+    image = np.zeros((1, 64, 64, models.channels(model)), np.float32)
     expected = jax.eval_shape(model.init, jax.random.key(0), image)
     _check(path, arrays, _flatten(expected))
-    variables = flax.traverse_util.unflatten_dict(arrays, sep="/")
+    variables = unflatten_dict(arrays, sep="/")
     return Weights(model, {"batch_stats": {}, **variables}, found, provenance)
+
+
+def header(path: str | os.PathLike, kind: str) -> Header:
+    """Reads what a weights file tells of its model, without the arrays.
+
+    Args:
+      path: path of the file.
+      kind: 'ranker' or 'deblocker'.
+
+    Raises:
+      UserError: if there is no such file, or it doesn't hold weights of this kind.
+    """
+    with _opened(path) as file:
+        found = _header(file)
+    if found.kind != kind:
+        raise UserError(f"{path}: holds a {found.kind}, not a {kind}")
+    return found
 
 
 def read(path: str | os.PathLike) -> tuple[str, dict, dict, dict[str, np.ndarray]]:
@@ -117,24 +154,37 @@ def read(path: str | os.PathLike) -> tuple[str, dict, dict, dict[str, np.ndarray
     Raises:
       UserError: if there is no such file, or it isn't a weights file.
     """
+    with _opened(path) as file:
+        arrays = {
+            name: file.get_tensor(name).astype(np.float32)
+            for name in file.keys()  # noqa: SIM118
+        }
+        return *_header(file), arrays
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[Any]:
+    """Opens a weights file; reports one that can't be read in one line."""
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such weights file")
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            header = file.metadata() or {}
-            fields = json.loads(header["fields"])
-            provenance = json.loads(header["provenance"])
-            arrays = {
-                name: file.get_tensor(name).astype(np.float32)
-                for name in file.keys()  # noqa: SIM118
-            }
-        return header["kind"], fields, provenance, arrays
+            yield file
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: not a weights file of cqr_jax ({error})") from None
 
 
+def _header(file: Any) -> Header:
+    held = file.metadata() or {}
+    fields, provenance = (json.loads(held[x]) for x in ("fields", "provenance"))
+    return Header(held["kind"], fields, provenance)
+
+
 def _flatten(variables: Any) -> dict:
-    flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
+    import jax
+    from flax.traverse_util import flatten_dict
+
+    flat = flatten_dict(dict(variables), sep="/")
     return {
         name: x if isinstance(x, jax.ShapeDtypeStruct) else np.asarray(x)
         for name, x in flat.items()

@@ -16,23 +16,10 @@ from cqr_jax.errors import UserError
 from cqr_jax.export.__main__ import write
 from cqr_jax.export.stablehlo import to_stablehlo
 from cqr_jax.models import colour
-from cqr_jax.models.deblocker import Deblocker
-from cqr_jax.restoring import network, restorer
-from cqr_jax.training import state
+from cqr_jax.restoring import jax_network, restorer
+from tests.networks import NETWORKS, SMALL, drawn
 
 RNG = np.random.default_rng(0)
-
-
-def drawn(tail=0.2, **fields):
-    """A deblocker of random weights; those of the tail are scaled, to tame it."""
-    model = Deblocker(**fields)
-    params = state.init(model, 48, 0)["params"]
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda x: x + 0.05 * rng.standard_normal(x.shape, np.float32), params
-    )
-    params["tail"] = jax.tree.map(lambda x: tail * x, params["tail"])
-    return weights.Weights(model, {"params": params}, fields, {})
 
 
 @pytest.fixture(scope="module", params=["shipped", "paper"])
@@ -42,31 +29,6 @@ def deblocker(request):
         path = weights.SHIPPED / "compact-blind.safetensors"
         return weights.load(path, "deblocker")
     return drawn(1, width=6, local_blocks=1, residual_blocks=2)
-
-
-SMALL = {"width": 6, "local_blocks": 1, "residual_blocks": 1, "channels": 3}
-NETWORKS = {
-    "planes": {
-        "deeper_widths": (8, 6),
-        "outer_masks": True,
-        "conditioning": "planes",
-    },
-    "modulation": {
-        "scale": 2,
-        "deeper_widths": (8,),
-        "masks": False,
-        "conditioning": "modulation",
-        "embedding": 5,
-    },
-    "pooled": {
-        "scale": 2,
-        "deeper_widths": (8,),
-        "key_pool": 4,
-        "conditioning": "modulation",
-        "embedding": 5,
-    },
-    "told nothing": {"scale": 2, "key_pool": 3},
-}
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -100,7 +62,7 @@ def test_onnx(deblocker, tmp_path, side):
     for shape in [(2, 48, 48)] + [(1, 16, 24), (1, 3, 45)] * (side is None):
         images = RNG.random(shape, np.float32)
         (found,) = session.run(["restored"], {"image": images[:, None]})
-        expected = network.Network(deblocker)(images)
+        expected = jax_network.JaxNetwork(deblocker)(images)
         assert np.abs(expected - images).max() > 0.01
         np.testing.assert_allclose(found[:, 0], expected, atol=1e-4)
 
@@ -177,7 +139,7 @@ def test_stablehlo(deblocker, tmp_path):
     for shape in ((1, 16, 24), (3, 55, 41)):
         images = RNG.random(shape, np.float32)
         found = jax.jit(exported.call)(images[..., None])[..., 0]
-        expected = network.Network(deblocker)(images)
+        expected = jax_network.JaxNetwork(deblocker)(images)
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

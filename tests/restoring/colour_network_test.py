@@ -12,8 +12,16 @@ from cqr_jax import weights
 from cqr_jax.data.compression import FEATURES, features, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
-from cqr_jax.restoring import network, pictures, projection, quality, restorer, tiles
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring import (
+    jax_network,
+    network,
+    pictures,
+    projection,
+    quality,
+    restorer,
+    tiles,
+)
+from cqr_jax.restoring.picture import Picture
 from cqr_jax.training import state
 from data_prep import sources
 from tests.conftest import run, save_fresh
@@ -171,7 +179,7 @@ def test_tiles_of_a_colour_picture_equal_the_whole(path, photograph):
         lambda x: x + np.float32(0.1) * RNG.standard_normal(x.shape, np.float32),
         variables,
     )
-    run_ = network.Network(weights.Weights(model, variables, {}, {}))
+    run_ = jax_network.JaxNetwork(weights.Weights(model, variables, {}, {}))
     image = RNG.uniform(0, 1, (128, 200, 3)).astype(np.float32)
     told = features(libjpeg(20))
     whole = run_(image[None], told[None])[0]

@@ -6,7 +6,7 @@ from PIL import Image
 
 from cqr_jax.restoring import colour
 from cqr_jax.restoring.colour import Plane
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 RNG = np.random.default_rng(0)
 

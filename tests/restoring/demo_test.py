@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from cqr_jax.data.compression import Compression, libjpeg
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 from cqr_jax.restoring.quality import Quality
 from cqr_jax.restoring.restorer import Restoration
 from tests.conftest import save_fresh, start

@@ -12,6 +12,8 @@ from cqr_jax import formats
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.restoring import exif, heif_file, pictures
 from cqr_jax.restoring.exif import Entry, Tags
+from cqr_jax.restoring.metadata import Metadata
+from cqr_jax.restoring.picture import Picture
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 30, 3), np.uint8)
@@ -105,9 +107,7 @@ def test_avif_is_rotated_upright(orientation):
     options = {"exif": block, "xmp": XMP, "quality": 100, "subsampling": "4:4:4"}
     data = _saved(Image.fromarray(SMOOTH), "avif", **options)
     found = pictures.decode(data)
-    expected = pictures.upright(
-        pictures.Picture(SMOOTH, metadata=pictures.Metadata(block))
-    )
+    expected = pictures.upright(Picture(SMOOTH, metadata=Metadata(block)))
     assert found.pixels.shape == expected.pixels.shape
     assert abs(found.pixels.astype(int) - expected.pixels).max() < 4
     assert exif.read(found.metadata.exif).numbers(exif.ORIENTATION, (1,)) == (1,)
@@ -162,9 +162,7 @@ def test_heic_is_rotated_upright(orientation):
     image.info["icc_profile_type"] = "prof"
     image.save(buffer, quality=-1, chroma=444, matrix_coefficients=0, **options)
     found = pictures.decode(buffer.getvalue())
-    expected = pictures.upright(
-        pictures.Picture(SMOOTH, metadata=pictures.Metadata(_exif(orientation)))
-    )
+    expected = pictures.upright(Picture(SMOOTH, metadata=Metadata(_exif(orientation))))
     assert found.pixels.shape == expected.pixels.shape
     assert abs(found.pixels.astype(int) - expected.pixels).max() < 4
     meta = found.metadata

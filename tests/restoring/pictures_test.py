@@ -12,7 +12,8 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from cqr_jax import formats
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.restoring import pictures
-from cqr_jax.restoring.pictures import Metadata, Picture
+from cqr_jax.restoring.metadata import Metadata
+from cqr_jax.restoring.picture import Picture
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 30, 3), np.uint8)

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.restoring import pictures, png_file
 from cqr_jax.restoring.metadata import Metadata
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 30, 3), np.uint8)

@@ -14,8 +14,17 @@ from cqr_jax.data.compression import libjpeg
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
-from cqr_jax.restoring import network, pictures, projection, quality, restorer, tiles
-from cqr_jax.restoring.pictures import Metadata, Picture
+from cqr_jax.restoring import (
+    jax_network,
+    network,
+    pictures,
+    projection,
+    quality,
+    restorer,
+    tiles,
+)
+from cqr_jax.restoring.metadata import Metadata
+from cqr_jax.restoring.picture import Picture
 from cqr_jax.training import state
 from cqr_jax.weights import Weights
 from tests.conftest import save_fresh
@@ -153,7 +162,7 @@ def test_tiled_equals_whole(small, local):
     """To float tolerance without attention; what attention makes of tiles is small."""
     model, params = small
     params = _without_attention(params) if local else params
-    run = network.Network(Weights(model, {"params": params}, {}, {}))
+    run = jax_network.JaxNetwork(Weights(model, {"params": params}, {}, {}))
     image = RNG.random((232, 264)).astype(np.float32)
     whole = run(image[None])[0]
     (tiled,) = tiles.restore(run, [image], side=176, overlap=64, batch=2)
@@ -194,7 +203,7 @@ def test_self_ensemble_keeps_blocks_at_the_corner():
 
 def test_self_ensemble_does_not_mind_how_an_image_lies(small):
     model, params = small
-    run = network.Network(Weights(model, {"params": params}, {}, {}))
+    run = jax_network.JaxNetwork(Weights(model, {"params": params}, {}, {}))
     image = RNG.random((1, 40, 56)).astype(np.float32)
     turned = np.rot90(image, 1, (1, 2))[:, ::-1].copy()
     found = network.self_ensemble(run)(image)

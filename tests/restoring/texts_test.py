@@ -15,7 +15,8 @@ from PIL import Image
 
 from cqr_jax.restoring import photoshop
 from cqr_jax.restoring.metadata import Metadata
-from cqr_jax.restoring.pictures import Picture, decode, encode, fitted
+from cqr_jax.restoring.picture import Picture
+from cqr_jax.restoring.pictures import decode, encode, fitted
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 GREETING = "Grüße".encode()

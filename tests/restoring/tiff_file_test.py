@@ -12,7 +12,7 @@ from PIL import Image
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.restoring import pictures
 from cqr_jax.restoring.metadata import Metadata
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 RNG = np.random.default_rng(0)
 needs_vips = pytest.mark.skipif(not shutil.which("vips"), reason="no vips")

@@ -7,7 +7,7 @@ from PIL import Image
 from cqr_jax.data.compression import libjpeg
 from cqr_jax.data.degradations import encode
 from cqr_jax.restoring import pictures, restorer, transparency
-from cqr_jax.restoring.pictures import Picture
+from cqr_jax.restoring.picture import Picture
 
 RNG = np.random.default_rng(0)
 

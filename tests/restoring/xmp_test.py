@@ -8,7 +8,8 @@ from PIL import Image
 
 from cqr_jax.restoring import xmp
 from cqr_jax.restoring.metadata import Metadata
-from cqr_jax.restoring.pictures import Picture, decode, encode
+from cqr_jax.restoring.picture import Picture
+from cqr_jax.restoring.pictures import decode, encode
 
 VIDEO = "The video of the motion photo was dropped."
 OTHERS = "The other pictures or videos in the file were dropped."

@@ -1,0 +1,181 @@
+"""Measures what `cqr-restore` chooses: the engine, the tiles and PNG's compression.
+
+    python -m benchmarks.restoring_choices PHOTOGRAPHS
+
+Uses the photographs that the folder's colour records hold out from training. Prints a
+report in Markdown with three tables: the speed of each engine on tiles of several
+sides, the speed and the PSNR of restoring whole photographs with several sides and
+overlaps, and the time and the size of PNG files at several compression levels.
+"""
+
+import argparse
+import io
+import itertools
+import os
+import pathlib
+import time
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import machine
+from cqr_jax import tables
+from cqr_jax.data import jpeg, kinds
+from cqr_jax.data.compression import features, libjpeg
+from cqr_jax.data.held_out import held_out_images
+from cqr_jax.errors import one_line_errors
+from cqr_jax.evaluation import metrics
+from cqr_jax.restoring import (
+    colour,
+    jax_network,
+    network,
+    openvino_network,
+    restorer,
+    tiles,
+)
+from cqr_jax.weights import load
+
+_SIDES = (128, 192, 256, 384)  # of tiles, in pixels
+_OVERLAPS = (8, 16, 32)  # in pixels
+_QUALITY = 20  # quality factor of the photographs
+_LEVELS = range(1, 10)  # of zlib
+
+
+def engines(path: str) -> dict[str, network.Run]:
+    """Returns name -> network of each engine and precision that works here."""
+    found: dict[str, network.Run] = {
+        "JAX": jax_network.JaxNetwork(load(path, "deblocker"))
+    }
+    openvino = openvino_network.import_openvino().Core()
+    abilities = openvino.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    for name, precision in (("FP32", "f32"), ("BF16", "bf16")):
+        if name in abilities:
+            run = openvino_network.OpenvinoNetwork(path, precision)
+            found[network.engine(run)] = run
+    return found
+
+
+def best(call, repetitions: int) -> float:
+    """Returns the seconds of the fastest of several calls, after one to warm up."""
+    call()
+    spent = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        call()
+        spent.append(time.perf_counter() - start)
+    return min(spent)
+
+
+def engine_rows(runs: dict[str, network.Run], repetitions: int) -> list[list[str]]:
+    """Returns megapixels per second of each engine, for each side."""
+    rows = []
+    for side in _SIDES:
+        row = [str(side)]
+        for run in runs.values():
+            shape = (network.tile_batch(run), side, side)
+            images = np.random.default_rng(0).random(shape, np.float32)
+            spent = best(lambda run=run, x=images: run(x), repetitions)
+            row.append(f"{images.size / spent / 1e6:.2f}")
+        rows.append(row)
+    return rows
+
+
+def degraded(run: network.Run, photographs: list[np.ndarray]) -> list:
+    """Returns the photographs as JPEGs, as `tiles.restore` takes them."""
+    images = [jpeg.compress(x, _QUALITY) for x in photographs]
+    if not network.conditioned(run):
+        return images
+    told = features(libjpeg(_QUALITY, gray=True))
+    return [
+        tiles.Told(colour.without_colour(x / np.float32(255)), told) for x in images
+    ]
+
+
+def tile_rows(
+    run: network.Run, clean: list[np.ndarray], repetitions: int
+) -> list[list[str]]:
+    """Returns speed and PSNR of restoring photographs, for each side and overlap."""
+    images = degraded(run, clean)
+    pixels = sum(x.size for x in clean)
+    rows = []
+    for side, overlap in itertools.product(_SIDES, _OVERLAPS):
+        found: list[np.ndarray] = []
+
+        def restore(side=side, overlap=overlap, found=found):
+            found[:] = tiles.restore(run, images, side, overlap)
+
+        spent = best(restore, repetitions)
+        psnr = np.mean(list(map(metrics.psnr, clean, map(_luma, found))))
+        speed = pixels / spent / 1e6
+        rows.append([str(side), str(overlap), f"{speed:.2f}", f"{psnr:.3f}"])
+    return rows
+
+
+def _luma(restored: np.ndarray) -> np.ndarray:
+    """Returns 8-bit Y of a restored image."""
+    return metrics.to_uint8(restored if restored.ndim == 2 else restored[..., 0])
+
+
+def png_rows(images: list[np.ndarray], repetitions: int) -> list[list[str]]:
+    """Returns the time and the size of PNG files, for each level."""
+    pixels = sum(x.size for x in images)
+    rows, sizes = [], []
+    for level in _LEVELS:
+        buffer = io.BytesIO()
+
+        def write(level=level, buffer=buffer):
+            buffer.seek(0)
+            buffer.truncate()
+            for x in images:
+                Image.fromarray(x).save(buffer, "PNG", compress_level=level)
+
+        spent = best(write, repetitions) / (pixels / 1e6)
+        sizes.append(buffer.tell())
+        rows.append([str(level), f"{spent:.3f}"])
+    usual = sizes[_LEVELS.index(6)]
+    return [[*row, f"{x / usual:.3f}"] for row, x in zip(rows, sizes, strict=True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.restoring_choices",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("photographs", help="folder of photographs")
+    parser.add_argument("--weights", default=str(restorer.WEIGHTS))
+    parser.add_argument("--count", type=int, default=8, help="of photographs")
+    parser.add_argument("--repetitions", type=int, default=3)
+    args = parser.parse_args()
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(network.cores()))
+    with one_line_errors():
+        paths = held_out_images(args.photographs, kinds.COLOUR)[: args.count]
+        clean = [jpeg.load_named(path, jpeg.load_luma) for path in paths]
+        runs = engines(args.weights)
+        chosen = restorer.load(args.weights)
+        name = pathlib.Path(args.weights).name
+        print("# Engine, tiles and PNG level of cqr-restore\n")
+        print("    python -m benchmarks.restoring_choices PHOTOGRAPHS\n")
+        print(f"{name}, {machine.describe()}.\n")
+        print(f"The fastest of {args.repetitions} repetitions.\n")
+        print("## Engines\n\nMegapixels of gray tiles per second.\n")
+        rows = engine_rows(runs, args.repetitions)
+        print(tables.markdown([["side", *runs], *rows]), flush=True)
+        print(
+            f"\n## Tiles\n\n{len(clean)} held-out photographs, Y, at QF {_QUALITY}, in "
+            f"{network.engine(chosen)}. Neighbouring tiles share twice the overlap.\n"
+        )
+        rows = tile_rows(chosen, clean, args.repetitions)
+        head = ["side", "overlap", "megapixels a second", "PSNR (dB)"]
+        print(tables.markdown([head, *rows]), flush=True)
+        print(
+            "\n## PNG\n\nThe restored photographs as PNGs. Sizes are relative to "
+            "that of level 6, the default of zlib.\n"
+        )
+        restored = list(map(_luma, tiles.restore(chosen, degraded(chosen, clean))))
+        rows = png_rows(restored, args.repetitions)
+        print(tables.markdown([["level", "seconds a megapixel", "size"], *rows]))
+
+
+if __name__ == "__main__":
+    main()

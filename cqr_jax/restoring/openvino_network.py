@@ -1,0 +1,194 @@
+"""Runs the deblocker on CPUs in OpenVINO, which is faster there than XLA.
+
+OpenVINO reads the network as ONNX (`cqr_jax.export.onnx`). It computes in bfloat16 if
+the processor has instructions for it, else in float32. The compiled network is cached
+on disk, so that later processes need neither JAX nor ONNX.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import pathlib
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+
+from cqr_jax import files, weights
+from cqr_jax.data.compression import FEATURES
+from cqr_jax.errors import UserError
+from cqr_jax.restoring import network
+
+# `import openvino` also imports its model converter, and with it a package that sends
+# usage data. Neither is needed here, and openvino works without them.
+_NOT_IMPORTED = "openvino.tools.ovc"
+
+
+def import_openvino() -> Any:
+    """Imports openvino without its converter and its telemetry.
+
+    Raises:
+      ImportError: if openvino is not installed, or doesn't work on this machine.
+    """
+    blocked = not {"openvino", _NOT_IMPORTED} & sys.modules.keys()
+    if blocked:
+        sys.modules[_NOT_IMPORTED] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if blocked:
+            del sys.modules[_NOT_IMPORTED]
+    return openvino
+
+
+class OpenvinoNetwork:
+    """A `network.Run` that compiles the network for each size of its images.
+
+    The images of a batch are restored one by one, several at a time. It may be called
+    from several threads, which take turns.
+
+    Attributes:
+      channels, conditioned, tile_batch, fixed_batch, engine: as in `network.Run`.
+    """
+
+    fixed_batch = False
+
+    def __init__(self, path: str | os.PathLike, precision: str | None = None):
+        """Prepares to compile the deblocker of a file.
+
+        Args:
+          path: file of the weights.
+          precision: 'f32' or 'bf16'. None for the one that OpenVINO prefers on this
+            processor.
+
+        Raises:
+          ImportError: if openvino is not installed, or doesn't work on this machine.
+          UserError: if there is no such file, or it does not hold a deblocker.
+        """
+        openvino = import_openvino()
+        if importlib.util.find_spec("onnx") is None:
+            raise ImportError("the package onnx is missing")
+        self._queue_class = openvino.AsyncInferQueue
+        self._core = openvino.Core()
+        try:
+            precision = (
+                precision
+                or self._core.get_property(
+                    "CPU", "INFERENCE_PRECISION_HINT"
+                ).to_string()
+            )
+            about = [openvino.__version__, *_about_processor(self._core)]
+        except RuntimeError as error:
+            raise ImportError(f"OpenVINO has no CPU here: {error}") from None
+        cores = network.cores()
+        self._settings = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_NUM_THREADS": str(cores),
+            "INFERENCE_PRECISION_HINT": precision,
+        }
+        self.engine = f"OpenVINO ({_NAMES.get(precision, precision)})"
+        held = weights.header(path, "deblocker")
+        # A file that is older than a field was made with the field's default.
+        self.channels: int = held.fields.get("channels", 1)
+        self.conditioned: bool = held.fields.get("conditioning", "none") != "none"
+        self.tile_batch = 4 * cores
+        self._path = pathlib.Path(path)
+        self._key = _digest(
+            self._path.read_bytes(), _source_of_graph(), *about, str(self._settings)
+        )
+        self._onnx: bytes | None = None
+        self._queues: dict[tuple[int, int], Any] = {}
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, images: np.ndarray, compression: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Restores a batch.
+
+        Args:
+          images: as in `network.Run`.
+          compression: float32, (count, FEATURES), see `cqr_jax.data.compression`; None
+            for unknown. A network that is not conditioned ignores it.
+        """
+        if images.dtype == np.uint8:
+            images = images.astype(np.float32) / 255
+        inputs = {"image": network.with_channels(images, self.channels)}
+        if self.conditioned:
+            if compression is None:
+                compression = np.zeros((len(images), FEATURES), np.float32)
+            inputs["compression"] = compression
+        restored = np.empty(inputs["image"].shape, np.float32)
+
+        def take(request, index):
+            restored[index] = request.get_output_tensor().data[0]
+
+        with self._lock:
+            queue = self._queue(images.shape[1:3])
+            queue.set_callback(take)
+            try:
+                for i in range(len(images)):
+                    queue.start_async({k: x[i : i + 1] for k, x in inputs.items()}, i)
+            finally:
+                queue.wait_all()
+        return restored[..., 0] if images.ndim == 3 else restored
+
+    def _queue(self, sides: tuple[int, int]) -> Any:
+        """Returns the requests for images of these sides; compiles them first."""
+        if sides not in self._queues:
+            self._queues[sides] = self._queue_class(self._compile(sides))
+        return self._queues[sides]
+
+    def _compile(self, sides: tuple[int, int]) -> Any:
+        """Returns the compiled network, from the cache if it is there."""
+        cached = network.cache_folder() / f"{_digest(self._key, str(sides))}.openvino"
+        # A file that can't be read or is damaged is made anew.
+        with contextlib.suppress(OSError, RuntimeError):
+            data = cached.read_bytes()
+            return self._core.import_model(data, "CPU", self._settings)
+        model = self._core.read_model(self._exported())
+        shapes = {"image": [1, *sides, self.channels]}
+        if self.conditioned:
+            shapes["compression"] = [1, FEATURES]
+        model.reshape(shapes)
+        compiled = self._core.compile_model(model, "CPU", self._settings)
+        # Without a cache, the next process compiles again.
+        with contextlib.suppress(UserError, OSError, RuntimeError):
+            files.write(cached, compiled.export_model().getvalue())
+        return compiled
+
+    def _exported(self) -> bytes:
+        """Returns the network as ONNX."""
+        if self._onnx is None:
+            # These import JAX, which is not needed if the network is cached.
+            from cqr_jax.export import onnx
+            from cqr_jax.export.program import deblocker_of
+
+            held = weights.load(self._path, "deblocker")
+            model = deblocker_of(held)
+            self._onnx = onnx.network_to_onnx(model, held.variables["params"])
+        return self._onnx
+
+
+_NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+
+
+def _about_processor(core) -> list[str]:
+    """Returns what a compiled network depends on."""
+    names = "FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES"
+    return [str(core.get_property("CPU", name)) for name in names]
+
+
+def _source_of_graph() -> bytes:
+    """Returns the source of the module that writes the graph, which changes with it."""
+    path = pathlib.Path(__file__).parent.parent / "export" / "onnx.py"
+    return path.read_bytes()
+
+
+def _digest(*parts: bytes | str) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        found.update(len(data).to_bytes(8, "big") + data)
+    return found.hexdigest()
