@@ -1,4 +1,4 @@
-"""Restoration of images in memory: `cqr_jax.restore`."""
+"""Restores images in memory: `cqr_jax.restore`."""
 
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ def restore(
     Args:
       image: gray (height, width), RGB (height, width, 3) or RGBA (height, width, 4)
         array, uint8 or uint16; or a Pillow image, such as `Image.open("photo.jpg")`.
-      strength: 0 (nothing changes) to 1.
+      strength: share of the change to make, 0 (none) to 1.
       weights: path of a deblocker's weights; None for those in the package.
       self_ensemble: whether to average over flips and rotations. This is slightly
         better and eight times as slow.
@@ -49,9 +49,9 @@ def restore(
       ImageError: if a Pillow image is damaged, or has a mode that can't be restored.
     """
     if not 0 <= strength <= 1:
-        raise ValueError(f"strength={strength}: is 0 to 1")
+        raise ValueError(f"strength={strength}: must be 0 to 1")
     if quality_factor is not None and not 1 <= quality_factor <= 100:
-        raise ValueError(f"quality_factor={quality_factor}: is 1 to 100")
+        raise ValueError(f"quality_factor={quality_factor}: must be 1 to 100")
     run = restorer.load(weights, self_ensemble)
     restorer.check_quality_factor(run, quality_factor)
     if isinstance(image, Image.Image):
@@ -92,7 +92,7 @@ def _to_pillow(picture: Picture) -> Image.Image:
 def _picture(image: np.ndarray) -> Picture:
     if not isinstance(image, np.ndarray):
         raise ValueError(
-            f"an image of {type(image)}: must be a NumPy array or one of Pillow's"
+            f"an image of {type(image)}: must be a NumPy array or a Pillow image"
         )
     shape, dtype = image.shape, image.dtype
     if image.ndim == 2:
@@ -100,7 +100,7 @@ def _picture(image: np.ndarray) -> Picture:
     good = image.ndim == 3 and image.shape[-1] in (1, 3, 4) and image.size
     if not good or dtype not in (np.uint8, np.uint16):
         raise ValueError(
-            f"an image of shape {shape} and {dtype}: must be (height, width), "
+            f"an image of shape {shape} and dtype {dtype}: must be (height, width), "
             "(height, width, 3) or (height, width, 4), uint8 or uint16"
         )
     alpha = image[..., 3] if image.shape[-1] == 4 else None

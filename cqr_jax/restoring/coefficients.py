@@ -12,19 +12,19 @@ from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.data.ycbcr import ZERO
 from cqr_jax.restoring import native
 
-_MIDDLE = 128  # is subtracted from samples before the DCT
+_MIDDLE = 128  # level shift, subtracted from samples before the DCT
 
 
 class Component(NamedTuple):
     """The stored coefficients of one plane.
 
     Attributes:
-      coefficients: int16, in units of their steps, (height, width), multiples of 8. The
-        coefficients of a block lie where its samples do.
+      coefficients: quantised coefficients, int16, (height, width), multiples of 8. The
+        coefficients of a block are at the place of its samples.
       steps: quantisation steps, float32, (8, 8).
-      sampling: pixels, down and across, per sample.
-      middle: value in [0, 1] of a sample of 128, which JPEG maps to zero: 128/255 for
-        Y, and 0.5 for Cb and Cr, where it means no colour.
+      sampling: pixels per sample, vertically and horizontally.
+      middle: value in a plane, [0, 1], of the sample 128, which the level shift of JPEG
+        maps to 0. It is 128/255 for Y, and 0.5 (neutral) for Cb and Cr.
     """
 
     coefficients: np.ndarray
@@ -37,9 +37,10 @@ class Stored(NamedTuple):
     """The coefficients of a JPEG file.
 
     Attributes:
-      components: one, or those of Y, Cb and Cr; None if they can't be read, or if the
-        image's sides are not multiples of theirs.
-      warnings: what libjpeg reported of the file.
+      components: gray, or Y, Cb and Cr. None if the file can't be read, has another
+        number of components, lacks blocks, or has a component whose sampling factor
+        does not divide the largest one.
+      warnings: warnings of libjpeg.
     """
 
     components: tuple[Component, ...] | None
@@ -53,7 +54,7 @@ def read(data: bytes, height: int, width: int) -> Stored:
       data: bytes of a file that Pillow can decode.
       height, width: size of the image in pixels.
     """
-    with tempfile.TemporaryDirectory() as folder:  # the library reads only files
+    with tempfile.TemporaryDirectory() as folder:  # jpegio reads only files
         path = os.path.join(folder, "image.jpg")
         pathlib.Path(path).write_bytes(data)
         with native.libjpeg() as warnings:

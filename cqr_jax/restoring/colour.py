@@ -1,8 +1,8 @@
 """Converts pixels to the planes that the network restores, and back.
 
-The planes are Y, Cb and Cr, or gray. A network of one channel restores Cb and Cr at the
-resolution at which a JPEG stores them, because its blocks are 8x8 there, as those of Y.
-`benchmarks.colour` measures the gain in colour (`benchmarks/results/colour.md`).
+The planes are Y, Cb and Cr, or gray. A network with one channel restores Cb and Cr at
+the resolution at which a JPEG stores them, because their blocks have 8x8 samples there,
+like those of Y. `benchmarks.colour` measures the gain (`benchmarks/results/colour.md`).
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from PIL import Image
 from cqr_jax.data.ycbcr import FROM_RGB, TO_RGB, ZERO
 from cqr_jax.restoring.picture import Picture
 
-_UNKNOWN = (2, 2)  # the most common sampling of chroma, for files that tell none
+_DEFAULT_SAMPLING = (2, 2)  # the most common one (4:2:0), for files that are no JPEG
 
 
 class Plane(NamedTuple):
@@ -22,7 +22,7 @@ class Plane(NamedTuple):
 
     Attributes:
       values: float32 in [0, 1], (height, width).
-      sampling: pixels, down and across, per sample of a JPEG.
+      sampling: pixels per sample of a JPEG, vertically and horizontally.
     """
 
     values: np.ndarray
@@ -30,7 +30,10 @@ class Plane(NamedTuple):
 
 
 def planes(picture: Picture) -> list[Plane]:
-    """Returns one plane of gray, or Y, Cb and Cr of RGB or of inverted CMY, and K."""
+    """Returns the planes of a picture.
+
+    These are gray; Y, Cb and Cr of RGB; or Y, Cb and Cr of inverted CMY, and K.
+    """
     height, width, channels = picture.pixels.shape
     values = [np.empty((height, width), np.float32) for _ in range(channels)]
     for rows in _bands(height):
@@ -42,8 +45,8 @@ def planes(picture: Picture) -> list[Plane]:
             x[..., :3] = x[..., :3] @ FROM_RGB.T.astype(np.float32) + ZERO
         for i, plane in enumerate(values):
             plane[rows] = x[..., i]
-    told = picture.compression
-    chroma = told.sampling if told and told.chroma else _UNKNOWN
+    known = picture.compression
+    chroma = known.sampling if known and known.chroma else _DEFAULT_SAMPLING
     sampling = [(1, 1), chroma, chroma, (1, 1)]
     return [Plane(*x) for x in zip(values, sampling, strict=False)]
 
@@ -51,9 +54,13 @@ def planes(picture: Picture) -> list[Plane]:
 def with_planes(
     picture: Picture, values: list[np.ndarray], dtype: np.typing.DTypeLike
 ) -> Picture:
-    """Returns the picture with new values of its planes, float32.
+    """Returns the picture with new planes.
 
-    The pixels become uint8 or uint16. Alpha is kept, and scaled if the dtype changes.
+    Args:
+      picture: the original picture.
+      values: float32 in [0, 1], (height, width) each, in the order of `planes`. Values
+        outside of the range are clipped.
+      dtype: uint8 or uint16. Alpha is scaled if its dtype differs.
     """
     pixels = np.empty((*values[0].shape, len(values)), dtype)
     for rows in _bands(len(pixels)):
@@ -75,7 +82,7 @@ def _bands(height: int) -> Iterator[slice]:
 
 
 def reduce(plane: Plane) -> np.ndarray:
-    """Returns the means of the pixels of each sample; edges are repeated."""
+    """Returns the mean of the pixels of each sample; the plane is edge-padded."""
     down, across = plane.sampling
     if plane.sampling == (1, 1):
         return plane.values
@@ -86,7 +93,7 @@ def reduce(plane: Plane) -> np.ndarray:
 
 
 def without_colour(values: np.ndarray) -> np.ndarray:
-    """Returns Y of (height, width) with neutral Cb and Cr: (height, width, 3)."""
+    """Adds neutral Cb and Cr to Y: (height, width) becomes (height, width, 3)."""
     image = np.empty((*values.shape, 3), np.float32)
     image[..., 0] = values
     image[..., 1:] = ZERO[1]
@@ -97,7 +104,7 @@ def change(plane: Plane, before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Returns the plane's values with the network's change of its samples.
 
     The mean of the change is subtracted, so that the mean colour of a picture is kept.
-    (A network moves it by up to 0.8 of 255, and not nearer to that of the original.)
+    Networks shift it by up to 0.8 of 255, and not towards that of the original.
 
     Args:
       plane: the input plane.
@@ -110,7 +117,7 @@ def change(plane: Plane, before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def add(plane: Plane, change: np.ndarray) -> np.ndarray:
-    """Adds a change of the samples to the plane's values, interpolated linearly."""
+    """Adds a change of the samples, interpolated bilinearly, to the plane's values."""
     down, across = plane.sampling
     if plane.sampling != (1, 1):
         height, width = change.shape
@@ -128,7 +135,7 @@ def _to_dtype(values: np.ndarray, dtype) -> np.ndarray:
 
 
 def _converted(alpha: np.ndarray, dtype) -> np.ndarray:
-    """Converts between 8 and 16 bits; 255 corresponds to 65535."""
+    """Converts alpha between uint8 and uint16; 255 corresponds to 65535."""
     if alpha.dtype == dtype:
         return alpha
     return _to_dtype(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max, dtype)

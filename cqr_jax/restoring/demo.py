@@ -1,6 +1,6 @@
 """Local web page to try the restoration: `cqr-restore --demo`.
 
-Needs the extra `demo`.
+It needs the extra `demo`.
 """
 
 import html
@@ -30,7 +30,13 @@ with extra("demo"):
 _HOST = "127.0.0.1"
 _MAX_PIXELS = 50_000_000
 _THUMBNAIL = 320  # longer side in pixels
-_COLUMNS = ("File", "Its tables", "Told to the network", "Projected", "Ranker's score")
+_COLUMNS = (
+    "File",
+    "Quantisation tables",
+    "Given to the network",
+    "Projected",
+    "Ranker's score",
+)
 _SAMPLINGS = {
     (1, 1): "4:4:4",
     (1, 2): "4:2:2",
@@ -38,16 +44,16 @@ _SAMPLINGS = {
     (2, 1): "4:4:0",
     (1, 4): "4:1:1",
 }
-_DIAL = "Quality factor told to the network"
+_DIAL = "Quality factor for the network"
 _DIAL_HELP = (
-    "0: what each file tells. From 1 (removes most) to 100 (least): this, and "
-    "nothing is projected."
+    "0: that of each file. 1 to 100: this one for all files, without projection; lower "
+    "values remove more."
 )
-_NO_DIAL_HELP = "These weights can't be told one."
+_NO_DIAL_HELP = "These weights take no quality factor."
 
 
 class _Shown(NamedTuple):
-    """What the page shows of a restored file: paths of PNGs, and cells of its row."""
+    """The page's view of a restored file: paths of PNGs, and the cells of its row."""
 
     before: str
     after: str
@@ -80,8 +86,9 @@ def page(weights: str | None = None) -> gradio.Blocks:
 
     with gradio.Blocks(title="cqr-restore", analytics_enabled=False) as blocks:
         gradio.Markdown(
-            "# Restore JPEGs\nDrop images that are, or once were, JPEGs. They stay on "
-            f"this machine. At most {_MAX_PIXELS / 1e6:g} megapixels each."
+            "# Restore JPEGs\nDrop images here that are JPEGs, or once were. They are "
+            "processed on this machine. Each may have up to "
+            f"{_MAX_PIXELS / 1e6:g} megapixels."
         )
         file = gradio.File(
             label="Images",
@@ -103,7 +110,7 @@ def page(weights: str | None = None) -> gradio.Blocks:
                 "Download all (ZIP)", elem_id="archive", visible=False
             )
         pairs = gradio.State([])
-        blocks.folder = folder  # keeps the folder as long as the page
+        blocks.folder = folder  # the folder is deleted with this object
         gradio.on(
             [file.change, strength.release, dial.release],
             restore,
@@ -120,7 +127,7 @@ def _sliders(can_be_told: bool) -> tuple[gradio.Slider, gradio.Slider]:
     """Adds the sliders of the strength and of the quality factor to the page."""
     with gradio.Row():
         strength = gradio.Slider(
-            0, 1, 1, step=0.05, label="Strength", info="0: nothing changes.",
+            0, 1, 1, step=0.05, label="Strength", info="0 leaves images unchanged.",
             elem_id="strength",
         )  # fmt: skip
         dial = gradio.Slider(
@@ -132,7 +139,7 @@ def _sliders(can_be_told: bool) -> tuple[gradio.Slider, gradio.Slider]:
 
 def _gallery() -> gradio.Gallery:
     return gradio.Gallery(
-        label="Restored: choose the one to compare",
+        label="Restored images: click one to compare it",
         columns=6,
         height=220,
         object_fit="contain",
@@ -280,11 +287,11 @@ def tables_say(compression: Compression | None, found: Quality) -> str:
     """
     if compression is None:
         guess = (
-            "unknown"
+            "quality unknown"
             if found.source == "ranker, vague"
-            else f"the ranker estimates {found.factor}"
+            else f"the ranker estimates QF {found.factor}"
         )
-        return f"no tables: {guess}"
+        return f"no tables; {guess}"
     factor, equal = nearest_quality(compression.luma)
     # Some encoders use the first table for all components, as Pillow does for CMYK.
     usual = (None, compression.luma, libjpeg(factor).chroma)
@@ -293,16 +300,20 @@ def tables_say(compression: Compression | None, found: Quality) -> str:
     if compression.chroma:
         down, across = compression.sampling
         sampling = _SAMPLINGS.get((down, across), f"chroma 1/{across} x 1/{down}")
-    kind = "libjpeg's" if known else "others than libjpeg's"
-    return f"QF {factor}{'' if known else ' or so'}, {sampling}, {kind}"
+    kind = "libjpeg's" if known else "not libjpeg's"
+    return f"{'' if known else 'about '}QF {factor}, {sampling}, {kind}"
 
 
 def told(done: Restoration) -> str:
     """Returns the page's description of the compression given to the network."""
     if done.quality_factor is None:
         return "nothing"
-    by = {"tables": "by its tables", "hand": "by hand", "ranker": "by the ranker"}
-    return f"QF {done.quality_factor}, {by[done.told_by]}"
+    origin = {
+        "tables": "from its tables",
+        "hand": "set by hand",
+        "ranker": "estimated by the ranker",
+    }
+    return f"QF {done.quality_factor}, {origin[done.told_by]}"
 
 
 def projection_of(done: Restoration) -> str:
@@ -312,7 +323,7 @@ def projection_of(done: Restoration) -> str:
     if done.compressed_before:
         return "no: compressed before"
     if done.told_by == "hand":
-        return "no: told by hand"
+        return "no: QF set by hand"
     return "no: no stored coefficients"
 
 
@@ -357,7 +368,7 @@ def serve(weights: str | None, port: int) -> None:
         )
     except OSError as error:
         raise UserError(f"--port={port}: {error}") from None
-    print(f"{url} (Ctrl-C ends it)", flush=True)
+    print(f"{url} (Ctrl-C stops the server)", flush=True)
     blocks.block_thread()
     blocks.folder.cleanup()
     sys.stdout.flush()

@@ -18,7 +18,7 @@ _EXIF, _GPS = int(ExifTags.IFD.Exif), int(ExifTags.IFD.GPSInfo)
 _INTEROP = int(ExifTags.IFD.Interop)
 
 # Tags of the first directory that describe the picture rather than the file.
-_OF_THE_PICTURE = frozenset(
+_PICTURE_TAGS = frozenset(
     int(tag)
     for tag in (
         ExifTags.Base.ImageDescription,
@@ -74,7 +74,12 @@ class Tags(NamedTuple):
     damaged: bool = False
 
     def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
-        """Returns the unsigned integers of a tag in the first directory."""
+        """Returns the unsigned integers of a tag in the first directory.
+
+        Args:
+          tag: number of the tag.
+          default: result if the tag is missing or holds other types.
+        """
         entry = self.first.get(tag)
         if not isinstance(entry, Entry) or entry.kind not in _NUMBERS:
             return default
@@ -83,7 +88,11 @@ class Tags(NamedTuple):
         )
 
     def rational(self, tag: int) -> float | None:
-        """Returns the first rational number of a tag; None if its divisor is 0."""
+        """Returns the first unsigned rational number of a tag in the first directory.
+
+        Returns None if the tag is missing or holds another type, or if the denominator
+        is 0.
+        """
         entry = self.first.get(tag)
         if not isinstance(entry, Entry) or entry.kind != _RATIONAL or not entry.number:
             return None
@@ -101,7 +110,7 @@ class _Reader:
         self.order: Literal["<", ">"] = "<" if data[:2] == b"II" else ">"
         (version,) = self.unpack("H", 2)
         if version not in (42, 43):
-            raise ValueError(f"version {version}")
+            raise ValueError(f"unknown version {version}")
         self.big = version == 43
         # Formats of an offset and of the number of entries, and bytes per entry.
         self.offset, self.count = ("Q", "Q") if self.big else ("I", "H")
@@ -123,7 +132,7 @@ class _Reader:
         begin = at + struct.calcsize(f"<{self.count}")
         end = begin + self.size * count
         if end > len(self.data):
-            raise ValueError("a directory that is cut")
+            raise ValueError("a truncated directory")
         return range(begin, end, self.size), end
 
     def chain(self) -> Iterator[int]:
@@ -158,7 +167,7 @@ class _Reader:
     def entry(self, place: int) -> tuple[int, Entry]:
         tag, kind, count = self.unpack("HH" + self.offset, place)
         if kind not in self.sizes:
-            raise ValueError(f"type {kind}")
+            raise ValueError(f"unknown type {kind}")
         length = count * self.sizes[kind]
         room = struct.calcsize(f"<{self.offset}")
         start = place + self.size - room
@@ -166,7 +175,7 @@ class _Reader:
             (start,) = self.unpack(self.offset, start)
         value = self.data[start : start + length]
         if len(value) < length:
-            raise ValueError("values that are cut")
+            raise ValueError("truncated values")
         return tag, Entry(kind, count, value)
 
 
@@ -247,7 +256,7 @@ def of_the_picture(tags: Tags) -> tuple[Tags, bool]:
     Returns:
       The tags, and whether camera notes were removed.
     """
-    first = {tag: x for tag, x in tags.first.items() if tag in _OF_THE_PICTURE}
+    first = {tag: x for tag, x in tags.first.items() if tag in _PICTURE_TAGS}
     inner = first.get(_EXIF)
     noted = isinstance(inner, dict) and MAKER_NOTE in inner
     if isinstance(inner, dict):
@@ -257,9 +266,10 @@ def of_the_picture(tags: Tags) -> tuple[Tags, bool]:
 
 
 def said_upright(exif: bytes) -> bytes:
-    """Sets the orientation in EXIF to 1 and removes the thumbnail.
+    """Sets the orientation in EXIF to 1 (upright) and removes the thumbnail.
 
-    All other bytes are unchanged.
+    The thumbnail is removed by clearing the link to its directory; its bytes stay. All
+    other bytes are unchanged.
 
     Raises:
       ValueError: if the first directory can't be read.
@@ -274,7 +284,7 @@ def said_upright(exif: bytes) -> bytes:
                 one = (_SHORT, 1, 1, 0)
                 struct.pack_into(f"{reader.order}HIHH", found, place + 2, *one)
         if end + 4 <= len(found):
-            struct.pack_into(f"{reader.order}I", found, end, 0)  # no second image
+            struct.pack_into(f"{reader.order}I", found, end, 0)  # no thumbnail
     except struct.error as error:
         raise ValueError(str(error)) from None
     return exif[: len(exif) - len(data)] + bytes(found)

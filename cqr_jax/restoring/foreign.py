@@ -1,8 +1,8 @@
-"""Formats of images that aren't read: their names, to be told where one is refused."""
+"""Recognises formats that are not read, so that error messages can name them."""
 
 import re
 
-# How their files begin.
+# The first bytes of a file, and the name of its format.
 _FORMATS = (
     (re.compile(rb"....ftypcr[x3]", re.DOTALL), "CR3 (raw)"),
     (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "JPEG 2000"),
@@ -20,6 +20,6 @@ _FORMATS = (
 
 
 def name(data: bytes) -> str | None:
-    """The name of the format that a file begins as; None for any other file."""
+    """Returns the name of a file's format; None if it is not one of those above."""
     start = data[:4096]
     return next((name for form, name in _FORMATS if form.match(start)), None)

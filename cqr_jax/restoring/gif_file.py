@@ -1,13 +1,14 @@
-"""GIF files: what Pillow lacks in reading their metadata."""
+"""Reads the XMP of GIF files, which Pillow does not read."""
 
 import re
 
 SIGNATURES = (b"GIF87a", b"GIF89a")
-# XMP stands as it is, with bytes behind it that lead readers of blocks to the end.
+# XMP is not split into sub-blocks. The bytes after it (the "magic trailer" of the XMP
+# specification) lead readers that expect sub-blocks to the end of the extension.
 _XMP = re.compile(rb"!\xff\x0bXMP DataXMP(.*?)\x01\xff\xfe\xfd\xfc", re.DOTALL)
 
 
 def xmp(data: bytes) -> bytes:
-    """The XMP of a file, if there is some."""
+    """Returns the XMP of a file; b'' if there is none."""
     found = _XMP.search(data)
     return found[1] if found else b""

@@ -1,7 +1,7 @@
-"""HEIC and AVIF files: pixels by libheif and libavif, and their metadata.
+"""HEIC and AVIF files: pixels, decoded by libheif and libavif, and metadata.
 
-Both are containers of ISO/IEC 23008-12 (HEIF). Pillow reads AVIF, but cuts it to 8 bits
-and says nothing of colours that are told by numbers.
+Both use the container HEIF (ISO/IEC 23008-12). Pillow reads AVIF, but reduces it to 8
+bits and does not report colour spaces given as code points (ITU-T H.273).
 """
 
 import io
@@ -15,26 +15,26 @@ from cqr_jax.data.jpeg import ImageError
 from cqr_jax.restoring import exif, limits, metadata
 from cqr_jax.restoring.metadata import Metadata
 
-# Brands of files: AVIF before HEIF's general ones, which both may begin with.
+# Brands name the format. Both formats may begin with a general brand of HEIF.
 _BRANDS = re.compile(rb"....ftyp(.{4})", re.DOTALL)
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2"}
 _HEIC |= {b"msf1"}
 _AVIF = {b"avif", b"avis"}
 _NCLX = re.compile(rb"colrnclx(..)(..)", re.DOTALL)
-_EXIF_ITEM = re.compile(rb"(infe.{8})Exif", re.DOTALL)  # libavif skips other types
+_EXIF_ITEM = re.compile(rb"(infe.{8})Exif", re.DOTALL)  # libavif skips unknown types
 _AV1 = re.compile(rb"av1C\x81.(.)", re.DOTALL)
-# Numbers of ITU-T H.273 that are shown as sRGB everywhere, 2 being "unspecified".
-_USUAL_PRIMARIES, _USUAL_TRANSFER = (1, 2), (1, 2, 6, 13)
+# Code points of ITU-T H.273 that viewers show as sRGB; 2 means "unspecified".
+_SRGB_PRIMARIES, _SRGB_TRANSFER = (1, 2), (1, 2, 6, 13)
 
 
 class Opened(NamedTuple):
-    """What a file holds.
+    """A decoded file.
 
     Attributes:
-      stack: uint8 or uint16, (height, width, channels), with alpha among them; of HEIC
-        upright.
-      metadata: of the file, which fit the pixels.
-      notes: sentences on what was left out.
+      stack: uint8 or uint16, (height, width, channels), including alpha. Pixels of HEIC
+        are upright; those of AVIF are as stored.
+      metadata: metadata with orientation 1.
+      notes: sentences on parts that were dropped.
     """
 
     stack: np.ndarray
@@ -43,7 +43,7 @@ class Opened(NamedTuple):
 
 
 def kind(data: bytes) -> str | None:
-    """'heic' or 'avif' for a file that begins as one; None for others."""
+    """Returns 'heic' or 'avif' by the header of a file; None for other files."""
     found = _BRANDS.match(data[:12])
     if not found:
         return None
@@ -55,16 +55,17 @@ def kind(data: bytes) -> str | None:
 
 
 def read_heic(data: bytes, max_pixels: int) -> Opened:
-    """The main picture of a HEIC file.
+    """Decodes the primary image of a HEIC file.
 
     Raises:
-      ImageError: damaged, above `max_pixels`, an animation, or libheif is missing.
+      ImageError: if the image has more than `max_pixels` or premultiplied alpha, or if
+        pillow-heif is not installed.
     """
     try:
         import pillow_heif
     except ImportError:
         raise ImageError(
-            "a file of HEIC, which isn't read without pillow-heif; "
+            "a HEIC file, which only pillow-heif can read; "
             "pip install 'cqr_jax[heic]', or convert it to PNG"
         ) from None
     file = pillow_heif.HeifFile(io.BytesIO(data), convert_hdr_to_8bit=False)
@@ -92,23 +93,28 @@ def read_heic(data: bytes, max_pixels: int) -> Opened:
         )
     notes = []
     if count > 1:
-        notes.append(f"Of the file's {count} pictures the main one was taken.")
+        notes.append(f"The main one of the file's {count} pictures was taken.")
     return Opened(stack, metadata.said_upright(meta), tuple(notes))
 
 
 def read_avif(data: bytes, max_pixels: int) -> tuple[Opened, int]:
-    """An AVIF's picture, and the orientation, as EXIF numbers them, that it is in.
+    """Decodes an AVIF file with Pillow's binding of libavif.
 
-    It is read by the decoder that Pillow has. Pillow's own reading refuses pictures for
-    damaged EXIF, and writes it anew where it tells of another orientation.
+    `Image.open` would reject files with damaged EXIF, and re-encode EXIF whose
+    orientation differs from that of the container.
+
+    Returns:
+      The decoded file, and the orientation of its pixels, 1 to 8 as in EXIF.
 
     Raises:
-      ImageError: damaged, above `max_pixels`, an animation, or Pillow lacks libavif.
+      ImageError: if the image has more than `max_pixels`, if the file is an animation,
+        or if Pillow is built without libavif.
+      ValueError: if libavif can't parse the file.
     """
     if not features.check("avif"):
         raise ImageError(
-            "a file of AVIF, which this Pillow isn't built for; install Pillow by pip, "
-            "or convert the file to PNG"
+            "an AVIF file, but this Pillow is built without AVIF; install Pillow by "
+            "pip, or convert the file to PNG"
         )
     from PIL import _avif
 
@@ -128,23 +134,23 @@ def read_avif(data: bytes, max_pixels: int) -> tuple[Opened, int]:
     stack = np.frombuffer(pixels, np.uint8).reshape(height, width, -1)
     found = exif.named(found)
     meta = Metadata(found, profile or b"", xmp or b"", metadata.exif_resolution(found))
-    if not profile and (told := _NCLX.search(data)):
-        numbers = (int.from_bytes(x, "big") for x in told.groups())
+    if not profile and (nclx := _NCLX.search(data)):
+        numbers = (int.from_bytes(x, "big") for x in nclx.groups())
         meta = meta._replace(colour=_cicp(*numbers))
     if (bits := max((_bits(x[1][0]) for x in _AV1.finditer(data)), default=8)) > 8:
-        notes += (f"Of the {bits} bits a sample of the AVIF 8 were taken.",)
+        notes += (f"The AVIF was reduced from {bits} to 8 bits per sample.",)
     return Opened(stack, metadata.said_upright(meta), notes), orientation
 
 
 def _bits(flags: int) -> int:
-    """Bits a sample, by the flags high_bitdepth and twelve_bit of AV1."""
+    """Returns the bits per sample, from AV1's flags high_bitdepth and twelve_bit."""
     if not flags & 0x40:
         return 8
     return 12 if flags & 0x20 else 10
 
 
 def _cicp(primaries: int, transfer: int) -> tuple[tuple[bytes, bytes], ...]:
-    """The chunk of a PNG that tells of colours; none where they are the usual ones."""
-    if primaries in _USUAL_PRIMARIES and transfer in _USUAL_TRANSFER:
+    """Returns the cICP chunk of a PNG for a colour space, or no chunk for sRGB."""
+    if primaries in _SRGB_PRIMARIES and transfer in _SRGB_TRANSFER:
         return ()
     return ((b"cICP", bytes([primaries & 255, transfer & 255, 0, 1])),)

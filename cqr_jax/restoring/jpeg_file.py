@@ -58,8 +58,8 @@ class Opened(NamedTuple):
 
     Attributes:
       found: metadata, and a file that holds only the image and has an end marker.
-      scan_end: offset in that file at which the coded data of the last scan end. 0 if a
-        decoder may read bits after them, as with arithmetic coding.
+      scan_end: offset in that file at which the coded data of the last scan end; 0 for
+        arithmetic coding, whose decoder may read on even if the file is complete.
       ended: whether the original file has an end marker.
       whole: whether the original file has an end marker, or all scans of all
         coefficients.
@@ -90,7 +90,7 @@ def read(data: bytes) -> Opened:
     if frames:
         _check_frame(frames[0])
     if not frames or not any(x.marker == _SOS for x in walk.segments):
-        raise ImageError("damaged or truncated: the JPEG is cut before its first pixel")
+        raise ImageError("damaged or truncated: the JPEG ends before its first pixel")
     last = max(i for i, x in enumerate(walk.segments) if x.marker == _SOS)
     pieces = [data[:2]]
     for x in walk.segments[: last + 1]:
@@ -124,7 +124,7 @@ def missing(opened: Opened, pixels: np.ndarray) -> str:
       pixels: decoded pixels, (height, width) or (height, width, channels).
     """
     if not opened.whole:
-        return "its last details are missing"
+        return "its finest details are missing"
     if not opened.scan_end:
         return ""
     image = opened.found.data[: opened.scan_end]
@@ -144,7 +144,7 @@ def _differing(other: np.ndarray, pixels: np.ndarray, opened: Opened) -> str:
     height, width = pixels.shape[:2]
     differs = (other != pixels).reshape(height, width, -1).any(-1)
     if opened.progressive:
-        return "its last details are missing"
+        return "its finest details are missing"
     top, left = int(differs.any(1).argmax()), int(differs.any(0).argmax())
     # Origin of the last coded unit, minus one pixel, as far as its chroma reaches.
     limits = [
@@ -153,7 +153,7 @@ def _differing(other: np.ndarray, pixels: np.ndarray, opened: Opened) -> str:
     ]
     if top >= limits[0] and left >= limits[1] and (top or left):
         return "its last block is incomplete"
-    return f"its rows from {top} of {height} on are missing"
+    return f"its rows below row {top} of {height} are missing"
 
 
 def is_slight(clause: str) -> bool:
@@ -205,19 +205,20 @@ def _check_frame(frame: _Segment) -> None:
     bits = frame.content[0] if frame.content else 8
     if frame.marker in _LOSSLESS:
         raise ImageError(
-            "a lossless JPEG (SOF3), which has no artifacts to remove; convert it to "
-            "PNG if you need to"
+            "a lossless JPEG (SOF3), which has no compression artifacts; convert it to "
+            "PNG if it must be restored"
         )
     if frame.marker in _HIERARCHICAL:
-        raise ImageError("a hierarchical JPEG, which isn't read; convert it to PNG")
+        raise ImageError("a hierarchical JPEG, which can't be read; convert it to PNG")
     if bits != 8:
         raise ImageError(
-            f"a JPEG of {bits} bits a sample, which isn't read; convert it to a PNG or "
-            "TIFF of 16 bits"
+            f"a JPEG with {bits} bits per sample, which can't be read; convert it to a "
+            "16-bit PNG or TIFF"
         )
 
 
 def _unit(frame: _Segment) -> tuple[int, int]:
+    """Returns height and width in pixels of the minimum coded unit."""
     factors = frame.content[7::3] or b"\x11"
     return (
         BLOCK * max(1, *(x & 15 for x in factors)),
@@ -270,10 +271,10 @@ def _metadata(walk: _Walk, data: bytes) -> tuple[Metadata, tuple[str, ...]]:
             pictures = SIGNATURE in data[walk.end :]
     xmp, notes = xmp_packets.without_claims(xmp)
     if pictures and not notes:
-        notes += ("Of the file's several pictures (MPO) the first was taken.",)
+        notes += ("The first of the file's several pictures (MPO) was taken.",)
     resources, damaged = photoshop.read(resources)
     if damaged:
-        notes += ("Damaged parts of IPTC, or of what Photoshop added, were dropped.",)
+        notes += ("Damaged parts of IPTC or of Photoshop's data were dropped.",)
     return (
         Metadata(
             found_exif,

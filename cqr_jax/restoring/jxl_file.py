@@ -1,4 +1,4 @@
-"""JPEG XL files: the JPEG that one was made from, or pixels, and their metadata."""
+"""JPEG XL files: pixels and metadata, or the JPEG file that was recompressed."""
 
 import re
 from typing import NamedTuple
@@ -11,18 +11,19 @@ from cqr_jax.restoring.metadata import Metadata
 
 SIGNATURES = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _CODESTREAM = re.compile(rb"jxlc(?=\xff\x0a)|jxlp....(?=\xff\x0a)", re.DOTALL)
-_SIZES = (9, 13, 18, 30)  # bits of a side
-# Numbers that stand for a width, as parts of the height.
+_SIDE_BITS = (9, 13, 18, 30)  # lengths of the field that holds a side
+# Aspect ratios, width to height, by their codes in the header.
 _RATIOS = {1: (1, 1), 2: (6, 5), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 
 
 class Opened(NamedTuple):
-    """What a file holds.
+    """A decoded file.
 
     Attributes:
-      jpeg: the JPEG file that it was made from without loss; empty for others.
-      stack: of others the pixels, uint8 or uint16, (height, width, channels).
-      metadata: of others.
+      jpeg: the JPEG file that was recompressed losslessly; b'' for other files.
+      stack: pixels, uint8 or uint16, (height, width, channels), including alpha; empty
+        if there is a JPEG file.
+      metadata: metadata with orientation 1; empty if there is a JPEG file.
     """
 
     jpeg: bytes
@@ -31,17 +32,18 @@ class Opened(NamedTuple):
 
 
 def read(data: bytes, max_pixels: int) -> Opened:
-    """What a JPEG XL file holds.
+    """Reads a JPEG XL file.
 
     Raises:
-      ImageError: damaged, above `max_pixels`, an animation, of floating-point samples,
-        or the plugin is missing.
+      ImageError: if the file is damaged, has more than `max_pixels`, floating-point
+        samples or more than 4 channels, is an animation, or if pillow-jxl-plugin is not
+        installed.
     """
     try:
         import pillow_jxl
     except ImportError:
         raise ImageError(
-            "a file of JPEG XL, which isn't read without pillow-jxl-plugin; "
+            "a JPEG XL file, which only pillow-jxl-plugin can read; "
             "pip install 'cqr_jax[jxl]', or convert it to PNG"
         ) from None
     import imagecodecs
@@ -49,20 +51,23 @@ def read(data: bytes, max_pixels: int) -> Opened:
     limits.check_size(*_size(data), max_pixels)
     try:
         is_jpeg, info, content, profile, boxes = pillow_jxl.Decoder(num_threads=0)(data)
-    except RuntimeError:  # which gives advice on building libjxl
+    except RuntimeError:  # its message is about building libjxl
         raise ImageError("damaged or truncated: the JPEG XL can't be decoded") from None
     if is_jpeg:
         return Opened(content, np.empty(0), Metadata())
     stack = imagecodecs.jpegxl_decode(data)
     if stack.dtype not in (np.uint8, np.uint16):
         raise ImageError(
-            "a JPEG XL of floating-point samples; convert it to PNG of 16 bits"
+            "a JPEG XL with floating-point samples; convert it to a 16-bit PNG"
         )
     if stack.shape[:2] != (info.height, info.width):
         limits.check_frames(len(stack))
     stack = stack.reshape(info.height, info.width, -1)
     if stack.shape[-1] > 4:
-        raise ImageError("a JPEG XL of other channels; convert it to PNG first")
+        raise ImageError(
+            f"a JPEG XL with {stack.shape[-1]} channels, more than the 4 that can be "
+            "read; convert it to PNG first"
+        )
     named = {box.box_type: box.data for box in reversed(boxes)}
     found = _tiff(named.get(b"Exif", b""))
     meta = Metadata(
@@ -72,16 +77,16 @@ def read(data: bytes, max_pixels: int) -> Opened:
 
 
 def _tiff(box: bytes) -> bytes:
-    """EXIF as a JPEG holds it, of a box that may tell where in it the EXIF begins."""
+    """Returns the EXIF block in a box, which may begin with the offset of the EXIF."""
     starts = [i for i in map(box.find, (b"II*\0", b"MM\0*")) if i >= 0]
     return exif.NAME + box[min(starts) :] if starts else b""
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    """Width and height, from the first bits of the coded image.
+    """Returns width and height from the header of the codestream.
 
     Raises:
-      ImageError: it isn't there.
+      ImageError: if there is no codestream.
     """
     start = 0
     if not data.startswith(b"\xff\x0a"):
@@ -97,7 +102,7 @@ def _size(data: bytes) -> tuple[int, int]:
         return value
 
     def side() -> int:
-        return 8 * (1 + take(5)) if small else 1 + take(_SIZES[take(2)])
+        return 8 * (1 + take(5)) if small else 1 + take(_SIDE_BITS[take(2)])
 
     small = take(1)
     height = side()

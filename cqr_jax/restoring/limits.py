@@ -1,27 +1,32 @@
-"""What is refused for its size or for its number of pictures."""
+"""Rejects images that are too large, animations, and files with several pages."""
 
 from cqr_jax.data.jpeg import ImageError
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raises an ImageError for an image that is too large."""
+    """Raises an ImageError if an image has more than `max_pixels`."""
     if width * height > max_pixels:
         raise ImageError(f"{width}x{height} is above {max_pixels / 1e6:g} megapixels")
 
 
 def check_frames(count: int, split: str = "magick FILE frame_%04d.png") -> None:
-    """Raises an ImageError for an animation, which names a command that splits it."""
+    """Raises an ImageError if a file has several frames.
+
+    Args:
+      count: number of frames.
+      split: command for the error message that splits a file into its frames.
+    """
     if count > 1:
         raise ImageError(
-            f"an animation of {count} frames, of which each is to be a file; "
-            f"split it first, for example by {split}"
+            f"an animation of {count} frames; split it into one file per frame first, "
+            f"for example with {split}"
         )
 
 
 def check_pages(count: int) -> None:
-    """Raises an ImageError for several pages, which names commands that split them."""
+    """Raises an ImageError if a TIFF has several pages."""
     if count > 1:
         raise ImageError(
-            f"a TIFF of {count} pages, of which each is to be a file; split it first, "
-            "for example by tiffsplit FILE, or by magick FILE page_%04d.tif"
+            f"a TIFF with {count} pages; split it into one file per page first, for "
+            "example with tiffsplit FILE, or with magick FILE page_%04d.tif"
         )

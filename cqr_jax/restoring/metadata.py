@@ -74,9 +74,9 @@ class Found(NamedTuple):
 
 
 def resolution(across: float | None, down: float | None) -> tuple[float, float] | None:
-    """Returns the resolution in dots per inch, or None if it is not above 1.
+    """Returns the resolution in dots per inch.
 
-    Values of 0 and 1 carry no information.
+    Returns None unless both values are above 1, because 0 and 1 mean "unknown".
     """
     if across is None or down is None or not min(across, down) > 1:
         return None
@@ -102,10 +102,16 @@ def tiff_resolution(tags: exif.Tags) -> tuple[float, float] | None:
 
 
 def turned(meta: Metadata, transposed: bool) -> Metadata:
-    """Returns the metadata of a picture after it was turned upright.
+    """Returns the metadata of a picture after its pixels were rotated upright.
+
+    The orientation becomes 1 in EXIF and XMP, and the EXIF thumbnail is removed.
+
+    Args:
+      meta: metadata of the original picture.
+      transposed: whether the rotation swapped width and height.
 
     Raises:
-      ValueError: if the EXIF can't be read.
+      ValueError: if the EXIF is missing or can't be read.
     """
     return meta._replace(
         exif=exif.said_upright(meta.exif),
@@ -115,9 +121,10 @@ def turned(meta: Metadata, transposed: bool) -> Metadata:
 
 
 def said_upright(meta: Metadata) -> Metadata:
-    """Returns the metadata of a picture after its decoder turned it upright.
+    """Returns the metadata of a picture that its decoder rotated upright.
 
-    EXIF that can't be read is unchanged.
+    The resolution is unchanged. If the EXIF is missing or can't be read, the XMP is
+    unchanged as well.
     """
     try:
         return turned(meta, transposed=False)
@@ -143,17 +150,17 @@ def fitted(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
     if name == "jpeg":
         meta = _with_comments(meta)
         if any(len(x) > _JPEG_COMMENT for x in meta.comments):
-            drop("comments", "The comment", f"{shown} holds 65 kB")
+            drop("comments", "The comment", f"{shown} holds at most 65 kB")
     if meta.texts and name != "png":
         keys = b", ".join(sorted({x.key for x in meta.texts})).decode("latin-1")
         drop("texts", f"The PNG's text ({keys})", f"{shown} can't hold it")
     if meta.comments and name not in ("jpeg", "png"):
         drop("comments", "The comment", f"{shown} can't hold it")
     if name == "png" and any(b"\0" in x for x in meta.comments):
-        drop("comments", "The comment", "it is no text")
+        drop("comments", "The comment", "it contains null bytes")
     if meta.resources and name in ("webp", "bmp"):
         is_iptc = photoshop.iptc(meta.resources)
-        what = "IPTC" if is_iptc else "What Photoshop added"
+        what = "IPTC" if is_iptc else "Photoshop's data"
         drop("resources", what, f"{shown} can't hold it")
     if name == "bmp":
         if meta.icc_profile:
@@ -164,9 +171,17 @@ def fitted(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
         what = f"The colour profile of {length / 1e6:.1f} MB"
         drop("icc_profile", what, f"it is too long for {shown}; --format=tiff keeps it")
     if name == "jpeg" and len(meta.exif) > _JPEG_EXIF:
-        drop("exif", f"EXIF of {len(meta.exif) / 1e3:.0f} kB", f"{shown} holds 65 kB")
+        drop(
+            "exif",
+            f"EXIF of {len(meta.exif) / 1e3:.0f} kB",
+            f"{shown} holds at most 65 kB",
+        )
     if name == "jpeg" and len(meta.xmp) > _JPEG_XMP:
-        drop("xmp", f"XMP of {len(meta.xmp) / 1e3:.0f} kB", f"{shown} holds 65 kB")
+        drop(
+            "xmp",
+            f"XMP of {len(meta.xmp) / 1e3:.0f} kB",
+            f"{shown} holds at most 65 kB",
+        )
     if name == "png" and meta.xmp and not _is_text(meta.xmp):
         drop("xmp", "XMP", "it is not in UTF-8")
     if name == "tiff" and meta.exif:
@@ -179,7 +194,7 @@ def fitted(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
         drop(
             "dpi",
             f"The resolution of {across:g} x {down:g} dpi",
-            f"{shown} has no room for it",
+            f"{shown} holds at most {_DPI[name]:.0f} dpi",
         )
     return meta, tuple(notes)
 
@@ -202,12 +217,12 @@ def _is_text(xmp: bytes) -> bool:
 
 
 def _fitted_to_tiff(meta: Metadata) -> tuple[Metadata, list[str]]:
-    """Reduces the EXIF by `exif.of_the_picture`; returns notes on dropped parts."""
+    """Reduces the EXIF to tags about the picture; returns notes on dropped parts."""
     try:
         tags, noted = exif.of_the_picture(exif.read(meta.exif))
     except ValueError as error:
-        why = f"EXIF was dropped: it is damaged ({error})."
-        return meta._replace(exif=b""), [why]
+        note = f"EXIF was dropped: it is damaged ({error})."
+        return meta._replace(exif=b""), [note]
     notes = []
     if noted:
         notes.append("The camera's own notes (MakerNote) were dropped from EXIF.")

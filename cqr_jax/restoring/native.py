@@ -1,6 +1,7 @@
-"""What libraries in C print to the terminal, caught, so that it becomes notes.
+"""Captures the messages that libjpeg and libtiff print to standard error.
 
-Such lines name no file, and files are read on several threads.
+These messages do not name a file, and files are decoded on several threads. The callers
+turn the captured messages into notes on the file concerned.
 """
 
 import contextlib
@@ -17,80 +18,88 @@ from collections.abc import Iterator
 import PIL
 
 _STDERR = 2
-_LIBJPEG = re.compile(
+_LIBJPEG_WARNING = re.compile(
     rb"(Corrupt JPEG|Premature end of JPEG|Warning: unknown JFIF|Unknown Adobe|"
     rb"Invalid SOS|Inconsistent progression|Application transferred)[^\n]*\n"
 )
-_capturing = threading.Lock()
-_heard = threading.local()
+_redirect_lock = threading.Lock()
+_current = threading.local()  # .messages: the list of the thread's open `libtiff`
 _Handler = ctypes.CFUNCTYPE(
     None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p
-)  # the library, the message, its values
+)  # arguments: module, format string, va_list
 
 
 @contextlib.contextmanager
 def libjpeg() -> Iterator[list[str]]:
-    """Around a call that may print libjpeg's warnings: the list gets them.
+    """Captures libjpeg's warnings while the context is open.
 
-    What else is printed meanwhile, by other threads, appears when the call is over.
-    It is for calls that take milliseconds: one at a time runs.
+    Standard error of the whole process is redirected. Other output is printed when the
+    context closes. Only one thread can be in the context at a time, so use it around
+    calls that take milliseconds.
+
+    Yields:
+      A list, to which the warnings are added when the context closes.
     """
     lines: list[str] = []
-    with _capturing, contextlib.ExitStack() as stack:
+    with _redirect_lock, contextlib.ExitStack() as stack:
         try:
-            terminal = os.dup(_STDERR)
-        except OSError:  # there is none
+            saved = os.dup(_STDERR)
+        except OSError:  # standard error is closed
             yield lines
             return
-        stack.callback(os.close, terminal)
+        stack.callback(os.close, saved)
         file = stack.enter_context(tempfile.TemporaryFile())
         os.dup2(file.fileno(), _STDERR)
         try:
             yield lines
         finally:
-            os.dup2(terminal, _STDERR)
+            os.dup2(saved, _STDERR)
             file.seek(0)
             printed = file.read()
-            lines += (x[0].decode().strip() for x in _LIBJPEG.finditer(printed))
-            if others := _LIBJPEG.sub(b"", printed):
+            lines += (x[0].decode().strip() for x in _LIBJPEG_WARNING.finditer(printed))
+            if others := _LIBJPEG_WARNING.sub(b"", printed):
                 os.write(_STDERR, others)
 
 
 @contextlib.contextmanager
 def libtiff() -> Iterator[list[str]]:
-    """Around decoding a TIFF by Pillow: the list gets what its libtiff calls errors.
+    """Captures libtiff's errors while Pillow decodes a TIFF in this thread.
 
-    The values in them are left out. From the first call on this process prints none of
-    them, where libtiff is a library of its own beside Pillow.
+    The first call replaces libtiff's handlers. From then on, the process prints no
+    errors or warnings of libtiff. If libtiff is linked statically into Pillow, its
+    handlers can't be replaced, and nothing is captured.
+
+    Yields:
+      A list, to which the errors are added. They are format strings without values.
     """
-    _listen_to_libtiff()
+    _install_libtiff_handlers()
     messages: list[str] = []
-    _heard.messages = messages
+    _current.messages = messages
     try:
         yield messages
     finally:
-        del _heard.messages
+        del _current.messages
 
 
 @_Handler
-def _hear(library, message, values):
-    del library, values
-    heard = getattr(_heard, "messages", None)
-    if heard is not None:
-        heard.append((message or b"").decode(errors="replace"))
+def _on_libtiff_error(module, message, values):
+    del module, values
+    messages = getattr(_current, "messages", None)
+    if messages is not None:
+        messages.append((message or b"").decode(errors="replace"))
 
 
 @functools.cache
-def _listen_to_libtiff() -> None:
+def _install_libtiff_handlers() -> None:
     home = pathlib.Path(PIL.__file__).parent
     places = [
-        *home.parent.glob("[Pp]illow.libs/libtiff*"),  # of wheels for Linux
-        *home.glob(".dylibs/libtiff*"),  # for macOS
+        *home.parent.glob("[Pp]illow.libs/libtiff*"),  # in wheels for Linux
+        *home.glob(".dylibs/libtiff*"),  # in wheels for macOS
         ctypes.util.find_library("tiff"),
     ]
     with contextlib.suppress(OSError, AttributeError, StopIteration):
         library = ctypes.CDLL(str(next(x for x in places if x)))
         library.TIFFSetErrorHandler.restype = ctypes.c_void_p
         library.TIFFSetWarningHandler.restype = ctypes.c_void_p
-        library.TIFFSetErrorHandler(_hear)
+        library.TIFFSetErrorHandler(_on_libtiff_error)
         library.TIFFSetWarningHandler(None)

@@ -1,14 +1,15 @@
-"""Restores millions of image files on Apache Beam.
+r"""Restores millions of image files on Apache Beam.
 
     python -m cqr_jax.restoring.on_beam --input='gs://BUCKET/photos/**' \
         --output=gs://BUCKET/restored --runner=DataflowRunner ...
 
-Reads and writes through Beam's file systems. Output paths mirror the part of the input
-paths after the last '/' before the first wildcard. Existing outputs are kept: to finish
-a pipeline that was stopped, run it again. Files that can't be restored are listed with
-the reasons in OUTPUT/failures-*.jsonl. Other flags are passed to Beam.
+It reads and writes through Beam's file systems. The folder of --input before the first
+wildcard is replaced by --output; the rest of each path is kept. Existing outputs are
+skipped, so that running the command again finishes a pipeline that was stopped. Files
+that can't be restored are listed with the reasons in OUTPUT/failures-*.jsonl. Other
+flags are passed to Beam.
 
-Needs the extra `beam`, on the workers too.
+This needs the extra `beam`, on the workers too.
 """
 
 import argparse
@@ -54,8 +55,8 @@ def target(path: str, root: str, output: str, form: str | None) -> str:
       path: path of the input file, which begins with `root`.
       root: prefix that is replaced by `output`.
       output: output folder.
-      form: name of a format in `formats.FORMATS`. None for that of the input, but PNG
-        for JPEGs and for formats that can't be written.
+      form: name of a format in `formats.FORMATS`. If None, the output has the format of
+        the input, but PNG for JPEGs and for formats that can't be written.
     """
     within = path.removeprefix(root).lstrip("/")
     form = targets.output_format(within, form)
@@ -120,7 +121,7 @@ def _first(group: tuple[str, Iterable[str]]) -> Iterator[Any]:
     first, *others = sorted(paths)
     yield first, goal
     for path in others:
-        reason = f"{first} goes to {goal} too; restore it apart"
+        reason = f"{first} has the same output {goal}; restore them separately"
         yield beam.pvalue.TaggedOutput(_FAILED, (path, reason))
 
 
@@ -195,7 +196,7 @@ def _write(path: str, data: bytes) -> None:
     """Writes a file under a temporary name, then renames it."""
     folder, name = path.rsplit("/", 1)
     if not FileSystems.exists(folder):
-        # Another worker may have been first. Any other error shows up below.
+        # Another worker may create it first. Any other error is raised below.
         with contextlib.suppress(OSError):
             FileSystems.mkdirs(folder)
     partial = f"{folder}/.{name}.{uuid.uuid4().hex}.partial"
@@ -272,27 +273,52 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--input", required=True, help="a pattern of paths")
-    parser.add_argument("--output", required=True, help="a folder")
-    parser.add_argument("--format", type=image_format, help="png, jpeg, webp, ...")
-    parser.add_argument("--quality", type=between(1, 100, int), default=95)
-    parser.add_argument("--strength", type=between(0, 1, float), default=1.0)
-    parser.add_argument("--tile", type=tile_side, default=tiles.SIDE, metavar="SIDE")
+    parser.add_argument(
+        "--input", required=True, help="pattern of the input paths, such as 'photos/**'"
+    )
+    parser.add_argument("--output", required=True, help="output folder")
+    parser.add_argument(
+        "--format",
+        type=image_format,
+        help="format of the outputs: png, jpeg, webp, ... (default: that of the input, "
+        "PNG for JPEGs)",
+    )
+    parser.add_argument(
+        "--quality",
+        type=between(1, 100, int),
+        default=95,
+        help="quality factor of JPEG outputs, 1 to 100 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--strength",
+        type=between(0, 1, float),
+        default=1.0,
+        help="share of the change to make, 0 to 1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tile",
+        type=tile_side,
+        default=tiles.SIDE,
+        metavar="SIDE",
+        help="side of a tile in pixels, a multiple of 8 from 64 on (default: "
+        "%(default)s)",
+    )
     parser.add_argument(
         "--quality-factor",
         type=between(1, 100, int),
         metavar="N",
-        help="what the network is told in place of the files' tables; a lower one "
-        "removes more; nothing is projected then",
+        help="quality factor to give to the network instead of the files' tables, 1 to "
+        "100; lower values remove more; implies --no-projection",
     )
     parser.add_argument(
         "--no-projection",
         dest="projection",
         action="store_false",
-        help="don't keep results within the quantisation intervals that JPEG files "
-        "store",
+        help="do not keep results within the quantisation intervals of JPEG files",
     )
-    parser.add_argument("--weights", help="another deblocker than the one shipped")
+    parser.add_argument(
+        "--weights", help="use this deblocker instead of the shipped one"
+    )
     args, flags = parser.parse_known_args()
     with one_line_errors():
         run(args, flags)

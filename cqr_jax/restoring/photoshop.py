@@ -1,41 +1,43 @@
-"""Photoshop's image resources, which hold IPTC in JPEGs and TIFFs.
+"""Photoshop's image resources, which hold IPTC in JPEG and TIFF files.
 
-A resource is a signature, a number, a name and its data, all of an even length.
+A resource consists of a signature, a number, a name, a length and its content. Name and
+content are padded to even lengths.
 """
 
 import re
 import struct
 
 _IPTC = 1028
-# Thumbnails, and copies of what the file holds elsewhere: colour profile, EXIF, XMP.
+# Thumbnails, and copies of colour profile, EXIF and XMP, which files hold elsewhere.
 _THUMBNAILS_AND_COPIES = {1033, 1036, 1039, 1058, 1059, 1060}
 _SIGNATURE = re.compile(rb"8BIM|MeSa|AgHg|PHUT|DCSR")
 
 
 def read(data: bytes) -> tuple[bytes, bool]:
-    """The resources that speak of the picture, and whether some are damaged.
+    """Removes thumbnails and copies of other metadata from resources.
 
-    Thumbnails, and copies of other metadata, are left out, and what can't be read.
+    Returns:
+      The other resources up to the first damaged one, and whether any is damaged.
     """
-    found, whole = _split(data)
+    found, intact = _split(data)
     kept = (part for number, part, _ in found if number not in _THUMBNAILS_AND_COPIES)
-    return b"".join(kept), not whole
+    return b"".join(kept), not intact
 
 
 def iptc(resources: bytes) -> bytes:
-    """IPTC's records among resources; nothing where there are none."""
+    """Returns the IPTC records in resources; b'' if there are none."""
     found, _ = _split(resources)
     return b"".join(content for number, _, content in found if number == _IPTC)
 
 
 def without_iptc(resources: bytes) -> bytes:
-    """The other resources."""
+    """Returns the resources other than IPTC."""
     found, _ = _split(resources)
     return b"".join(part for number, part, _ in found if number != _IPTC)
 
 
 def of_iptc(records: bytes) -> bytes:
-    """A resource of IPTC's records; nothing for bytes that are none."""
+    """Returns a resource with IPTC records; b'' if the bytes are not IPTC records."""
     if not records.startswith(b"\x1c"):
         return b""
     head = b"8BIM" + struct.pack(">HHI", _IPTC, 0, len(records))
@@ -43,7 +45,11 @@ def of_iptc(records: bytes) -> bytes:
 
 
 def _split(data: bytes) -> tuple[list[tuple[int, bytes, bytes]], bool]:
-    """Each resource's number, bytes and content; whether all bytes are in them."""
+    """Splits resources up to the first damaged one.
+
+    Returns:
+      The number, bytes and content of each resource, and whether all could be read.
+    """
     found = []
     place = 0
     while place + 12 <= len(data) and _SIGNATURE.match(data, place):

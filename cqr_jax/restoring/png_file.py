@@ -111,7 +111,7 @@ def read(data: bytes) -> Opened:
             frames = int.from_bytes(content[:4], "big")
             limits.check_frames(frames, "ffmpeg -i FILE frame_%04d.png")
     if header is None or header.colours not in _SAMPLES:
-        raise ImageError("damaged or truncated: the PNG has no header that can be read")
+        raise ImageError("damaged or truncated: the header of the PNG can't be read")
     if not ended:
         pieces.append(_chunk(b"IEND", b""))
     meta, more = _metadata(others)
@@ -126,8 +126,8 @@ def missing(opened: Opened) -> str:
         return ""
     height = opened.header.height
     if opened.header.interlaced:
-        return "its last details are missing"
-    return f"its rows from {height * found // expected} of {height} on are missing"
+        return "its finest details are missing"
+    return f"its rows below row {height * found // expected} of {height} are missing"
 
 
 def completed(opened: Opened) -> Opened:
@@ -341,7 +341,7 @@ def _expanded(packed: bytes) -> bytes:
     expander = zlib.decompressobj()
     found = expander.decompress(packed, _LONGEST)
     if not expander.eof:
-        raise zlib.error("cut or too long")
+        raise zlib.error("truncated or too long")
     return found
 
 

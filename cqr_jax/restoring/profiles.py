@@ -1,6 +1,7 @@
-"""Colour profiles (ICC) made of what a PNG says of its colours.
+"""Makes ICC colour profiles from the colour chunks of a PNG.
 
-PNG can tell them by numbers: gAMA, cHRM, sRGB, cICP. Other formats hold a profile.
+PNG can define its colour space by the chunks cICP, sRGB, gAMA and cHRM. Other formats
+need a profile for it.
 """
 
 import struct
@@ -15,7 +16,7 @@ _Point = tuple[float, float]
 
 
 class _Primaries(NamedTuple):
-    """Chromaticities x and y."""
+    """Chromaticities (x, y) of the primaries and of white."""
 
     red: _Point
     green: _Point
@@ -24,8 +25,8 @@ class _Primaries(NamedTuple):
 
 
 _SRGB = _Primaries((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
-_D50 = np.array([0.9642, 1.0, 0.8249])  # white of ICC's connection space
-# Primaries and white by their numbers in cICP (ITU-T H.273, table 2).
+_D50 = np.array([0.9642, 1.0, 0.8249])  # white point of the profile connection space
+# Primaries and white by their code points in cICP (ITU-T H.273, table 2).
 _PRIMARIES = {
     1: _SRGB,
     4: _Primaries((0.67, 0.33), (0.21, 0.71), (0.14, 0.08), (0.310, 0.316)),
@@ -36,7 +37,7 @@ _PRIMARIES = {
     11: _Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.314, 0.351)),
     12: _Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
 }
-# Transfer functions by their numbers there (table 3).
+# Transfer functions by their code points (ITU-T H.273, table 3).
 _BT709, _GAMMAS, _SRGB_CURVE = (1, 6, 14, 15), {4: 2.2, 5: 2.8, 8: 1.0}, 13
 _HDR = {16: "PQ", 18: "HLG"}
 _BRADFORD = np.array(
@@ -45,19 +46,20 @@ _BRADFORD = np.array(
 
 
 def of_chunks(chunks: tuple[tuple[bytes, bytes], ...], gray: bool) -> bytes:
-    """The profile of a picture with a PNG's chunks of colour.
+    """Returns the ICC profile of a picture with the colour chunks of a PNG.
 
-    The one that counts most decides, in PNG's order: cICP, sRGB, gAMA and cHRM.
+    As in PNG, cICP takes precedence over sRGB, and sRGB over gAMA and cHRM.
 
     Args:
-      chunks: (name, content).
+      chunks: (name, content) of each chunk.
       gray: whether the picture is gray.
 
     Returns:
-      An ICC profile; nothing where the chunks say nothing.
+      The profile; b'' if the chunks define no colour space.
 
     Raises:
-      ImageError: colours that a profile of this kind can't describe, as PQ and HLG.
+      ImageError: if cICP defines a colour space that these profiles can't describe, for
+        example one with PQ or HLG.
     """
     named = dict(chunks)
     primaries, curve = _SRGB, _srgb_curve()
@@ -86,8 +88,8 @@ def _of_cicp(
 ) -> tuple[_Primaries, bytes]:
     if transfer in _HDR:
         raise ImageError(
-            f"its colours are those of {_HDR[transfer]} (HDR), which only PNG can hold "
-            "here; take --format=png"
+            f"its transfer function is {_HDR[transfer]} (HDR), which is written to PNG "
+            "only; take --format=png"
         )
     if transfer in _BT709:
         curve = _bt709_curve()
@@ -100,12 +102,14 @@ def _of_cicp(
     if primaries not in _PRIMARIES or not curve or matrix or not full:
         numbers = f"{primaries}/{transfer}/{matrix}/{full}"
         raise ImageError(
-            f"its colours (cICP {numbers}) have no profile; take --format=png"
+            f"its colour space (cICP {numbers}) is written to PNG only; "
+            "take --format=png"
         )
     return _PRIMARIES[primaries], curve
 
 
-def _table(values: np.ndarray) -> bytes:
+def _curve_bytes(values: np.ndarray) -> bytes:
+    """Encodes a transfer function, sampled on `_levels`, as a curveType."""
     words = np.rint(65535 * np.clip(values, 0, 1)).astype(">u2")
     return b"curv" + bytes(4) + struct.pack(">I", len(words)) + words.tobytes()
 
@@ -116,16 +120,18 @@ def _levels() -> np.ndarray:
 
 def _srgb_curve() -> bytes:
     x = _levels()
-    return _table(np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4))
+    return _curve_bytes(np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4))
 
 
 def _bt709_curve() -> bytes:
     x = _levels()
-    return _table(np.where(x < 0.081, x / 4.5, ((x + 0.099) / 1.099) ** (1 / 0.45)))
+    return _curve_bytes(
+        np.where(x < 0.081, x / 4.5, ((x + 0.099) / 1.099) ** (1 / 0.45))
+    )
 
 
 def _gamma_curve(exponent: float) -> bytes:
-    return _table(_levels() ** exponent)
+    return _curve_bytes(_levels() ** exponent)
 
 
 def _xyz(point: _Point) -> np.ndarray:
@@ -134,7 +140,7 @@ def _xyz(point: _Point) -> np.ndarray:
 
 
 def _to_d50(primaries: _Primaries) -> np.ndarray:
-    """XYZ of the primaries in the connection space, one a column."""
+    """Returns XYZ of the primaries, adapted to D50; each column is a primary."""
     *three, white = map(_xyz, primaries)
     matrix = np.stack(three, axis=1)
     matrix = matrix * np.linalg.solve(matrix, white)
@@ -147,7 +153,10 @@ def _xyz_bytes(values: np.ndarray) -> bytes:
 
 
 def _profile(primaries: _Primaries, curve: bytes, gray: bool) -> bytes:
-    """A profile of version 2 (ICC.1:2001-04) of a display."""
+    """Encodes a display profile of version 2 (ICC.1:2001-04).
+
+    Returns b'' if the primaries are not valid.
+    """
     text = b"from the chunks of a PNG\0"
     tags = {
         b"desc": b"desc" + bytes(4) + struct.pack(">I", len(text)) + text + bytes(78),

@@ -4,9 +4,9 @@ A JPEG stores each DCT coefficient as the nearest multiple of its quantisation s
 coefficient of the encoder's input lay within half a step of the stored one. Projecting
 a restored image onto these intervals can only bring it nearer to that input.
 
-If the file was made from another JPEG, the input has the artifacts of the first
-compression, and projection would bring them back. Such files are recognised by how
-often the network leaves the intervals (`share_outside`, `limit`).
+If the file was made from another JPEG, the encoder's input has the artifacts of the
+first compression, and projection would bring them back. Such files are recognised by
+the share of restored coefficients that lie outside (`share_outside`, `limit`).
 """
 
 import csv
@@ -34,14 +34,14 @@ _ROWS = 32 * BLOCK  # rows that are transformed together
 
 
 def share_outside(plane: np.ndarray, component: Component) -> float:
-    """Returns the share of coefficients that are over 0.75 steps from the stored ones.
+    """Returns the share of coefficients more than 0.75 steps from the stored ones.
 
     Args:
       plane: restored plane, float32 in [0, 1], (height, width).
       component: the stored coefficients of the plane.
 
     Returns:
-      The share of all coefficients, 0 to 1.
+      The share, 0 to 1.
     """
     outside = 0
     samples = _samples(plane, component)
@@ -60,8 +60,9 @@ def project(plane: np.ndarray, component: Component) -> np.ndarray:
 
     Subsampled chroma is projected at its own resolution. A sample is the mean of its
     pixels, as in libjpeg's encoder. The change of a sample is added to each of its
-    pixels. This is the orthogonal projection onto the set of images that can have led
-    to the file, so that it brings the plane nearer to each of them.
+    pixels. This is the orthogonal projection onto the convex set of planes that the
+    encoder maps to the stored coefficients. It therefore brings the plane nearer to
+    each of them.
 
     Args:
       plane: restored plane, float32 in [0, 1], (height, width).
@@ -99,9 +100,10 @@ def was_compressed_before(
 
 
 def limit(quality: int) -> float:
-    """Returns the share of outside coefficients above which a file is double JPEG.
+    """Returns the share above which a file counts as compressed before.
 
-    `python -m benchmarks.projection` chose it on photographs held out from training.
+    `python -m benchmarks.projection` chose the limits on photographs that are not used
+    for training.
 
     Args:
       quality: quality factor of the file, 1 to 100.
@@ -118,7 +120,7 @@ def _read_limits(path: pathlib.Path) -> tuple[list[float], list[float]]:
 
 
 def _samples(plane: np.ndarray, component: Component) -> np.ndarray:
-    """Returns the plane's samples as the DCT takes them, padded to whole blocks."""
+    """Returns level-shifted 8-bit samples, float32, padded to whole blocks."""
     samples = colour.reduce(colour.Plane(plane, component.sampling))
     filling = [
         (0, whole - length)
@@ -131,12 +133,12 @@ def _samples(plane: np.ndarray, component: Component) -> np.ndarray:
 
 
 def _bands(samples: np.ndarray):
-    """Yields slices of rows of whole blocks."""
+    """Yields slices of rows, in whole blocks, to limit the memory of a transform."""
     return (slice(top, top + _ROWS) for top in range(0, len(samples), _ROWS))
 
 
 def _tiled(steps: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """Returns the step of each coefficient in `samples`."""
+    """Repeats the steps of one block for all blocks of `samples`."""
     height, width = samples.shape
     return np.tile(steps, (height // BLOCK, width // BLOCK))
 
@@ -148,17 +150,17 @@ def _blocks(x: np.ndarray) -> np.ndarray:
     return x.swapaxes(1, 2)
 
 
-def _whole(blocks: np.ndarray) -> np.ndarray:
+def _unblock(blocks: np.ndarray) -> np.ndarray:
     """Inverts `_blocks`."""
     rows, columns = blocks.shape[:2]
     return blocks.swapaxes(1, 2).reshape(rows * BLOCK, columns * BLOCK)
 
 
 def _transform(samples: np.ndarray) -> np.ndarray:
-    """Returns the DCT of each block in the block's place."""
-    return _whole(_DCT @ _blocks(samples) @ _DCT.T)
+    """Returns the DCT of each block, at the place of the block."""
+    return _unblock(_DCT @ _blocks(samples) @ _DCT.T)
 
 
 def _invert(coefficients: np.ndarray) -> np.ndarray:
     """Inverts `_transform`."""
-    return _whole(_DCT.T @ _blocks(coefficients) @ _DCT)
+    return _unblock(_DCT.T @ _blocks(coefficients) @ _DCT)

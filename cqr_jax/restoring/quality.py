@@ -1,4 +1,4 @@
-"""Measures the JPEG quality of a picture: the ranker's score and the quality factor."""
+"""Measures the JPEG quality of a picture by the ranker's score and quality factor."""
 
 import csv
 import functools
@@ -14,9 +14,10 @@ from cqr_jax.restoring.picture import Picture
 
 RANKER = weights.SHIPPED / "compact-ranker.safetensors"
 SCORES = weights.SHIPPED / "compact-ranker-scores.tsv"
-_VAGUE = 20  # quality factor from which an estimate from the score is unreliable
-TOO_GOOD = 95  # quality factor from which restoring loses: benchmarks/results/blind.md
-LOSE = "lose by being restored, unless they were compressed before"
+_VAGUE = 20  # from this quality factor on, estimates from the score are unreliable
+# From this quality factor on, restoring makes JPEGs worse: benchmarks/results/blind.md
+TOO_GOOD = 95
+LOSE = "get worse when restored, unless they were compressed before"
 _SIDE = 256  # of the central square that is scored, in pixels
 
 
@@ -55,7 +56,10 @@ def factors_of_scores(scores: np.ndarray, typical: np.ndarray) -> np.ndarray:
 
 
 def measure(picture: Picture) -> Quality:
-    """Measures the quality of a picture."""
+    """Measures the quality of a picture.
+
+    The score is that of the central 256x256 pixels.
+    """
     score = _score(_middle(picture))
     if picture.compression:
         factor, equal = nearest_quality(picture.compression.luma)
@@ -80,7 +84,7 @@ def estimate(picture: Picture) -> Compression | None:
 
 
 def _middle(picture: Picture) -> np.ndarray:
-    """Returns luma of the central square, float32, padded with its edges if short."""
+    """Returns luma of the central square, float32; smaller pictures are edge-padded."""
     height, width = picture.pixels.shape[:2]
     top, left = (max(0, (n - _SIDE) // 2 // 8 * 8) for n in (height, width))
     part = picture.pixels[top : top + _SIDE, left : left + _SIDE]

@@ -14,13 +14,14 @@ MARK = ".restored"  # in the names of results that are written beside their inpu
 
 
 class Source(NamedTuple):
-    """A file that a command line names, or a name for which there is no file to read.
+    """A file that a command line names, or an argument that names no readable file.
 
     Attributes:
       name: path of the file, or '-' for standard input.
-      under: path relative to the folder that was named, or the file's own name.
-      problem: why there is no file to read; empty if there is one.
-      left_out: whether the file is only reported, since it is no image that is read.
+      under: path relative to the named folder, or the name of the file.
+      problem: why the file can't be read; empty if it can.
+      left_out: whether the file is an image in a format that is not supported. Such
+        files in folders are reported, but are no failures.
     """
 
     name: str
@@ -32,13 +33,13 @@ class Source(NamedTuple):
 def find(inputs: list[str], output: str | None, mark: str = MARK) -> list[Source]:
     """Finds all files that the command line names, each once.
 
-    Files in folders are sorted. Results of earlier runs are left out: files whose names
-    end with the mark, and the output folder if it lies within an input folder.
+    Files in folders are sorted. Results of earlier runs are excluded: files whose names
+    end with the mark, and the output folder if it is inside an input folder.
 
     Args:
       inputs: names of files, folders and patterns, or '-'.
       output: the output file or folder, or None.
-      mark: the end of the names of earlier results, without their suffixes.
+      mark: text at the end of the names of earlier results, before the extension.
     """
     found: dict[str, Source] = {}
     folders = sum(os.path.isdir(name) for name in inputs)
@@ -60,7 +61,7 @@ def fixed_part(pattern: str) -> str:
 def _named(
     name: str, output: str | None, mark: str, with_folder: bool
 ) -> Iterator[Source]:
-    """Yields what one argument names."""
+    """Yields the files that one argument names."""
     path = pathlib.Path(name)
     if name == STANDARD:
         yield Source(name, pathlib.PurePath("stdin"))
@@ -98,15 +99,15 @@ def _within(folder: pathlib.Path, output: str | None, mark: str) -> list[Source]
     if out == os.path.realpath(folder) or (
         out and not pathlib.Path(out).is_relative_to(os.path.realpath(folder))
     ):
-        out = None  # other files of the folder lie there too
+        out = None  # the output folder holds inputs too
     found: list[Source] = []
     seen = {_identity(folder)}
 
-    def unlisted(error: OSError) -> None:
+    def on_error(error: OSError) -> None:
         problem = "a folder that can't be listed"
         found.append(Source(error.filename, pathlib.PurePath(), problem))
 
-    for place, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=on_error, followlinks=True):
         paths = [pathlib.Path(place, x) for x in folders]
         new = [
             x for x in paths if os.path.realpath(x) != out and _identity(x) not in seen
@@ -120,7 +121,7 @@ def _within(folder: pathlib.Path, output: str | None, mark: str) -> list[Source]
 
 
 def _identity(folder: pathlib.Path) -> tuple[int, int] | str:
-    """Returns what tells a folder from all others."""
+    """Returns device and inode of a folder, or its path if it can't be accessed."""
     try:
         found = folder.stat()
     except OSError:
@@ -129,9 +130,9 @@ def _identity(folder: pathlib.Path) -> tuple[int, int] | str:
 
 
 def _source(path: pathlib.Path, mark: str) -> Source | None:
-    """Returns a file of a folder as a source; None if it is none."""
+    """Returns the source for a file in a folder; None if it is not an input image."""
     if path.name.startswith("._") or path.stem.endswith(mark):
-        return None  # metadata of macOS, results of earlier runs
+        return None  # metadata of macOS, or a result of an earlier run
     source = Source(str(path), pathlib.PurePath())
     if not (formats.is_read(path) or formats.is_known(path)):
         return None
@@ -142,4 +143,4 @@ def _source(path: pathlib.Path, mark: str) -> Source | None:
     if formats.is_read(path):
         return source
     kind = path.suffix[1:].upper()
-    return source._replace(problem=f"{kind} isn't read", left_out=True)
+    return source._replace(problem=f"{kind} can't be read", left_out=True)

@@ -14,10 +14,11 @@ class Naming(NamedTuple):
     """How the command line names the outputs.
 
     Attributes:
-      output: a folder, a file, '-' for standard output, or None: beside each input.
-      format: of `formats.FORMATS`, or None for a format after the input's.
-      suffix: what is added to each name, before the extension. None adds '.restored'
-        to outputs that are written into the folder of their input.
+      output: a folder, a file, '-' for standard output, or None for the folder of each
+        input.
+      format: name of a format in `formats.FORMATS`; None to choose it by the input.
+      suffix: text that is added to each name before the extension. None adds
+        '.restored' to outputs that are written into the folder of their input.
       keep_extension: whether outputs keep the input's extension before their own.
     """
 
@@ -43,12 +44,13 @@ def output_format(path: str | os.PathLike, asked: str | None) -> str:
     """Returns the format of the output for an input file.
 
     Args:
-      path: of the input.
-      asked: the format that the user asked for, if any.
+      path: path of the input.
+      asked: format that the user asked for, if any.
 
     Returns:
-      The format asked for, or else the input's. PNG takes the place of JPEG, which
-      would lose what was restored, and of formats that are not written.
+      The format that the user asked for, or else that of the input. It is PNG for JPEG
+      inputs, because JPEG would compress the result again, and for inputs in formats
+      that can't be written.
     """
     own = formats.format_of(path)
     return asked or (own if own and own != "jpeg" else "png")
@@ -58,8 +60,8 @@ def check(naming: Naming, count: int) -> None:
     """Checks that the outputs of a number of inputs can be named.
 
     Raises:
-      UserError: there are more inputs than outputs, the suffix of --output is of no
-        format or not of --format, or --output can't be made.
+      UserError: if there are several inputs for one output file, if the suffix of
+        --output is unknown or contradicts --format, or if --output can't be created.
     """
     output = naming.output
     if not output:
@@ -76,43 +78,45 @@ def check(naming: Naming, count: int) -> None:
         known = " ".join(formats.SUFFIXES)
         raise UserError(
             f"-o {output}: no format has this suffix; name a file with one of "
-            f"{known}, or a folder, with / at its end"
+            f"{known}, or a folder with / at the end"
         )
     if named and count > 1:
         raise UserError(
-            f"-o {output}: is a file's name, but there are {count} images; "
+            f"-o {output}: names a single file, but there are {count} images; "
             "name a folder"
         )
     if named and naming.format and naming.format != named:
-        raise UserError(f"-o {output}: is not a name for --format {naming.format}")
+        raise UserError(f"-o {output}: the suffix contradicts --format {naming.format}")
     _check_place(output, bool(named))
 
 
 def _check_place(output: str, is_file: bool) -> None:
-    """Raises a UserError if --output can't be made where it is named."""
+    """Raises a UserError if --output can't be created."""
     path = pathlib.Path(output).resolve()
-    there = next(x for x in (path, *path.parents) if os.path.exists(x))
-    if os.path.isfile(there):
-        if not (there == path and is_file):
-            raise UserError(f"-o {output}: can't be written to: {there} is a file")
-        there = there.parent  # a new file takes the place of the old one
-    if not os.access(there, os.W_OK):
-        raise UserError(f"-o {output}: can't be written to: no permission for {there}")
+    existing = next(x for x in (path, *path.parents) if os.path.exists(x))
+    if os.path.isfile(existing):
+        if not (existing == path and is_file):
+            raise UserError(f"-o {output}: can't be written to: {existing} is a file")
+        existing = existing.parent  # the new file replaces the old one by renaming
+    if not os.access(existing, os.W_OK):
+        raise UserError(
+            f"-o {output}: can't be written to: no permission for {existing}"
+        )
 
 
 def name(sources: list[Source], naming: Naming) -> list[str]:
     """Names the output file of each source; no two sources share one.
 
-    In a folder, an output has its input's name with the extension of its format. Where
-    several inputs would share an output, all but one that has this very name keep their
-    extension before the new one: `a.jpg` and `a.jpeg` become `a.jpg.png` and
-    `a.jpeg.png`. Inputs of the same name from several folders are written into folders
-    of those names. The names depend on the inputs alone, so that a second run of the
-    same command finds its earlier results.
+    In a folder, an output has the name of its input with the extension of its format.
+    If several inputs would share an output, they keep their own extension before the
+    new one: `a.jpg` and `a.jpeg` become `a.jpg.png` and `a.jpeg.png`. An input that
+    already has the name of the output keeps it. Inputs of the same name from several
+    folders are written into folders of those names. The names depend only on the
+    inputs, so that a second run of the same command finds its earlier results.
 
     Args:
-      sources: the inputs, each once.
-      naming: how the command line names the outputs. `check` has accepted it.
+      sources: the inputs, without duplicates.
+      naming: how the command line names the outputs, accepted by `check`.
     """
     if naming.output == STANDARD:
         return [STANDARD] * len(sources)
@@ -129,7 +133,7 @@ def name(sources: list[Source], naming: Naming) -> list[str]:
 
 
 def _clashing(sources: list[Source], targets: list[str]) -> list[int]:
-    """Returns which sources must give their target up to another."""
+    """Returns the indices of sources whose target belongs to another source."""
     sharing = collections.defaultdict(list)
     for i, target in enumerate(targets):
         sharing[os.path.realpath(target)].append(i)
@@ -140,7 +144,7 @@ def _clashing(sources: list[Source], targets: list[str]) -> list[int]:
             i for i in group if sources[i].under.name == os.path.basename(target)
         ]
         keeper = same_name[0] if len(same_name) == 1 else None
-        if target in inputs:  # a file is replaced by its own result alone
+        if target in inputs:  # only its own result may replace an input
             keeper = inputs[target]
         elif len(group) == 1:
             keeper = group[0]
@@ -154,8 +158,8 @@ def _target(source: Source, naming: Naming, level: int) -> str:
     Args:
       source: the input.
       naming: how the command line names the outputs.
-      level: 0 for the plain name. 1 keeps the extension of the input. From 2 on one
-        more of the folders above the input is repeated with each level.
+      level: 0 for the plain name, 1 to keep the extension of the input. From 2 on, the
+        output is in `level` - 1 nested folders, named like those above the input.
     """
     form = output_format(source.under, naming.format)
     extension = formats.extension(form, source.under)
@@ -182,7 +186,7 @@ def _target(source: Source, naming: Naming, level: int) -> str:
 
 
 def _readable(target: pathlib.Path, source: Source, naming: Naming) -> str:
-    """Returns the target as the user would write it: relative if the input is."""
+    """Returns the target; its path is relative if it is beside a relative input."""
     if naming.output or os.path.isabs(source.name):
         return str(target)
     return str(pathlib.Path(source.name).parent / target.name)

@@ -22,13 +22,13 @@ _PLANAR, _EXTRA, _FORMAT = 284, 338, 339
 _XMP, _ICC, _IPTC, _PHOTOSHOP = 700, 34675, 33723, 34377
 _OTHER_METADATA = {_XMP, _ICC, _IPTC, _PHOTOSHOP}
 _UNSPECIFIED, _PREMULTIPLIED = 0, 1  # values of ExtraSamples
-_SEPARATE = 2  # value of PlanarConfiguration: channels stored one after the other
+_SEPARATE = 2  # value of PlanarConfiguration: one plane per channel
 _SIGNED, _FLOAT, _COMPLEX = 2, (3, 6), 5  # values of SampleFormat
 _WHITE_IS_ZERO, _RGB = 0, 2  # values of PhotometricInterpretation
 _COLOURS = {0: 1, 1: 1, 2: 3, 5: 4}  # PhotometricInterpretation -> channels
 _BYTE, _SHORT, _UNDEFINED = 1, 3, 7
 
-# Without this, its warnings are printed without the name of the file.
+# Without a handler, its warnings are printed without the name of the file.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
@@ -95,15 +95,14 @@ def _check(tags: Tags) -> None:
     limits.check_pages(tags.pages)
     bits = set(tags.numbers(_BITS, (1,))) or {1}
     formats = set(tags.numbers(_FORMAT, (1,)))
-    mend = "convert it to unsigned integers of 16 bits"
+    advice = "convert it to 16-bit unsigned integers"
     if formats & {*_FLOAT, _COMPLEX}:
-        raise ImageError(f"a TIFF of floating-point or complex samples; {mend}")
+        raise ImageError(f"a TIFF with floating-point or complex samples; {advice}")
     if _SIGNED in formats:
-        raise ImageError(f"a TIFF of signed samples; {mend}")
+        raise ImageError(f"a TIFF with signed samples; {advice}")
     single = tags.numbers(_SAMPLES, (1,)) == (1,)
     if not bits <= {1, 2, 4, 8, 16} and not (bits == {32} and single):
-        most = max(bits)
-        raise ImageError(f"a TIFF of {most} bits a sample; {mend}")
+        raise ImageError(f"a TIFF with {max(bits)} bits per sample; {advice}")
 
 
 def _check_length(tags: Tags, length: int) -> None:
@@ -111,7 +110,7 @@ def _check_length(tags: Tags, length: int) -> None:
     for places, counts in ((273, 279), (324, 325)):
         ends = map(sum, zip(tags.numbers(places), tags.numbers(counts), strict=False))
         if max(ends, default=0) > length:
-            raise ImageError("damaged or truncated: the TIFF is cut")
+            raise ImageError("damaged or truncated: the TIFF lacks its end")
 
 
 def _bare(data: bytes, tags: Tags) -> bytes:
@@ -142,10 +141,14 @@ def _with_directory(data: bytes, directory: exif.Directory, order: str) -> bytes
 
 
 def size(opened: Opened) -> tuple[int, int]:
-    """Returns width and height in pixels."""
+    """Returns width and height in pixels.
+
+    Raises:
+      ImageError: if the file does not give them.
+    """
     sides = [opened.tags.numbers(tag, (0,)) for tag in (_WIDTH, _LENGTH)]
     if not all(len(x) == 1 and x[0] for x in sides):
-        raise ImageError("damaged or truncated: the TIFF tells no size")
+        raise ImageError("damaged or truncated: the TIFF has no width or height")
     return sides[0][0], sides[1][0]
 
 
@@ -174,23 +177,26 @@ def pixels(opened: Opened) -> tuple[np.ndarray, bool] | None:
         return None
     if photometric not in _COLOURS:
         raise ImageError(
-            f"a TIFF of other colours (PhotometricInterpretation {photometric}) with "
-            f"{max(bits)} bits a sample; convert it to RGB first"
+            f"a TIFF with PhotometricInterpretation {photometric} and {max(bits)} bits "
+            "per sample, which can't be read; convert it to RGB first"
         )
     with tifffile.TiffFile(io.BytesIO(opened.found.data)) as file:
         page = file.pages.first
         stack = page.asarray()
         separate = page.planarconfig == _SEPARATE and samples > 1
     if stack.dtype not in (np.uint8, np.uint16):
-        raise ImageError(f"a TIFF of {stack.dtype} samples; convert it first")
+        raise ImageError(
+            f"a TIFF with {stack.dtype} samples; convert it to 16-bit unsigned integers"
+        )
     if separate:
         stack = np.moveaxis(stack, 0, -1)
     stack = stack.reshape(*stack.shape[:2], -1)
     extra = tags.numbers(_EXTRA)
-    return _meant(stack, extra, _COLOURS[photometric], photometric == _WHITE_IS_ZERO)
+    inverted = photometric == _WHITE_IS_ZERO
+    return _interpret(stack, extra, _COLOURS[photometric], inverted)
 
 
-def _meant(
+def _interpret(
     stack: np.ndarray, extra: tuple[int, ...], count: int, inverted: bool
 ) -> tuple[np.ndarray, bool]:
     """Converts the pixels of a TIFF to gray, RGB or CMYK, with straight alpha or none.
@@ -200,11 +206,14 @@ def _meant(
       extra: ExtraSamples, which describes the last channels.
       count: number of colour channels.
       inverted: whether zero is white.
+
+    Returns:
+      The pixels, and whether the last channel is alpha.
     """
     colours, more = stack[..., :count], stack[..., count:]
     most = np.iinfo(stack.dtype).max
     if colours.shape[-1] < count:
-        raise ImageError("damaged or truncated: the TIFF lacks channels of its colours")
+        raise ImageError("damaged or truncated: the TIFF lacks colour channels")
     if inverted:
         colours = most - colours
     if not more.shape[-1] or not extra or extra[0] == _UNSPECIFIED:

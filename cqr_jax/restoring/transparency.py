@@ -1,7 +1,7 @@
-"""Keeps hidden pixels, where alpha is 0, out of the network.
+"""Replaces hidden pixels, whose alpha is 0, while a picture is restored.
 
-Hidden pixels are often black or white, whatever is beside them. A network would see an
-edge there and change visible pixels.
+Hidden pixels are often black or white. The network would see an edge between them and
+visible pixels, and change the visible ones.
 """
 
 import numpy as np

@@ -1,6 +1,7 @@
-"""XMP without what it claims of parts of its file that aren't carried.
+"""Removes XMP properties about parts of a file that are not kept.
 
-Properties are taken out of the packet's bytes; the rest stays byte for byte.
+Such properties claim, for example, that a video follows the image. They are cut out of
+the bytes of the packet; all other bytes stay the same.
 """
 
 import re
@@ -9,22 +10,23 @@ from xml.parsers import expat
 
 
 class _Claim(NamedTuple):
-    """Properties that speak of a part of the file.
+    """Properties which claim that the file has a certain part.
 
     Attributes:
-      note: what became of that part.
-      spaces: the namespaces of the properties.
-      names: what their names match as a whole.
-      needs: whether they count only where another claim with this note was found.
+      note: sentence that says that the part was dropped.
+      namespaces: namespaces of the properties.
+      names: regular expression that matches the full names of the properties.
+      requires: note of another claim. If given, the properties are removed only if that
+        claim was found too.
     """
 
     note: str
-    spaces: tuple[str, ...]
+    namespaces: tuple[str, ...]
     names: str = r"[\w.-]+"
-    needs: str = ""
+    requires: str = ""
 
 
-_EXTENDED = "The extended part of XMP was dropped."
+_EXTENDED = "The extended XMP was dropped."
 _CLAIMS = (
     _Claim(
         "The video of the motion photo was dropped.",
@@ -35,7 +37,7 @@ _CLAIMS = (
         r"MotionPhoto\w*|MicroVideo\w*|OLivePhoto\w*|VideoLength",
     ),
     _Claim(
-        "The further pictures or videos in the file were dropped.",
+        "The other pictures or videos in the file were dropped.",
         (
             "http://ns.google.com/photos/1.0/container/",
             "http://ns.google.com/photos/dd/1.0/container/",
@@ -56,7 +58,7 @@ _CLAIMS = (
             "http://ns.google.com/photos/1.0/image/",
             "http://ns.google.com/photos/1.0/audio/",
         ),
-        needs=_EXTENDED,
+        requires=_EXTENDED,
     ),
 )
 _ATTRIBUTE = rb"\s+([^\s=/>]+)\s*=\s*(?:\"[^\"]*\"|'[^']*')"
@@ -65,70 +67,71 @@ _ONE_ATTRIBUTE = re.compile(_ATTRIBUTE)
 _END_TAG = re.compile(rb"(?:</[^>]*>)?")
 
 
-class _Piece(NamedTuple):
-    """A property's place in a packet, and its name."""
+class _Property(NamedTuple):
+    """Offsets of a property in a packet, and its name."""
 
     start: int
     end: int
-    space: str
+    namespace: str
     name: str
 
 
 def without_claims(xmp: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """XMP without what it claims of parts behind the picture.
+    """Removes properties which claim that the file has parts besides the image.
 
-    Those parts (a motion photo's video, a gain map, extended XMP) aren't restored and
-    aren't carried. XMP that isn't XML, or has a document type, stays as it is.
+    These parts, such as the video of a motion photo, a gain map or extended XMP, are
+    not written to the output. XMP that is not XML or has a document type is returned
+    unchanged.
 
     Returns:
-      The XMP, and a sentence for each kind of part.
+      The XMP, and a sentence on each kind of dropped part.
     """
     if b"<!DOCTYPE" in xmp or b"<!ENTITY" in xmp:
         return xmp, ()
     try:
-        pieces = _properties(xmp)
+        properties = _properties(xmp)
     except (expat.ExpatError, UnicodeDecodeError):
         return xmp, ()
     notes: list[str] = []
-    gone: list[_Piece] = []
+    removed: list[_Property] = []
     for claim in _CLAIMS:
         found = [
             x
-            for x in pieces
-            if x.space in claim.spaces and re.fullmatch(claim.names, x.name)
+            for x in properties
+            if x.namespace in claim.namespaces and re.fullmatch(claim.names, x.name)
         ]
-        if found and (not claim.needs or claim.needs in notes):
+        if found and (not claim.requires or claim.requires in notes):
             notes.append(claim.note)
-            gone += found
+            removed += found
     kept, place = [], 0
-    for piece in sorted(gone):
-        if piece.start >= place:  # else it is within a property that is gone
-            kept.append(xmp[place : piece.start])
-            place = piece.end
+    for item in sorted(removed):
+        if item.start >= place:  # else it is inside a removed property
+            kept.append(xmp[place : item.start])
+            place = item.end
     return b"".join([*kept, xmp[place:]]), tuple(notes)
 
 
-def _properties(xmp: bytes) -> list[_Piece]:
-    """All elements and attributes that are in a namespace.
+def _properties(xmp: bytes) -> list[_Property]:
+    """Returns all elements and attributes that are in a namespace.
 
     Raises:
-      ExpatError: not XML.
-      UnicodeDecodeError: names that aren't in UTF-8.
+      ExpatError: if the packet is not XML.
+      UnicodeDecodeError: if names are not in UTF-8.
     """
     data = xmp.rstrip(b"\0 \t\r\n")
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.ordered_attributes = True
-    found: list[_Piece] = []
-    spaces: dict[str, list[str]] = {}  # prefix -> namespaces, the innermost last
-    open_elements: list[tuple[int, int]] = []  # their start, and where their tag ends
+    found: list[_Property] = []
+    namespaces: dict[str, list[str]] = {}  # prefix -> namespaces, innermost last
+    open_elements: list[tuple[int, int]] = []  # start and end of the start tag
 
-    def declared(prefix, space):
-        spaces.setdefault(prefix or "", []).append(space or "")
+    def start_namespace(prefix, namespace):
+        namespaces.setdefault(prefix or "", []).append(namespace or "")
 
-    def undeclared(prefix):
-        spaces[prefix or ""].pop()
+    def end_namespace(prefix):
+        namespaces[prefix or ""].pop()
 
-    def started(name, attributes):
+    def start_element(name, attributes):
         del name, attributes
         start = parser.CurrentByteIndex
         tag = _TAG.match(data, start)
@@ -136,19 +139,22 @@ def _properties(xmp: bytes) -> list[_Piece]:
         open_elements.append((start, end))
         for x in _ONE_ATTRIBUTE.finditer(data, start, end):
             prefix, _, local = x[1].decode().rpartition(":")
-            if prefix and spaces.get(prefix):
-                found.append(_Piece(x.start(), x.end(), spaces[prefix][-1], local))
+            if prefix and namespaces.get(prefix):
+                namespace = namespaces[prefix][-1]
+                found.append(_Property(x.start(), x.end(), namespace, local))
 
-    def ended(name):
+    def end_element(name):
         start, tag_end = open_elements.pop()
-        space, _, local = name.rpartition(" ")
+        namespace, _, local = name.rpartition(" ")
         place = parser.CurrentByteIndex
         end = _END_TAG.match(data, place) if place > start else None
         if tag_end > start:
-            found.append(_Piece(start, end.end() if end else tag_end, space, local))
+            stop = end.end() if end else tag_end
+            found.append(_Property(start, stop, namespace, local))
 
-    parser.StartNamespaceDeclHandler = declared
-    parser.EndNamespaceDeclHandler = undeclared
-    parser.StartElementHandler, parser.EndElementHandler = started, ended
+    parser.StartNamespaceDeclHandler = start_namespace
+    parser.EndNamespaceDeclHandler = end_namespace
+    parser.StartElementHandler = start_element
+    parser.EndElementHandler = end_element
     parser.Parse(data, True)
     return found

@@ -1,4 +1,4 @@
-"""Whole pictures through a colour network: what it is told, and what it keeps."""
+"""Tests of restoring pictures with a colour network."""
 
 import io
 
@@ -40,7 +40,7 @@ FIELDS = {
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """Weights of a small colour network that changes each pixel, by what it is told."""
+    """Weights of a small colour network whose output depends on the compression."""
     variables = state.init(Deblocker(**FIELDS), 32, 0)
     moved = jax.tree.map(
         lambda x: x + np.float32(0.05) * RNG.standard_normal(x.shape, np.float32),
@@ -73,7 +73,7 @@ def _jpeg(image, **options):
 
 
 class _Told:
-    """A network that notes what it is told, and changes nothing."""
+    """A network that records its compression features and changes nothing."""
 
     channels = 3
     conditioned = True
@@ -93,21 +93,21 @@ def _restore(pictures_, **options):
 
 
 @pytest.mark.parametrize("sampling", [0, 1, 2])
-def test_a_jpeg_is_told_by_its_tables(photograph, sampling):
+def test_network_gets_the_tables_of_a_colour_jpeg(photograph, sampling):
     picture = pictures.decode(_jpeg(photograph, quality=30, subsampling=sampling))
     _, told = _restore([picture])
     expected = libjpeg(30, {0: (1, 1), 1: (1, 2), 2: (2, 2)}[sampling])
     np.testing.assert_array_equal(told, [features(expected)])
 
 
-def test_a_gray_jpeg_is_told_by_its_table(photograph):
+def test_network_gets_the_table_of_a_gray_jpeg(photograph):
     picture = pictures.decode(_jpeg(photograph[..., 0].copy(), quality=30))
     _, told = _restore([picture])
     np.testing.assert_array_equal(told, [features(libjpeg(30, gray=True))])
 
 
 @pytest.mark.parametrize(("factor", "known"), [(7, 1.0), (19, 1.0), (20, 0.0)])
-def test_others_are_told_by_the_ranker_where_it_is_sure(
+def test_network_gets_reliable_estimates_of_the_ranker(
     photograph, monkeypatch, factor, known
 ):
     monkeypatch.setattr(quality, "factors_of_scores", lambda *_: np.array(factor))
@@ -116,7 +116,7 @@ def test_others_are_told_by_the_ranker_where_it_is_sure(
     np.testing.assert_array_equal(told, [expected])
 
 
-def test_told_by_hand(photograph):
+def test_quality_factor_replaces_the_tables(photograph):
     picture = pictures.decode(_jpeg(photograph, quality=30), stored=True)
     _, told = _restore([picture], quality_factor=12)
     np.testing.assert_array_equal(told, [features(libjpeg(12))])
@@ -124,8 +124,8 @@ def test_told_by_hand(photograph):
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_what_a_network_leaves_alone_stays(channels, dtype):
-    """Several sizes in a row; each gets its own pixels back, and keeps its alpha."""
+def test_identity_network_leaves_pictures_unchanged(channels, dtype):
+    """Pictures of several sizes share batches; each keeps its pixels and alpha."""
     most = np.iinfo(dtype).max
     given = [
         Picture(
@@ -141,7 +141,7 @@ def test_what_a_network_leaves_alone_stays(channels, dtype):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_pictures_through_a_real_network(path, photograph, mode):
+def test_network_changes_pictures_of_all_modes(path, photograph, mode):
     image = Image.fromarray(photograph).convert(mode)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=30)
@@ -152,8 +152,7 @@ def test_pictures_through_a_real_network(path, photograph, mode):
     assert (found.pixels != 257 * picture.pixels.astype(int)).any()
 
 
-def test_the_mean_colour_stays(path):
-    """Where nothing is clipped, whatever the network does."""
+def test_mean_colour_is_kept_if_nothing_is_clipped(path):
     picture = Picture(RNG.integers(100, 156, (64, 96, 3), np.uint8))
     run_ = restorer.load(path)
     (found,) = restorer.restore_pictures(run_, [picture], dtype=np.uint16)
@@ -173,7 +172,7 @@ def test_gray_stored_as_colour_stays_gray(path, photograph):
 
 
 def test_tiles_of_a_colour_picture_equal_the_whole(path, photograph):
-    """Where tiles overlap by more than the network sees."""
+    """The tiles overlap by more than the receptive field."""
     model = Deblocker(**{**FIELDS, "deeper_widths": (), "masks": False})
     variables = state.init(model, 32, 0)
     variables = jax.tree.map(
@@ -190,7 +189,7 @@ def test_tiles_of_a_colour_picture_equal_the_whole(path, photograph):
     assert second.shape == (120, 200, 3)
 
 
-def test_self_ensemble_turns_what_the_network_is_told():
+def test_self_ensemble_transposes_the_compression_features():
     seen = []
 
     def note(images, compression):
@@ -207,9 +206,7 @@ def test_self_ensemble_turns_what_the_network_is_told():
     assert set(seen) == {((16, 24), (0, 1)), ((24, 16), (1, 0))}
 
 
-def test_an_image_of_pillow_s_that_is_not_loaded_is_projected(
-    path, photograph, monkeypatch
-):
+def test_pillow_image_that_is_not_loaded_is_projected(path, photograph, monkeypatch):
     data = _jpeg(photograph, quality=90)
 
     def outside(**options):
@@ -226,17 +223,17 @@ def test_an_image_of_pillow_s_that_is_not_loaded_is_projected(
     assert outside(loaded=True) == outside(projection=False)
 
 
-def test_what_can_t_be_told(path, tmp_path):
+def test_invalid_quality_factor_is_rejected(path, tmp_path):
     flat = save_fresh(tmp_path, "deblocker")
     image = np.zeros((16, 16), np.uint8)
     with pytest.raises(UserError, match="these weights can't be told one"):
         cqr_jax.restore(image, weights=str(flat), quality_factor=20)
-    with pytest.raises(ValueError, match="quality_factor=0: is 1 to 100"):
+    with pytest.raises(ValueError, match="quality_factor=0: must be 1 to 100"):
         cqr_jax.restore(image, weights=str(path), quality_factor=0)
 
 
 @pytest.mark.slow
-def test_the_flags_of_the_command(path, photograph, tmp_path):
+def test_command_flags_set_quality_factor_and_projection(path, photograph, tmp_path):
     source = tmp_path / "a.jpg"
     source.write_bytes(_jpeg(photograph, quality=90))
 
@@ -259,7 +256,7 @@ def test_the_flags_of_the_command(path, photograph, tmp_path):
     assert stored is not None
 
 
-def test_flags_out_of_range():
+def test_quality_factor_out_of_range_is_rejected_by_the_command():
     code, _, err = run("cqr_jax.restoring.command", "a.jpg", "--quality-factor=101")
     assert code == 2
     assert "'101' is not 1 to 100" in err.splitlines()[-1]

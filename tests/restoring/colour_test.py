@@ -1,4 +1,4 @@
-"""Planes: the colours of JFIF, and nothing lost on the way there and back."""
+"""Tests of the conversion between pixels and planes."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_unchanged_planes_give_the_same_pixels(dtype, channels):
     assert len(values) == channels
 
 
-def test_8_bits_to_16_and_back():
+def test_conversion_from_8_to_16_bits_and_back_is_exact():
     pixels = RNG.integers(0, 256, (4, 5, 3), np.uint8)
     alpha = np.array([[0, 128, 255, 1, 7]] * 4, np.uint8)
     picture = Picture(pixels, alpha)
@@ -46,14 +46,14 @@ def test_8_bits_to_16_and_back():
     np.testing.assert_array_equal(back.alpha, alpha)
 
 
-def test_reduced_planes():
+def test_reduce_averages_the_pixels_of_each_sample():
     values = np.arange(15, dtype=np.float32).reshape(3, 5)
     found = colour.reduce(Plane(values, (2, 2)))
     np.testing.assert_allclose(found, [[3, 5, 6.5], [10.5, 12.5, 14]])
     np.testing.assert_array_equal(colour.reduce(Plane(values)), values)
 
 
-def test_changes_are_added_where_they_belong():
+def test_add_interpolates_a_change_bilinearly():
     values = RNG.random((16, 16), np.float32)
     change = np.zeros((8, 8), np.float32)
     np.testing.assert_allclose(colour.add(Plane(values, (2, 2)), change), values)

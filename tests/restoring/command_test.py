@@ -1,4 +1,4 @@
-"""`python -m cqr_jax.restoring` as a process."""
+"""Tests of `python -m cqr_jax.restoring`, mostly in a process."""
 
 import io
 import json
@@ -52,7 +52,7 @@ def photograph():
 
 @pytest.fixture
 def folder(tmp_path, photograph):
-    """Files of several kinds, in folders; two can't be read."""
+    """Files in several formats in nested folders; two can't be read."""
     root = tmp_path / "in"
     (root / "deep" / "er").mkdir(parents=True)
     photograph.save(root / "a.jpg", quality=10)
@@ -64,7 +64,9 @@ def folder(tmp_path, photograph):
     return root
 
 
-def test_folders(folder, tmp_path, photograph):
+def test_folders_are_restored_and_outputs_skipped_the_second_time(
+    folder, tmp_path, photograph
+):
     out, report = tmp_path / "out", tmp_path / "report.json"
     code, stdout, err = _run(folder, "-o", out, "--report", report)
     assert code == 1
@@ -87,7 +89,7 @@ def test_folders(folder, tmp_path, photograph):
     assert f"{folder}/bad.jpg: failed: damaged or truncated" in err
     assert "3 restored, 2 failed; 0.1 megapixels in" in err.splitlines()[-1]
 
-    # Better than what came in, in colour and in gray.
+    # The outputs have a lower error than the inputs, in colour and in gray.
     clean = np.asarray(photograph)
     for name, mode in (("a", "RGB"), ("deep/gray", "L")):
         before = next(folder.glob(f"{name}.jp*g"))
@@ -100,7 +102,7 @@ def test_folders(folder, tmp_path, photograph):
         ]
         assert errors[1] < 0.85 * errors[0], name
 
-    # Again: nothing is written over, and files that failed fail.
+    # The second run overwrites nothing, and the same files fail.
     times = {x: x.stat().st_mtime_ns for x in out.rglob("*")}
     code, _, err = _run(folder, "-o", out)
     assert code == 1
@@ -109,7 +111,7 @@ def test_folders(folder, tmp_path, photograph):
     assert times == {x: x.stat().st_mtime_ns for x in out.rglob("*")}
 
 
-def test_one_file(folder, tmp_path):
+def test_output_of_one_file_beside_it_or_named(folder, tmp_path):
     code, _, err = _run("a.jpg", cwd=folder)
     assert code == 0, err
     with Image.open(folder / "a.restored.png") as image:
@@ -122,11 +124,11 @@ def test_one_file(folder, tmp_path):
     pixels = pictures.decode(wide).pixels
     assert pixels.dtype == np.uint16
     first = np.asarray(Image.open(folder / "a.restored.png"))
-    # The same, but for the other tiles.
+    # The results differ only by the tile size.
     assert metrics.psnr_of_mse(np.square(pixels / 257 - first).mean()) > 40
 
 
-def test_standard_input_and_output(folder):
+def test_standard_input_is_restored_to_standard_output(folder):
     data = (folder / "a.jpg").read_bytes()
     code, out, err = _run("-", "-o", "-", "--format=jpeg", input=data)
     assert code == 0, err
@@ -134,7 +136,7 @@ def test_standard_input_and_output(folder):
         assert (image.format, image.size) == ("JPEG", (160, 120))
 
 
-def test_quality_only(folder, tmp_path, photograph):
+def test_quality_only_prints_scores_and_quality_factors(folder, tmp_path, photograph):
     Image.fromarray(
         jpeg.compress(np.asarray(photograph.convert("L")), 12)
     ).save(folder / "decoded.png")  # fmt: skip
@@ -164,7 +166,7 @@ def test_quality_only(folder, tmp_path, photograph):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["in", "-o", "one.png"], "error: -o one.png: is a file's name, but there are"),
+        (["in", "-o", "one.png"], "error: -o one.png: names a single file, but there"),
         (["in/a.jpg", "--weights=x"], "error: x: no such weights file"),
         (["-"], "error: standard input needs -o"),
         (["in", "-o", "-"], "error: -o -: writes one image to standard output, not"),
@@ -182,7 +184,7 @@ def test_quality_only(folder, tmp_path, photograph):
         (["in/a.jpg", "-o", "in/notes.txt/"], "error: -o in/notes.txt/: can't be writ"),
     ],
 )
-def test_mistakes(folder, args, message):
+def test_mistakes_give_one_line_errors(folder, args, message):
     code, out, err = _run(*args, cwd=folder.parent, input=b"")
     assert (code, out) == (1, b"")
     assert err.splitlines()[-1].startswith(message)
@@ -190,7 +192,7 @@ def test_mistakes(folder, args, message):
     assert "0 restored" not in err
 
 
-def test_flags_that_contradict_each_other(folder):
+def test_contradicting_flags_are_rejected(folder):
     for flags in (["--demo"], ["--quality-only", "-o", "out"]):
         code, _, err = _run("in", *flags, cwd=folder.parent)
         assert (code, len(err.splitlines()[-1].split(": "))) == (2, 4), err
@@ -207,7 +209,7 @@ def test_flags_that_contradict_each_other(folder):
         "--quality-factor=10.5",
     ],
 )
-def test_flags_out_of_range(flag):
+def test_flags_out_of_range_are_rejected(flag):
     code, _, err = _run("a.jpg", flag)
     assert code == 2
     assert flag.split("=")[1] in err
@@ -243,15 +245,15 @@ def test_images_that_are_not_read_are_named_and_counted(folder):
     report = folder / "report.json"
     code, _, err = _run("deep", "-o", "out", "--report", report, cwd=folder)
     assert code == 1  # for the link
-    assert "deep/b.psd: left out: PSD isn't read" in err
+    assert "deep/b.psd: left out: PSD can't be read" in err
     assert "deep/lost.jpg: failed: a broken link" in err
     assert "2 restored, 1 left out, 1 failed" in err
     rows = {pathlib.Path(x["input"]).name: x for x in json.loads(report.read_text())}
     assert rows["b.psd"]["status"] == "left out"
 
 
-def test_two_files_of_one_name(folder):
-    """Each has an output of its own, which a second run finds."""
+def test_inputs_with_equal_stems_have_separate_outputs(folder):
+    """A second run finds both outputs."""
     gray = (folder / "deep" / "gray.jpeg").read_bytes()
     (folder / "a.jpeg").write_bytes(gray)
     _, _, err = _run(folder, "-o", "out", cwd=folder)
@@ -265,8 +267,7 @@ def test_two_files_of_one_name(folder):
     assert "0 restored, 4 skipped, 2 failed" in err
 
 
-def test_the_folder_of_the_inputs_as_the_output_folder(folder):
-    """No result is taken for an input of the next run."""
+def test_results_in_the_input_folder_are_no_inputs_of_the_next_run(folder):
     for _ in range(2):
         _, _, err = _run(".", "-o", ".", "--overwrite", cwd=folder)
         assert "3 restored, 2 failed" in err
@@ -274,7 +275,7 @@ def test_the_folder_of_the_inputs_as_the_output_folder(folder):
         assert found == {"a.jpg", "a.restored.png", "bad.jpg", "empty.png", "notes.txt"}
 
 
-def test_an_input_that_is_replaced_keeps_its_permissions_and_its_link(folder):
+def test_replaced_input_keeps_its_permissions_and_its_link(folder):
     with Image.open(folder / "a.jpg") as image:
         image.save(folder / "a.png")
     (folder / "a.png").chmod(0o600)
@@ -289,7 +290,7 @@ def test_an_input_that_is_replaced_keeps_its_permissions_and_its_link(folder):
     assert (folder / "a.png").stat().st_mtime > 1.5e9
 
 
-def test_preserve(folder):
+def test_preserve_copies_permissions_and_times(folder):
     os.utime(folder / "a.jpg", (1e9, 1e9))
     (folder / "a.jpg").chmod(0o640)
     code, _, err = _run("a.jpg", "-o", "out/", "--preserve", cwd=folder)
@@ -298,8 +299,7 @@ def test_preserve(folder):
     assert (found.st_mode & 0o777, found.st_mtime) == (0o640, 1e9)
 
 
-def test_a_file_that_appears_meanwhile_stays(folder, monkeypatch):
-    """Neither reading nor writing a picture overwrites it."""
+def test_output_that_appears_during_restoring_is_not_overwritten(folder, monkeypatch):
     args = command.parser().parse_args([str(folder / "a.jpg"), "-o", f"{folder}/out/"])
     target = folder / "out" / "a.png"
     written = file_loop._write
@@ -318,7 +318,7 @@ def test_a_file_that_appears_meanwhile_stays(folder, monkeypatch):
     assert [x.name for x in target.parent.iterdir()] == ["a.png"]
 
 
-def test_a_file_that_vanishes_meanwhile_is_reported(folder, restore, monkeypatch):
+def test_input_that_vanishes_during_restoring_is_reported(folder, restore, monkeypatch):
     found = file_loop._find
 
     def vanishing(args):
@@ -332,7 +332,7 @@ def test_a_file_that_vanishes_meanwhile_is_reported(folder, restore, monkeypatch
     assert rows["gray.jpeg"]["status"] == "restored"
 
 
-def test_good_jpegs_are_left_alone(folder, photograph):
+def test_jpegs_above_skip_above_are_skipped_or_copied(folder, photograph):
     photograph.save(folder / "good.jpg", quality=90)
     report = folder / "report.json"
     flags = ("-o", "out/", "--skip-above=80", "--report", report)
@@ -356,15 +356,14 @@ def test_good_jpegs_are_left_alone(folder, photograph):
         (["--keep-extension", "-o", "out/"], "out/a.jpg.png", "PNG"),
     ],
 )
-def test_names_of_outputs(folder, flags, name, form):
+def test_flags_set_names_of_outputs(folder, flags, name, form):
     code, _, err = _run("a.jpg", *flags, cwd=folder)
     assert code == 0, err
     with Image.open(folder / name) as image:
         assert image.format == form
 
 
-def test_a_watched_folder(folder):
-    """Files that come are restored, each once, until Ctrl-C."""
+def test_new_files_in_a_watched_folder_are_restored_until_ctrl_c(folder):
     command = [
         sys.executable,
         "-m",
@@ -428,7 +427,7 @@ def test_waiting_for_a_stream_can_be_interrupted(folder, name, number):
     assert not (folder / "x.png").exists()
 
 
-def test_what_can_not_be_written_is_not_restored_first(folder):
+def test_pictures_that_can_not_be_written_are_not_restored(folder):
     with Image.open(folder / "a.jpg") as image:
         image.convert("RGBA").save(folder / "alpha.png")
     arguments = ("alpha.png", "a.jpg", "-o", "out", "--format=jpeg")
@@ -441,7 +440,7 @@ def test_what_can_not_be_written_is_not_restored_first(folder):
     assert "16 bits are more than webp can hold; take --format=png or" in err
 
 
-def test_a_jpeg_without_its_end_and_one_that_is_cut(folder):
+def test_truncated_jpeg_fails_unless_salvage_is_given(folder):
     whole = (folder / "a.jpg").read_bytes()
     (folder / "endless.jpg").write_bytes(whole[:-2])
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
@@ -473,7 +472,7 @@ def _bmp_with_alpha(image: Image.Image) -> bytes:
     return struct.pack("<2sIHHI", b"BM", 122 + len(pixels), 0, 0, 122) + info + pixels
 
 
-def test_a_format_that_nobody_asked_for_gives_way(folder):
+def test_input_format_without_alpha_falls_back_to_png(folder):
     with Image.open(folder / "a.jpg") as image:
         half = image.convert("RGBA")
     half.putalpha(128)
@@ -491,7 +490,7 @@ def test_a_format_that_nobody_asked_for_gives_way(folder):
     assert "skipped: out/alpha.png exists; --overwrite replaces it" in err
 
 
-def test_compiled_code_is_kept_without_a_word(folder, tmp_path):
+def test_compilation_cache_is_written_without_messages(folder, tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     for target in ("1.png", "2.png"):
@@ -501,17 +500,17 @@ def test_compiled_code_is_kept_without_a_word(folder, tmp_path):
     assert any((tmp_path / "cache").rglob("*"))
 
 
-def test_a_jpeg_that_is_too_good_is_told_of(folder, photograph):
+def test_summary_counts_jpegs_of_too_high_quality(folder, photograph):
     photograph.save(folder / "good.jpg", quality=96)
     flags = ("-o", "out", "--no-projection", f"--weights={LUMA_ONLY}")
     code, _, err = _run("a.jpg", "good.jpg", *flags, cwd=folder)
     assert code == 0, err
-    told = "1 with a quality factor of 95 or more: such JPEGs lose by being restored"
+    told = "1 with a quality factor of 95 or more: such JPEGs get worse when restored"
     assert err.splitlines()[-1].startswith(told)
 
 
 def test_folders_without_permission_are_found_before_restoring(folder, monkeypatch):
-    """Beside the input too, where no -o names the folder."""
+    """This includes the folder of the input if there is no -o."""
     access = os.access
     locked = folder / "deep"
 
@@ -534,8 +533,7 @@ def test_folders_without_permission_are_found_before_restoring(folder, monkeypat
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits of size")
-def test_a_full_disk(folder, tmp_path):
-    """What can't be written whole isn't there; a smaller file is."""
+def test_outputs_too_large_for_the_disk_leave_no_file(folder, tmp_path):
     Image.new("L", (16, 16)).save(folder / "small.png")
     out = tmp_path / "out"
     command = [
@@ -561,7 +559,7 @@ def test_a_full_disk(folder, tmp_path):
     assert [x.name for x in out.iterdir()] == ["small.png"]
 
 
-def test_a_folder_that_is_a_file(folder):
+def test_output_folder_that_is_a_file_is_rejected(folder):
     code, _, err = _run(folder / "a.jpg", "-o", folder / "notes.txt" / "x")
     assert code == 1
     assert "can't be written to" in err
@@ -594,7 +592,7 @@ def test_ctrl_c_leaves_no_half_file(folder, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored")  # it is what is tested
-def test_an_interrupt_that_python_loses_is_not_lost():
+def test_interrupt_in_a_destructor_is_not_lost():
     class Last:
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
@@ -607,7 +605,7 @@ def test_an_interrupt_that_python_loses_is_not_lost():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_strength_overwriting_and_self_ensemble(folder):
+def test_strength_and_self_ensemble_change_the_result(folder):
     def restore(*flags):
         code, _, err = _run("a.jpg", "-o", "a.png", *flags, cwd=folder)
         assert code == 0, err
@@ -625,7 +623,7 @@ def test_strength_overwriting_and_self_ensemble(folder):
 
 @pytest.fixture(scope="module")
 def colour_weights(tmp_path_factory):
-    """Of a network that changes each pixel, by what it is told."""
+    """Weights of a network whose output depends on the compression."""
     return save_fresh(tmp_path_factory.mktemp("weights"), "colour")
 
 
@@ -653,7 +651,7 @@ def _told(row):
     return row["quality_factor"], row["told_by"], row["projected"]
 
 
-def test_the_report_tells_what_the_network_was_told(
+def test_report_gives_quality_factor_and_its_source(
     folder, restore, colour_weights, photograph, monkeypatch
 ):
     flag = f"--weights={colour_weights}"
@@ -690,9 +688,7 @@ def test_files_compressed_before_are_reported(
     assert _told(rows["a.jpg"]) == (10, "tables", False)
 
 
-def test_what_the_network_is_told_changes_the_outcome(
-    folder, restore, colour_weights, tmp_path
-):
+def test_quality_factor_changes_the_result(folder, restore, colour_weights, tmp_path):
     def restored(*flags):
         restore(folder / "a.jpg", f"--weights={colour_weights}", *flags)
         with Image.open(tmp_path / "out" / "a.png") as image:
@@ -709,7 +705,7 @@ def test_what_the_network_is_told_changes_the_outcome(
 def test_projected_results_lie_within_the_intervals(
     folder, restore, colour_weights, photograph, tmp_path, name
 ):
-    """Of luma, for interpolating blurs what projecting changes in chroma."""
+    """Only luma is tested, because interpolation blurs the projection of chroma."""
     mode = "L" if name.endswith("gray") else "RGB"
     middle = photograph.convert(mode).point(lambda x: 70 + x // 3)  # nothing is clipped
     path = folder / f"{name}.jpg"
@@ -717,7 +713,7 @@ def test_projected_results_lie_within_the_intervals(
     (luma, *_) = pictures.decode(path.read_bytes(), stored=True).stored
 
     def off(*flags):
-        """Steps between restored and stored coefficients, at most."""
+        """Returns the largest distance of restored and stored coefficients in steps."""
         restore(path, f"--weights={colour_weights}", "--bits=16", *flags)
         data = (tmp_path / "out" / f"{name}.png").read_bytes()
         plane = colour.planes(pictures.decode(data))[0].values
@@ -730,12 +726,12 @@ def test_projected_results_lie_within_the_intervals(
     assert off() < 0.51  # rounding to 16 bits moves some by a little
 
 
-def test_weights_that_can_t_be_told_are_named_before_anything_is_read(folder, restore):
+def test_quality_factor_is_rejected_for_weights_that_take_none(folder, restore):
     with pytest.raises(UserError, match="these weights can't be told one"):
         restore(folder / "a.jpg", "--quality-factor=5", f"--weights={LUMA_ONLY}")
 
 
-def test_bombs(folder):
+def test_images_above_max_megapixels_fail(folder):
     code, _, err = _run(folder / "a.jpg", "--max-megapixels=0.01")
     assert code == 1
     assert "160x120 is above 0.01 megapixels" in err
@@ -746,8 +742,8 @@ def test_bombs(folder):
     assert "14000x13600 is above 190 megapixels" in err
 
 
-def test_mutated_files(tmp_path, photograph):
-    """Each is restored whole or told of; never a traceback or a wrong file."""
+def test_files_with_random_damage_are_restored_or_reported(tmp_path, photograph):
+    """There is no traceback, and all outputs can be read."""
     rng = np.random.default_rng(0)
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
@@ -778,8 +774,7 @@ def test_mutated_files(tmp_path, photograph):
             image.load()
 
 
-def test_it_is_light():
-    """Neither what training needs is imported, nor JAX before the flags are read."""
+def test_imports_no_packages_of_training_and_jax_only_after_the_flags():
     script = """
 import sys
 import cqr_jax.restoring.command
@@ -795,8 +790,8 @@ print(sorted(heavy & sys.modules.keys()))
     assert (found.stdout, found.returncode) == ("[]\n", 0), found.stderr
 
 
-def test_libraries_print_nothing_of_their_own(tmp_path, photograph):
-    """Warnings of Python, logging and C: each line begins with the file's name."""
+def test_each_line_of_standard_error_names_a_file(tmp_path, photograph):
+    """Python's warnings, logging and C libraries print no other lines."""
     damaged = tmp_path / "damaged.jpg"
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     Image.fromarray(noise).save(damaged)

@@ -1,7 +1,7 @@
-"""The page in a real browser, headless.
+"""Tests of the page in a real, headless browser.
 
-Runs where the extra `demo`, playwright and Chromium are installed (.ci/run gives it an
-environment of its own).
+They run where the extra `demo`, playwright and Chromium are installed (.ci/run makes an
+environment for them).
 """
 
 import io
@@ -29,7 +29,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
 if not CHROMIUM:
     pytest.skip("needs Chromium", allow_module_level=True)
-SHOTS = os.environ.get("CQR_JAX_SHOTS")  # a folder that gets pictures of the page
+SHOTS = os.environ.get("CQR_JAX_SHOTS")  # a folder for screenshots
 
 
 def _serve(*flags):
@@ -49,7 +49,7 @@ def url():
 
 @pytest.fixture(scope="module")
 def colour_url(tmp_path_factory):
-    """With a network that changes each pixel, by what it is told."""
+    """Serves a network whose output depends on the quality factor."""
     path = save_fresh(tmp_path_factory.mktemp("weights"), "colour")
     yield from _serve(f"--weights={path}")
 
@@ -71,7 +71,7 @@ def photograph():
 
 
 def _open(browser, url, *paths):
-    """The page with files dropped on it."""
+    """Opens the page and drops files on it."""
     page = browser.new_page(viewport={"width": 1100, "height": 1400})
     page.goto(url)
     page.locator("#file input[type=file]").set_input_files(paths)
@@ -79,7 +79,7 @@ def _open(browser, url, *paths):
 
 
 def _rows(page, count):
-    """The cells of the table's rows once there are so many, without the head."""
+    """Waits for this number of rows; returns their cells, without the header."""
     rows = page.locator("#quality table tr:has(td)")
     playwright.expect(rows).to_have_count(count, timeout=120_000)
     return [row.locator("td").all_inner_texts() for row in rows.all()]
@@ -109,7 +109,9 @@ def _wait_for(page, text):
     page.locator("#quality").get_by_text(text).first.wait_for(timeout=60_000)
 
 
-def test_dropping_an_image(url, browser, photograph, tmp_path):
+def test_dropped_image_is_restored_and_can_be_downloaded(
+    url, browser, photograph, tmp_path
+):
     path = tmp_path / "photo.jpg"
     photograph.save(path, quality=10)
     page = browser.new_page(viewport={"width": 1100, "height": 1400})
@@ -137,15 +139,17 @@ def test_dropping_an_image(url, browser, photograph, tmp_path):
     shot = Image.fromarray(_shoot(page, "one"))
     assert len(shot.getcolors(2**24)) > 5000
 
-    # Without strength the picture is what it was.
+    # Strength 0 leaves the picture unchanged.
     _set(page, "strength", 0)
     _wait_for(page, f"{before:.2f} → {before:.2f}")
     again = np.asarray(Image.open(_downloaded(page, "#download").path()))
     np.testing.assert_array_equal(again, np.asarray(Image.open(path)))
 
 
-def test_several_files(colour_url, browser, photograph, tmp_path):
-    """One that fails is named, two of one name stay apart, the gallery chooses."""
+def test_several_files_are_listed_packed_and_shown(
+    colour_url, browser, photograph, tmp_path
+):
+    """Failures are listed, equal names made distinct, and the gallery selects one."""
     photograph.save(tmp_path / "a.jpg", quality=10, subsampling=0)
     photograph.rotate(180).save(tmp_path / "a.png")
     photograph.convert("L").save(tmp_path / "gray.jpg", quality=30)
@@ -158,10 +162,10 @@ def test_several_files(colour_url, browser, photograph, tmp_path):
     assert first[:3] == [
         "a.jpg, 160x120",
         "QF 10, 4:4:4, libjpeg's",
-        "QF 10, by its tables",
+        "QF 10, from its tables",
     ]
     assert first[3] in ("yes", "no: compressed before")
-    assert second[1].startswith("no tables: ")
+    assert second[1].startswith("no tables; ")
     assert second[3] == "no: no stored coefficients"
     assert third[1] == "QF 30, gray, libjpeg's"
     playwright.expect(page.locator("#gallery img")).to_have_count(3)
@@ -188,24 +192,26 @@ def test_several_files(colour_url, browser, photograph, tmp_path):
     _shoot(page, "chosen")
 
 
-def test_the_dial_tells_the_network(colour_url, browser, photograph, tmp_path):
+def test_dial_sets_the_quality_factor_for_the_network(
+    colour_url, browser, photograph, tmp_path
+):
     path = tmp_path / "photo.jpg"
     photograph.save(path, quality=50)
     page = _open(browser, colour_url, path)
     ((_, tables, told, _, _),) = _rows(page, 1)
-    assert (tables, told) == ("QF 50, 4:2:0, libjpeg's", "QF 50, by its tables")
+    assert (tables, told) == ("QF 50, 4:2:0, libjpeg's", "QF 50, from its tables")
     found = []
     for factor in (90, 5):
         _set(page, "dial", factor)
-        _wait_for(page, f"QF {factor}, by hand")
-        assert _rows(page, 1)[0][3] == "no: told by hand"
+        _wait_for(page, f"QF {factor}, set by hand")
+        assert _rows(page, 1)[0][3] == "no: QF set by hand"
         found.append(np.asarray(Image.open(_downloaded(page, "#download").path())))
     assert (found[0] != found[1]).any()
     _set(page, "dial", 0)
-    _wait_for(page, "QF 50, by its tables")
+    _wait_for(page, "QF 50, from its tables")
 
 
-def test_what_is_no_image(url, browser, tmp_path):
+def test_file_that_is_no_image_is_reported(url, browser, tmp_path):
     path = tmp_path / "broken.jpg"
     path.write_bytes(b"no image")
     page = _open(browser, url, path)
@@ -214,7 +220,7 @@ def test_what_is_no_image(url, browser, tmp_path):
     playwright.expect(page.locator("#archive")).to_have_count(0)
 
 
-def test_what_fails_leaves_nothing_of_the_picture_before(url, browser, tmp_path):
+def test_failure_clears_the_previous_picture(url, browser, tmp_path):
     good, bad = tmp_path / "good.jpg", tmp_path / "bad.jpg"
     Image.new("RGB", (64, 48), "teal").save(good, quality=97)
     bad.write_bytes(b"no image")
@@ -228,7 +234,7 @@ def test_what_fails_leaves_nothing_of_the_picture_before(url, browser, tmp_path)
     playwright.expect(page.locator("#archive")).to_have_count(0)
 
 
-def test_names_are_distinct():
+def test_distinct_numbers_equal_stems():
     names = ["a-2.jpg", "a.jpg", "a.png", "A.webp", "b.tar.jpg", "a"]
     assert demo.distinct(names, ".png") == [
         "a-2.png",
@@ -241,12 +247,12 @@ def test_names_are_distinct():
     assert demo.distinct([], ".png") == []
 
 
-def test_what_tables_say():
+def test_tables_say_gives_quality_factor_sampling_and_origin():
     sure, vague = Quality(1.0, 12, "ranker"), Quality(5.0, 40, "ranker, vague")
     luma = (2,) * 64
     for compression, found, expected in (
-        (None, sure, "no tables: the ranker estimates 12"),
-        (None, vague, "no tables: unknown"),
+        (None, sure, "no tables; the ranker estimates QF 12"),
+        (None, vague, "no tables; quality unknown"),
         (libjpeg(30), vague, "QF 30, 4:2:0, libjpeg's"),
         (libjpeg(30, (1, 2)), vague, "QF 30, 4:2:2, libjpeg's"),
         (libjpeg(30, (4, 2)), vague, "QF 30, chroma 1/2 x 1/4, libjpeg's"),
@@ -254,18 +260,18 @@ def test_what_tables_say():
         (
             libjpeg(30)._replace(chroma=luma),
             vague,
-            "QF 30 or so, 4:2:0, others than libjpeg's",
+            "about QF 30, 4:2:0, not libjpeg's",
         ),
-        (Compression(luma), vague, "QF 99 or so, gray, others than libjpeg's"),
+        (Compression(luma), vague, "about QF 99, gray, not libjpeg's"),
     ):
         assert demo.tables_say(compression, found) == expected
 
 
-def test_what_is_told_of_a_restoration():
+def test_page_describes_quality_factor_and_projection():
     done = Restoration(Picture(np.zeros((8, 8, 1), np.uint8)))
     assert demo.told(done) == "nothing"
     assert demo.told(done._replace(quality_factor=9, told_by="ranker")) == (
-        "QF 9, by the ranker"
+        "QF 9, estimated by the ranker"
     )
     assert demo.projection_of(done._replace(projected=True)) == "yes"
     assert demo.projection_of(done._replace(compressed_before=True)) == (
@@ -273,7 +279,7 @@ def test_what_is_told_of_a_restoration():
     )
 
 
-def test_names_are_shown_as_they_are():
+def test_table_escapes_names():
     found = demo.table([("<b>*x*|.jpg: not an image",)])
     assert '<td colspan="5">&lt;b&gt;*x*|.jpg: not an image</td>' in found
     assert demo.table([]) == ""

@@ -1,4 +1,4 @@
-"""Formats that are read and not written: GIF, AVIF, HEIC, JPEG XL."""
+"""Tests of the formats that are read but not written: GIF, AVIF, HEIC, JPEG XL."""
 
 import io
 import struct
@@ -53,13 +53,13 @@ def _saved(image, name, **options):
         ("jpg", None, False, False),
     ],
 )
-def test_suffixes(path, written, read, known):
+def test_suffixes_map_to_formats(path, written, read, known):
     assert formats.format_of(path) == written
     assert formats.is_read(path) == read
     assert formats.is_known(path) == known
 
 
-def test_gif():
+def test_gif_keeps_its_pixels_transparency_and_xmp():
     image = Image.fromarray(RGB // 64 * 64).quantize(64, dither=Image.Dither.NONE)
     xmp = bytes([*range(255, -1, -1)])
     data = _saved(image, "gif", comment=b"")
@@ -74,15 +74,15 @@ def test_gif():
 
 
 @pytest.mark.parametrize("name", ["gif", "webp", "png", "avif"])
-def test_animations_name_their_frames_and_a_command(name):
+def test_animation_error_gives_the_frame_count_and_a_split_command(name):
     frames = [Image.fromarray(x) for x in (RGB, 255 - RGB, RGB // 2)]
     data = _saved(frames[0], name, save_all=True, append_images=frames[1:])
-    message = r"3 frames, .* split it first, for example by (magick|ffmpeg -i) FILE"
+    message = r"3 frames; split it .* example with (magick|ffmpeg -i) FILE"
     with pytest.raises(ImageError, match=message):
         pictures.decode(data)
 
 
-def test_avif():
+def test_avif_keeps_its_pixels_profile_and_alpha():
     data = _saved(
         Image.fromarray(SMOOTH),
         "avif",
@@ -102,7 +102,7 @@ def test_avif():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_avif_is_upright(orientation):
+def test_avif_is_rotated_upright(orientation):
     block = _exif(orientation)
     options = {"exif": block, "xmp": XMP, "quality": 100, "subsampling": "4:4:4"}
     data = _saved(Image.fromarray(SMOOTH), "avif", **options)
@@ -115,7 +115,7 @@ def test_avif_is_upright(orientation):
     assert found.metadata.xmp == XMP.replace(b"6", b"1")
 
 
-def test_damaged_exif_does_not_cost_an_avif():
+def test_avif_with_damaged_exif_is_decoded():
     data = _saved(Image.fromarray(SMOOTH), "avif", exif=_exif(6))
     whole = pictures.decode(data)
     place = data.rindex(b"II*\0")
@@ -129,8 +129,7 @@ def test_damaged_exif_does_not_cost_an_avif():
             assert again.pixels.shape == (30, 20, 3)
 
 
-def test_colours_by_numbers():
-    """Of an AVIF in the colours of Display P3, and of one of HDR."""
+def test_avif_code_points_of_colour_become_a_cicp_chunk():
     data = _saved(Image.fromarray(SMOOTH), "avif")
     place = data.index(b"colrnclx") + 8
     for numbers, chunks in (
@@ -144,16 +143,16 @@ def test_colours_by_numbers():
         assert pictures.decode(pictures.encode(found, "png")).metadata.colour == chunks
 
 
-def test_deep_avif_tells_that_it_was_cut():
+def test_avif_of_10_bits_gets_a_note_that_it_was_reduced():
     imagecodecs = pytest.importorskip("imagecodecs")
     deep = SMOOTH.astype(np.uint16) * 4
     found = pictures.decode(imagecodecs.avif_encode(deep, level=100, bitspersample=10))
-    assert found.notes == ("Of the 10 bits a sample of the AVIF 8 were taken.",)
+    assert found.notes == ("The AVIF was reduced from 10 to 8 bits per sample.",)
     assert abs(found.pixels.astype(int) - SMOOTH).max() < 8
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_heic_is_upright(orientation):
+def test_heic_is_rotated_upright(orientation):
     pillow_heif = pytest.importorskip("pillow_heif")
     buffer = io.BytesIO()
     image = pillow_heif.from_pillow(Image.fromarray(SMOOTH))
@@ -175,14 +174,14 @@ def test_heic_is_upright(orientation):
     np.testing.assert_array_equal(again.pixels, found.pixels)
 
 
-def test_heic_of_several_pictures_and_of_10_bits():
+def test_heic_gives_its_primary_image_and_16_bits():
     pillow_heif = pytest.importorskip("pillow_heif")
     file = pillow_heif.from_pillow(Image.fromarray(SMOOTH))
     file.add_from_pillow(Image.fromarray(255 - SMOOTH))
     buffer = io.BytesIO()
     file.save(buffer, quality=-1, chroma=444, save_all=True, primary_index=1)
     found = pictures.decode(buffer.getvalue())
-    assert found.notes == ("Of the file's 2 pictures the main one was taken.",)
+    assert found.notes == ("The main one of the file's 2 pictures was taken.",)
     assert abs(found.pixels.astype(int) - (255 - SMOOTH)).max() < 6
     with pytest.raises(ImageError, match=r"above 0.0005 megapixels"):
         pictures.decode(buffer.getvalue(), max_pixels=500)
@@ -204,14 +203,14 @@ def test_heic_of_several_pictures_and_of_10_bits():
         (b"\0\0\0\x0cJXL \r\n\x87\n", "pillow_jxl", "jxl"),
     ],
 )
-def test_a_missing_extra_is_named(start, module, extra, monkeypatch):
+def test_error_names_the_missing_extra(start, module, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     message = rf"pip install 'cqr_jax\[{extra}\]', or convert it to PNG"
     with pytest.raises(ImageError, match=message):
         pictures.decode(start + bytes(99))
 
 
-def test_brands():
+def test_kind_follows_the_brands():
     def kind(main, *others):
         length = struct.pack(">I", 16 + 4 * len(others))
         return heif_file.kind(length + b"ftyp" + main + bytes(4) + b"".join(others))
@@ -225,7 +224,7 @@ def test_brands():
 
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 2), (20, 30, 3), (20, 30, 4)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_jpeg_xl(shape, dtype):
+def test_jpeg_xl_keeps_its_samples(shape, dtype):
     pytest.importorskip("pillow_jxl")
     imagecodecs = pytest.importorskip("imagecodecs")
     stack = RNG.integers(0, np.iinfo(dtype).max, shape, dtype)
@@ -236,7 +235,7 @@ def test_jpeg_xl(shape, dtype):
         pictures.decode(imagecodecs.jpegxl_encode(stack), max_pixels=500)
 
 
-def test_a_jpeg_in_jpeg_xl_is_that_jpeg():
+def test_jpeg_in_jpeg_xl_is_read_as_that_jpeg():
     pytest.importorskip("pillow_jxl")
     imagecodecs = pytest.importorskip("imagecodecs")
     jpeg = _saved(Image.fromarray(RGB), "jpeg", quality=20, exif=_exif(6))
@@ -248,7 +247,7 @@ def test_a_jpeg_in_jpeg_xl_is_that_jpeg():
     assert found.stored
 
 
-def test_metadata_and_animations_of_jpeg_xl():
+def test_jpeg_xl_keeps_metadata_and_rejects_animations_and_floats():
     pytest.importorskip("pillow_jxl")
     imagecodecs = pytest.importorskip("imagecodecs")
     options = {"exif": _exif(6), "xmp": XMP, "lossless": True}
@@ -287,8 +286,7 @@ def _jxl(image):
     ],
     ids=["gif", "avif", "heic", "jxl"],
 )
-def test_damaged_files_are_refused_in_one_way(save):
-    """Bytes changed anywhere: a picture that can be written, or an ImageError."""
+def test_files_with_random_changes_are_decoded_or_raise_image_error(save):
     good, rng = save(Image.fromarray(SMOOTH)), np.random.default_rng(1)
     reasons: list[str] = []
     for _ in range(200):

@@ -1,7 +1,4 @@
-"""JPEG files without their end, cut, with parts behind, and of kinds that aren't read.
-
-What is whole gives every pixel; what is missing is told of.
-"""
+"""Tests of JPEG files that are truncated, not supported, or followed by other data."""
 
 import io
 import shutil
@@ -44,7 +41,7 @@ def _pillows(data):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("end", [b"", b"\xff", b"\xff\xff", b"\0\0\0"])
-def test_without_its_end_marker(kind, mode, end):
+def test_jpeg_without_end_marker_gives_all_pixels_and_a_note(kind, mode, end):
     data = _jpeg(PHOTO.convert(mode), **KINDS[kind])
     assert data.endswith(b"\xff\xd9")
     whole = pictures.decode(data, stored=True)
@@ -62,7 +59,7 @@ def test_without_its_end_marker(kind, mode, end):
 
 @pytest.mark.skipif(not shutil.which("djpeg"), reason="no djpeg")
 @pytest.mark.parametrize("kind", KINDS)
-def test_djpeg_gives_the_same_without_the_end_marker(kind, tmp_path):
+def test_djpeg_decodes_the_same_pixels_without_end_marker(kind, tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(_jpeg(**KINDS[kind])[:-2])
     command = ["djpeg", "-dct", "int", "-bmp", str(path)]
@@ -74,8 +71,8 @@ def test_djpeg_gives_the_same_without_the_end_marker(kind, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.6, 0.8, 0.95])
 @pytest.mark.parametrize("end", [b"", b"\xff\xd9"])
-def test_cut(kind, share, end):
-    """Also where a program put the marker of the end behind what was left."""
+def test_truncated_jpeg_is_rejected_or_salvaged_up_to_the_cut(kind, share, end):
+    """Also if a program added an end marker to the truncated file."""
     data = _jpeg(**KINDS[kind])
     cut = data[: int(share * len(data))] + end
     with pytest.raises(ImageError, match="missing; --salvage restores what is there"):
@@ -86,28 +83,28 @@ def test_cut(kind, share, end):
     assert note.startswith("The file is cut: its ")
     whole = _pillows(data)
     if kind == "progressive":
-        assert "last details" in note
+        assert "finest details" in note
     else:
-        row = int(note.split("rows from ")[1].split()[0])
+        row = int(note.split("below row ")[1].split()[0])
         assert 0 < row < 117
         np.testing.assert_array_equal(found.pixels[:row], whole[:row])
         assert (found.pixels[row:] != whole[row:]).any()
 
 
-def test_progressive_cut_between_scans():
-    """What is there looks whole, but its finest bits lack."""
+def test_progressive_jpeg_without_its_last_scan_is_rejected_or_salvaged():
+    """Such a file decodes without an error, but lacks the lowest bits."""
     data = _jpeg(progressive=True)
     last = data.rindex(b"\xff\xda")
     cut = data[: data.rindex(b"\xff\xc4", 0, last)]
-    with pytest.raises(ImageError, match="its last details are missing"):
+    with pytest.raises(ImageError, match="its finest details are missing"):
         pictures.decode(cut)
     found = pictures.decode(cut, salvage=True)
-    assert found.notes == ("The file is cut: its last details are missing.",)
+    assert found.notes == ("The file is cut: its finest details are missing.",)
     difference = found.pixels.astype(int) - _pillows(data)
     assert 0 < np.abs(difference).max() < 60
 
 
-def test_cut_in_its_last_block():
+def test_jpeg_cut_in_its_last_block_is_read_with_a_note():
     data = _jpeg(subsampling=0)
     found = pictures.decode(data[:-3], stored=True)
     assert found.notes == ("The file is cut: its last block is incomplete.",)
@@ -117,15 +114,15 @@ def test_cut_in_its_last_block():
     np.testing.assert_array_equal(found.pixels[:, :144], expected[:, :144])
 
 
-def test_cut_before_its_first_pixel():
+def test_jpeg_cut_before_its_first_pixel_is_rejected():
     data = _jpeg()
     for place in (3, 20, data.index(b"\xff\xda")):
-        with pytest.raises(ImageError, match="cut before its first pixel"):
+        with pytest.raises(ImageError, match="ends before its first pixel"):
             pictures.decode(data[:place], salvage=True)
 
 
-def test_pillows_own_setting_stays():
-    """It is global: other threads would see it."""
+def test_pillows_load_truncated_images_is_not_set():
+    """The setting is global: it would affect other threads."""
     data = _jpeg()
     pictures.decode(data[:-2])
     pictures.decode(data[:-900], salvage=True)
@@ -135,12 +132,12 @@ def test_pillows_own_setting_stays():
 @pytest.mark.parametrize(
     ("marker", "bits", "message"),
     [
-        (b"\xff\xc1", 12, "a JPEG of 12 bits a sample, which isn't read; convert it"),
+        (b"\xff\xc1", 12, "a JPEG with 12 bits per sample, .* convert it"),
         (b"\xff\xc3", 8, r"a lossless JPEG \(SOF3\)"),
         (b"\xff\xc5", 8, "a hierarchical JPEG"),
     ],
 )
-def test_kinds_that_are_not_read(marker, bits, message):
+def test_unsupported_kinds_are_rejected(marker, bits, message):
     data = _jpeg()
     frame = data.index(b"\xff\xc0")
     odd = data[:frame] + marker + data[frame + 2 : frame + 4] + bytes([bits])
@@ -165,8 +162,8 @@ def _segment(marker, content):
     return b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
 
 
-def test_what_stands_behind_the_picture_is_not_read():
-    """A video, another picture, zeros."""
+def test_data_behind_the_picture_is_ignored():
+    """For example a video, another picture or zeros."""
     data = _jpeg()
     for behind in (b"\0\0\0\x18ftypmp42" + bytes(999), _jpeg(COARSE), bytes(100)):
         found = pictures.decode(data + behind)
@@ -174,13 +171,13 @@ def test_what_stands_behind_the_picture_is_not_read():
         assert found.notes == ()
 
 
-def test_the_first_picture_of_several():
+def test_first_picture_of_an_mpo_is_read_with_a_note():
     buffer = io.BytesIO()
     PHOTO.save(buffer, "MPO", save_all=True, append_images=[PHOTO.rotate(180)])
     found = pictures.decode(buffer.getvalue(), stored=True)
     assert found.stored
     np.testing.assert_array_equal(found.pixels, _pillows(buffer.getvalue()))
-    assert found.notes == ("Of the file's several pictures (MPO) the first was taken.",)
+    assert found.notes == ("The first of the file's several pictures (MPO) was taken.",)
 
 
 def _with_xmp(xmp):
@@ -206,13 +203,13 @@ XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF
 
 
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff"])
-def test_claims_of_parts_that_are_gone(name):
+def test_xmp_claims_about_dropped_parts_are_removed(name):
     found = pictures.decode(_with_xmp(XMP) + b"\0\0\0\x18ftypmp42" + bytes(4711))
     assert found.notes == (
         "The video of the motion photo was dropped.",
-        "The further pictures or videos in the file were dropped.",
+        "The other pictures or videos in the file were dropped.",
         "The gain map for HDR was dropped.",
-        "The extended part of XMP was dropped.",
+        "The extended XMP was dropped.",
     )
     xmp = pictures.decode(pictures.encode(found, name)).metadata.xmp
     for claim in (b"Motion", b"Micro", b"hdrgm:V", b"HasExt", b"Length", b"<Container"):
@@ -222,13 +219,13 @@ def test_claims_of_parts_that_are_gone(name):
     assert XMP[creator:] in xmp
 
 
-def test_other_xmp_stays_byte_for_byte():
+def test_xmp_without_claims_is_unchanged():
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" MotionPhoto="1">hdrgm</x:xmpmeta>'
     found = pictures.decode(_with_xmp(xmp))
     assert (found.metadata.xmp, found.notes) == (xmp, ())
 
 
-def test_metadata_of_several_segments():
+def test_profile_in_several_segments_is_joined():
     profile = RNG.bytes(150_000)
     pieces = [profile[i : i + 60_000] for i in range(0, len(profile), 60_000)]
     segments = [
@@ -240,7 +237,7 @@ def test_metadata_of_several_segments():
     assert pictures.decode(data).metadata.icc_profile == profile
 
 
-def test_damaged_metadata_do_not_cost_the_picture():
+def test_pictures_with_damaged_metadata_are_read():
     data = _jpeg()
     for content in (
         b"Exif\0\0garbage",

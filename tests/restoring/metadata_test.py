@@ -1,4 +1,4 @@
-"""EXIF carried byte for byte, and metadata that a format can't hold."""
+"""Tests that EXIF is carried byte for byte, and that dropped metadata is noted."""
 
 import io
 import json
@@ -29,7 +29,7 @@ needs_exiftool = pytest.mark.skipif(
 
 
 def _tags(order):
-    """EXIF as a camera has it, with directories in directories."""
+    """Returns EXIF as cameras write it, with nested directories."""
 
     def short(value):
         return Entry(3, 1, struct.pack(f"{order}H", value))
@@ -67,7 +67,7 @@ def _tags(order):
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_a_block_read_is_the_block_written(order):
+def test_exif_block_is_unchanged_by_reading_and_writing(order):
     tags = _tags(order)
     data = exif.block(tags)
     assert data[:8] == exif.NAME + {"<": b"II", ">": b"MM"}[order]
@@ -94,7 +94,7 @@ def _exiftool(path):
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_exiftool_sees_what_the_camera_wrote(order, name, dtype, tmp_path):
+def test_exiftool_reads_the_same_exif_before_and_after(order, name, dtype, tmp_path):
     if dtype == np.uint16 and name not in ("png", "tiff"):
         return
     block = exif.block(_tags(order))
@@ -124,7 +124,7 @@ def test_exiftool_sees_what_the_camera_wrote(order, name, dtype, tmp_path):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("shape", [(20, 30, 1), (20, 30, 3)])
 @pytest.mark.parametrize("transparent", [False, True])
-def test_a_tiff_carries_the_values_of_exif(order, dtype, shape, transparent):
+def test_tiff_keeps_the_values_of_exif(order, dtype, shape, transparent):
     pixels = RNG.integers(0, np.iinfo(dtype).max, shape, dtype)
     alpha = pixels[..., 0] if transparent else None
     tags = _tags(order)
@@ -152,7 +152,7 @@ def test_a_tiff_carries_the_values_of_exif(order, dtype, shape, transparent):
     assert exif.read(pictures.decode(again).metadata.exif).first == expected
 
 
-def test_of_a_tiff_with_a_camera_s_notes():
+def test_maker_note_of_a_tiff_is_dropped_with_a_note():
     tags = _tags("<")
     with_notes = Tags("<", {0x8769: tags.first[0x8769]})
     data = pictures.encode(Picture(RGB), "tiff")
@@ -166,10 +166,10 @@ def test_of_a_tiff_with_a_camera_s_notes():
     np.testing.assert_array_equal(found.pixels, RGB)
 
 
-def test_damaged_entries_cost_themselves_alone():
+def test_damaged_exif_entries_are_dropped_and_the_others_kept():
     data = bytearray(exif.block(_tags("<")))
     place = data.index(struct.pack("<HH", 0x13B, 2))
-    struct.pack_into("<I", data, place + 8, 10**9)  # where its text is said to be
+    struct.pack_into("<I", data, place + 8, 10**9)  # offset of its text
     tags = exif.read(bytes(data))
     assert tags.damaged
     assert 0x13B not in tags.first
@@ -182,17 +182,17 @@ def test_damaged_entries_cost_themselves_alone():
     pictures.encode(picture, "tiff")
 
 
-def test_directories_that_point_to_themselves():
+def test_exif_directories_that_point_to_themselves_are_read():
     data = bytearray(exif.block(_tags(">")))
     place = data.index(struct.pack(">HHI", 0x8769, 4, 1))
     struct.pack_into(">I", data, place + 8, 8)
-    tags = exif.read(bytes(data))  # a directory of the first, of the first
+    tags = exif.read(bytes(data))  # the EXIF directory is the first directory
     assert exif.read(exif.block(tags)).first == tags.first
 
 
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff", "bmp"])
 @pytest.mark.parametrize("dpi", [4294967295.0, 1e300, 70000.0])
-def test_absurd_resolutions(name, dpi):
+def test_files_with_absurd_resolutions_are_written_and_read(name, dpi):
     picture = Picture(RGB, metadata=Metadata(dpi=(dpi, dpi)))
     fitted = pictures.fitted(picture, name)
     found = pictures.decode(pictures.encode(picture, name))
@@ -201,10 +201,10 @@ def test_absurd_resolutions(name, dpi):
     if dpi > 1e9 and name != "webp":
         (note,) = fitted.notes
         assert note.startswith("The resolution of")
-        assert found.metadata.dpi is None or name == "bmp"  # which tells 96
+        assert found.metadata.dpi is None or name == "bmp"  # Pillow writes 96 then
 
 
-def test_the_absurd_resolution_of_exif():
+def test_absurd_resolution_in_exif_is_accepted():
     tags = _tags("<").first | {
         0x11A: Entry(5, 1, struct.pack("<II", 2**32 - 1, 1)),
         0x11B: Entry(5, 1, struct.pack("<II", 2**32 - 1, 1)),
@@ -219,8 +219,8 @@ def test_the_absurd_resolution_of_exif():
 
 @pytest.mark.parametrize("source", ["jpeg", "tiff", "webp"])
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff"])
-def test_a_profile_that_is_long(source, name):
-    """Pillow, and what is built upon it, opens no PNG with a longer one than 1 MiB."""
+def test_long_profile_is_dropped_from_png_only(source, name):
+    """Pillow opens no PNG with a profile of more than 1 MiB."""
     profile = RNG.bytes(1_200_000)
     data = pictures.encode(Picture(RGB, metadata=Metadata(icc_profile=profile)), source)
     picture = pictures.decode(data)
@@ -240,7 +240,7 @@ def test_a_profile_that_is_long(source, name):
 
 @pytest.mark.parametrize("source", ["tiff", "png", "webp"])
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff"])
-def test_xmp_that_is_long(source, name):
+def test_long_xmp_is_dropped_from_jpeg_only(source, name):
     xmp = b"<x>" + bytes(RNG.integers(97, 123, 1_500_000, np.uint8)) + b"</x>"
     data = pictures.encode(Picture(RGB, metadata=Metadata(xmp=xmp)), source)
     picture = pictures.decode(data)
@@ -250,13 +250,15 @@ def test_xmp_that_is_long(source, name):
         image.load()
     fitted = pictures.fitted(picture, name)
     if name == "jpeg":
-        assert fitted.notes == ("XMP of 1500 kB was dropped: JPEG holds 65 kB.",)
+        assert fitted.notes == (
+            "XMP of 1500 kB was dropped: JPEG holds at most 65 kB.",
+        )
     else:
         assert fitted.notes == ()
         assert pictures.decode(written).metadata.xmp == xmp
 
 
-def test_xmp_that_is_no_text():
+def test_xmp_that_is_not_utf_8_is_dropped_from_png():
     picture = Picture(RGB, metadata=Metadata(xmp=b"\xff\xfe<\0x\0"))
     fitted = pictures.fitted(picture, "png")
     assert fitted.notes == ("XMP was dropped: it is not in UTF-8.",)
@@ -265,14 +267,13 @@ def test_xmp_that_is_no_text():
     assert found.metadata.xmp == picture.metadata.xmp.rstrip(b"\0")
 
 
-def test_bmp_tells_of_the_profile_that_it_loses():
+def test_bmp_drops_the_profile_with_a_note():
     picture = Picture(RGB, metadata=Metadata(icc_profile=b"profile"))
     (note,) = pictures.fitted(picture, "bmp").notes
     assert note == "The colour profile was dropped: BMP can't hold it."
 
 
-def test_garbage_never_costs_the_picture():
-    """In any piece, to any format, without a warning."""
+def test_pictures_with_garbage_as_metadata_are_written_without_warnings():
     for i in range(60):
         garbage = [RNG.bytes(int(n)) for n in RNG.integers(0, 400, 3)]
         head = (b"Exif\0\0", b"Exif\0\0II*\0\x08\0\0\0", b"Exif\0\0MM\0*\0\0\0\x08")
@@ -284,7 +285,7 @@ def test_garbage_never_costs_the_picture():
             assert found.pixels.size == RGB.size
 
 
-def test_formats_that_lack_something_say_what_to_take():
+def test_error_suggests_a_format_that_can_hold_the_picture():
     alpha = np.zeros((20, 30), np.uint8)
     for name in ("jpeg", "bmp"):
         with pytest.raises(ImageError, match=r"transparency.*; take --format=png"):

@@ -1,4 +1,4 @@
-"""What libraries in C print: notes of the picture, and nothing on the terminal."""
+"""Tests that messages of libjpeg and libtiff become notes and are not printed."""
 
 import concurrent.futures
 import io
@@ -30,14 +30,14 @@ def _damaged_jpeg():
 
 
 def _fax():
-    """A TIFF that libtiff decodes in spite of its damage."""
+    """Returns a damaged TIFF that libtiff decodes with errors."""
     bits = Image.fromarray(RGB[..., 0] // 200 * 255).convert("1")
     data = bytearray(_saved(bits, "tiff", compression="group4"))
     data[1000:1008] = b"\xff" * 8
     return bytes(data)
 
 
-def test_libjpegs_warnings_become_a_note(capfd):
+def test_libjpeg_warnings_become_a_note(capfd):
     found = pictures.decode(_damaged_jpeg(), stored=True)
     (note,) = found.notes
     assert note.startswith(
@@ -49,7 +49,7 @@ def test_libjpegs_warnings_become_a_note(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_what_others_print_meanwhile_appears(capfd):
+def test_other_output_is_printed_when_the_context_closes(capfd):
     with native.libjpeg() as warnings:
         os.write(2, b"a line\nCorrupt JPEG data: bad Huffman code\nanother\n")
         os.write(2, b"Warning: unknown JFIF revision number 9.96\n")
@@ -64,7 +64,7 @@ def test_what_others_print_meanwhile_appears(capfd):
     assert capfd.readouterr().err == "as before\n"
 
 
-def test_libtiffs_errors_become_a_note(capfd):
+def test_libtiff_errors_become_a_note(capfd):
     assert pictures.decode(_fax()).notes == LIBTIFF
     data = bytearray(_saved(Image.fromarray(RGB), "tiff", compression="tiff_lzw"))
     data[5000:5100] = b"\xff" * 100
@@ -77,7 +77,7 @@ def test_libtiffs_errors_become_a_note(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_on_several_threads_each_picture_has_its_own_notes(capfd):
+def test_pictures_decoded_on_several_threads_get_their_own_notes(capfd):
     good = _saved(Image.fromarray(RGB), "jpeg")
     good_tiff = _saved(Image.fromarray(RGB), "tiff", compression="tiff_lzw")
     cases = [_damaged_jpeg(), good, _fax(), good_tiff] * 10
@@ -91,7 +91,7 @@ def test_on_several_threads_each_picture_has_its_own_notes(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_without_a_terminal():
+def test_jpegs_are_decoded_without_standard_error():
     code = """
 import io, sys
 import numpy as np

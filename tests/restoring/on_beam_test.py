@@ -1,6 +1,6 @@
-"""Restoring on Apache Beam, on a few hundred files, one of them broken.
+"""Tests of restoring on Apache Beam, with a few hundred files.
 
-Runs where the extra `beam` is installed (.ci/run gives it an environment of its own).
+They run where the extra `beam` is installed (.ci/run makes an environment for them).
 """
 
 import json
@@ -22,7 +22,7 @@ COUNT = 300
 
 @pytest.fixture
 def folder(tmp_path):
-    """Small JPEGs in folders, one cut short, one twice, and a file that is no image."""
+    """Small JPEGs in folders, one truncated, one duplicated, and a text file."""
     rng = np.random.default_rng(0)
     root = tmp_path / "in"
     for i in range(COUNT):
@@ -37,7 +37,7 @@ def folder(tmp_path):
     return root
 
 
-def test_what_is_missing_is_done(folder, tmp_path):
+def test_missing_outputs_are_written_and_failures_listed(folder, tmp_path):
     out = tmp_path / "out"
     arguments = (
         "cqr_jax.restoring.on_beam",
@@ -56,7 +56,7 @@ def test_what_is_missing_is_done(folder, tmp_path):
     failures = {x["input"]: x["reason"] for x in map(json.loads, lines)}
     assert failures.keys() == {f"{folder}/3/3.jpg", f"{folder}/0/7.jpg"}
     assert "damaged or truncated" in failures[f"{folder}/3/3.jpg"]
-    assert "0/7.jpeg goes to" in failures[f"{folder}/0/7.jpg"]
+    assert "0/7.jpeg has the same output" in failures[f"{folder}/0/7.jpg"]
     assert not list(out.rglob("*.partial"))
     data = (folder / "5" / "5.jpg").read_bytes()
     picture = pictures.decode(data, stored=True)
@@ -79,7 +79,7 @@ def test_what_is_missing_is_done(folder, tmp_path):
     assert err.splitlines()[-1].endswith("no/*: matches no file")
 
 
-def test_what_the_network_is_told_and_projection(tmp_path):
+def test_flags_set_quality_factor_and_projection(tmp_path):
     rng = np.random.default_rng(0)
     path, out = tmp_path / "in" / "a.jpg", tmp_path / "out"
     path.parent.mkdir()
@@ -114,7 +114,7 @@ def test_what_the_network_is_told_and_projection(tmp_path):
     assert err.splitlines()[-1].startswith(told)
 
 
-def test_targets():
+def test_target_replaces_root_and_suffix():
     for path, form, expected in (
         ("gs://a/b/c/d.jpg", None, "out/c/d.png"),
         ("gs://a/b/c.d/e.webp", None, "out/c.d/e.webp"),

@@ -1,4 +1,4 @@
-"""Files to pixels and back: nothing that a picture carries is lost."""
+"""Tests of decoding and encoding files, with their metadata."""
 
 import io
 import struct
@@ -27,7 +27,7 @@ def _saved(image, name, **options):
 
 @pytest.fixture(scope="module")
 def metadata():
-    """All kinds of it, as bytes that Pillow wrote."""
+    """Metadata of all kinds, encoded by Pillow."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     exif[ExifTags.Base.Make] = "Maker"
@@ -52,7 +52,7 @@ def _facts(exif: bytes):
 @pytest.mark.parametrize("name", ["png", "webp", "tiff", "bmp"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("transparent", [False, True])
-def test_lossless_formats(name, channels, transparent):
+def test_lossless_formats_keep_all_pixels(name, channels, transparent):
     alpha = RNG.integers(0, 256, (20, 30), np.uint8) if transparent else None
     picture = Picture(RGB[..., :channels], alpha)
     if name == "bmp" and transparent:
@@ -61,7 +61,7 @@ def test_lossless_formats(name, channels, transparent):
         return
     found = pictures.decode(pictures.encode(picture, name))
     seen = np.ones_like(alpha, bool) if name != "webp" or not transparent else alpha > 0
-    # WebP has no gray; what is fully transparent it may change.
+    # WebP has no gray, and may change pixels that are fully transparent.
     expected = np.broadcast_to(picture.pixels, found.pixels.shape)
     np.testing.assert_array_equal(found.pixels[seen], expected[seen])
     np.testing.assert_array_equal(found.alpha, alpha)
@@ -70,13 +70,13 @@ def test_lossless_formats(name, channels, transparent):
 @pytest.mark.parametrize("name", ["png", "tiff"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("transparent", [False, True])
-def test_16_bits(name, channels, transparent, metadata):
+def test_16_bit_formats_keep_pixels_and_metadata(name, channels, transparent, metadata):
     pixels = RNG.integers(0, 65536, (20, 30, channels), np.uint16)
     alpha = RNG.integers(0, 65536, (20, 30), np.uint16) if transparent else None
     picture = Picture(pixels, alpha, metadata=metadata)
     data = pictures.encode(picture, name)
     found = pictures.decode(data)
-    if name == "png":  # turned when written
+    if name == "png":  # rotated upright
         pixels = np.rot90(pixels, -1)
         alpha = None if alpha is None else np.rot90(alpha, -1)
     np.testing.assert_array_equal(found.pixels, pixels)
@@ -88,14 +88,14 @@ def test_16_bits(name, channels, transparent, metadata):
     turn = 1 if name == "png" else 6
     assert _facts(kept.exif) == (turn, *_facts(metadata.exif)[1:])
     if name == "tiff" and channels == 1 and transparent:
-        return  # Pillow doesn't read it
-    with Image.open(io.BytesIO(data)) as image:  # another reader takes it too
+        return  # Pillow does not read it
+    with Image.open(io.BytesIO(data)) as image:  # another reader accepts it
         assert image.getexif().get(ExifTags.Base.Orientation) == turn
 
 
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff", "bmp"])
 @pytest.mark.parametrize("source", ["jpeg", "png", "webp", "tiff"])
-def test_metadata_is_carried(name, source, metadata):
+def test_metadata_is_carried_from_format_to_format(name, source, metadata):
     first = pictures.encode(Picture(RGB, metadata=metadata), source)
     found = pictures.decode(first)
     found = pictures.decode(pictures.encode(found, name)).metadata
@@ -108,7 +108,7 @@ def test_metadata_is_carried(name, source, metadata):
         expected = expected._replace(dpi=None)
     facts = _facts(expected.exif)
     if not {source, name} <= {"jpeg", "tiff"} and expected.exif:
-        facts = 1, *facts[1:]  # its pixels were turned
+        facts = 1, *facts[1:]  # the pixels were rotated
     assert (found.icc_profile, found.xmp) == (expected.icc_profile, expected.xmp)
     assert _facts(found.exif) == facts
     if expected.dpi is None:
@@ -119,8 +119,8 @@ def test_metadata_is_carried(name, source, metadata):
 
 @pytest.mark.parametrize("name", ["png", "webp", "bmp", "tiff"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_stay_upright(name, orientation):
-    """Also where a viewer knows nothing of EXIF, but for TIFF."""
+def test_pictures_are_written_upright(name, orientation):
+    """Except for TIFF, viewers that ignore EXIF show them upright too."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     tagged = Image.fromarray(RGB)
@@ -141,8 +141,8 @@ def test_pictures_stay_upright(name, orientation):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("name", ["png", "webp"])
-def test_of_exif_only_the_orientation_changes(name, order):
-    """And the thumbnail goes, for it isn't turned. By hand (EXIF 2.3, section 4.6)."""
+def test_only_orientation_and_thumbnail_of_exif_change(name, order):
+    """The thumbnail is dropped because it is not rotated (EXIF 2.3, section 4.6)."""
 
     def exif(orientation, thumbnail):
         text = "© Müller\0".encode()
@@ -167,7 +167,7 @@ def test_of_exif_only_the_orientation_changes(name, order):
     assert found.metadata.exif == exif(1, thumbnail=False)
 
 
-def test_palettes():
+def test_palettes_become_rgb():
     image = Image.fromarray(RGB).quantize(16)
     expected = np.asarray(image.convert("RGB"))
     found = pictures.decode(_saved(image, "png"))
@@ -179,7 +179,7 @@ def test_palettes():
 
 
 @pytest.mark.parametrize("mode", ["1", "LA", "RGBA"])
-def test_modes(mode):
+def test_bilevel_and_alpha_modes_are_decoded(mode):
     image = Image.fromarray(RGB).convert(mode)
     found = pictures.decode(_saved(image, "png"))
     stack = found.pixels
@@ -189,13 +189,13 @@ def test_modes(mode):
     np.testing.assert_array_equal(np.squeeze(stack), expected)
 
 
-def test_cmyk():
+def test_cmyk_is_kept_in_tiff_and_becomes_rgb_in_png():
     image = Image.fromarray(RGB).convert("CMYK")
     found = pictures.decode(_saved(image, "tiff"))
     np.testing.assert_array_equal(found.pixels, np.asarray(image))
     again = pictures.decode(pictures.encode(found, "tiff"))
     np.testing.assert_array_equal(again.pixels, found.pixels)
-    # RGB and back is exact where there is no black.
+    # Pillow's CMYK has no black here, so that the way back to RGB is exact.
     rgb = pictures.decode(pictures.encode(found, "png"))
     np.testing.assert_array_equal(rgb.pixels, RGB)
 
@@ -204,7 +204,9 @@ def test_cmyk():
     ("subsampling", "expected"), [(0, (1, 1)), (1, (1, 2)), (2, (2, 2))]
 )
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_tells_its_sampling(subsampling, expected, progressive):
+def test_compression_of_a_jpeg_has_its_tables_and_sampling(
+    subsampling, expected, progressive
+):
     data = _saved(
         Image.fromarray(RGB),
         "jpeg",
@@ -234,7 +236,7 @@ def _pages():
         (b"text", "not an image"),
         (_saved(Image.fromarray(RGB), "jpeg")[:-100], "damaged or truncated"),
         (_saved(Image.fromarray(RGB), "png")[:-100], "damaged or truncated"),
-        (_pages(), r"a TIFF of 2 pages, .* split it first, .* by tiffsplit FILE"),
+        (_pages(), "a TIFF with 2 pages; split it .* example with tiffsplit FILE"),
         (
             _saved(Image.fromarray(RGB), "png")[:40],
             r"damaged or truncated|not an image",
@@ -242,13 +244,13 @@ def _pages():
         (_saved(Image.fromarray(RGB[..., 0] / 9.0), "tiff"), "floating-point"),
     ],
 )
-def test_what_is_refused(data, message):
+def test_invalid_files_are_rejected(data, message):
     with pytest.raises(ImageError, match=message):
         pictures.decode(data)
 
 
-def test_texts_stay_the_bytes_that_they_were():
-    """UTF-8, mostly, which Pillow reads as Latin-1."""
+def test_bytes_of_exif_texts_are_unchanged():
+    """They are mostly UTF-8, which Pillow reads as Latin-1."""
     exif, text = Image.Exif(), "© Ana".encode()
     exif[ExifTags.Base.Copyright] = "## Ana"
     metadata = Metadata(exif.tobytes().replace(b"## Ana", text))
@@ -257,8 +259,8 @@ def test_texts_stay_the_bytes_that_they_were():
         assert text in data
 
 
-def test_a_tiff_takes_no_size_from_exif():
-    """Of a JPEG that was resized, or whose EXIF speaks of YCbCr."""
+def test_exif_does_not_set_size_or_colours_of_a_tiff():
+    """EXIF may hold the size of a JPEG before it was resized, or say YCbCr."""
     exif = Image.Exif()
     exif[ExifTags.Base.ImageWidth], exif[ExifTags.Base.ImageLength] = 4000, 10
     exif[ExifTags.Base.PhotometricInterpretation] = 6
@@ -280,7 +282,7 @@ def _wide(*shape):
 
 
 @pytest.mark.parametrize("compression", ["lzw", "packbits", "zlib"])
-def test_16_bit_tiffs_of_others(compression):
+def test_16_bit_tiffs_of_other_writers_are_read(compression):
     wide = _wide(20, 30, 3)
     data = _tiff(wide, photometric="rgb", compression=compression)
     np.testing.assert_array_equal(pictures.decode(data).pixels, wide)
@@ -292,8 +294,8 @@ def test_16_bit_tiffs_of_others(compression):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_tiffs_that_mean_other_than_they_store(dtype):
-    """White as zero; alpha that is multiplied in; a channel that isn't alpha."""
+def test_tiff_samples_are_interpreted_by_their_tags(dtype):
+    """Zero as white, premultiplied alpha, and a channel that is not alpha."""
     top = np.iinfo(dtype).max
     gray = _wide(20, 30).astype(dtype)
     found = pictures.decode(_tiff(gray, photometric="miniswhite"))
@@ -315,14 +317,14 @@ def test_tiffs_that_mean_other_than_they_store(dtype):
     np.testing.assert_allclose(found.pixels, np.minimum(plain, top), atol=1)
 
 
-def test_16_bits_that_are_no_integers():
+def test_half_floats_are_rejected():
     halves = RNG.random((20, 30, 3)).astype(np.float16)
-    with pytest.raises(ImageError, match="a TIFF of floating-point"):
+    with pytest.raises(ImageError, match="a TIFF with floating-point"):
         pictures.decode(_tiff(halves, photometric="rgb"))
 
 
-def test_pixels_of_12_bits_in_16():
-    """As cameras and scanners write them: sBIT tells how many are significant."""
+def test_sbit_does_not_reduce_16_bit_pixels():
+    """Cameras and scanners give the number of significant bits in sBIT."""
     wide = RNG.integers(0, 2**16, (20, 30, 3), np.uint16)
     header, *rest = png.Reader(bytes=pictures.encode(Picture(wide), "png")).chunks()
     file = io.BytesIO()
@@ -331,25 +333,25 @@ def test_pixels_of_12_bits_in_16():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_damaged_exif_is_told_of(dtype):
+def test_damaged_exif_is_dropped_from_tiff_only(dtype):
     picture = Picture(RGB.astype(dtype), metadata=Metadata(b"Exif\0\0damaged"))
     (note,) = pictures.fitted(picture, "tiff").notes
     assert note == "EXIF was dropped: it is damaged (no byte order)."
     found = pictures.decode(pictures.encode(picture, "tiff"))
     np.testing.assert_array_equal(found.pixels, picture.pixels)
-    # Elsewhere it stays the bytes that it was.
+    # Other formats keep its bytes.
     found = pictures.decode(pictures.encode(picture, "png"))
     assert found.metadata == picture.metadata
 
 
-def test_bombs_are_refused_before_they_are_decoded():
+def test_images_above_max_pixels_are_rejected():
     data = _saved(Image.fromarray(RGB), "png")
     with pytest.raises(ImageError, match=r"30x20 is above 0\.0005 megapixels"):
         pictures.decode(data, max_pixels=500)
     assert pictures.decode(data, max_pixels=600).pixels.shape == (20, 30, 3)
 
 
-def test_formats_that_cannot_hold_a_picture():
+def test_encoding_rejects_alpha_or_16_bits_that_a_format_lacks():
     alpha = np.zeros((20, 30), np.uint8)
     with pytest.raises(ImageError, match="transparency, which jpeg can't hold"):
         pictures.encode(Picture(RGB, alpha), "jpeg")
@@ -358,8 +360,8 @@ def test_formats_that_cannot_hold_a_picture():
 
 
 @pytest.mark.parametrize(("name", "longest"), [("jpeg", 65500), ("webp", 16383)])
-def test_the_longest_sides_and_metadata(name, longest):
-    """As the libraries have it: what isn't refused beforehand can be written."""
+def test_longest_sides_and_metadata_are_written(name, longest):
+    """The limits are those of the libraries."""
     long = Picture(np.zeros((1, longest + 1, 3), np.uint8))
     with pytest.raises(ImageError, match=f"pixels long, {name} can hold {longest}"):
         pictures.check(long, name)
@@ -385,20 +387,20 @@ def test_the_longest_sides_and_metadata(name, longest):
         (b"<?xml version='1.0'?>\n<svg width='9'/>", "SVG"),
     ],
 )
-def test_other_formats_are_named(start, shown):
+def test_error_names_other_formats(start, shown):
     with pytest.raises(ImageError, match=f"a file of {shown}.*; convert it to PNG"):
         pictures.decode(start + bytes(99))
 
 
 def test_other_formats_are_not_opened():
-    """Whatever they are called: of an EPS Pillow would run the program."""
+    """Pillow would run the program in an EPS file, for example."""
     with pytest.raises(ImageError, match=r"a file of PostScript.*; convert it to PNG"):
         pictures.decode(_saved(Image.fromarray(RGB), "eps"))
     with pytest.raises(ImageError, match="of a format that isn't read"):
         pictures.decode(_saved(Image.fromarray(RGB), "pcx"))
 
 
-def test_metadata_behind_the_pixels_of_an_opened_png():
+def test_metadata_behind_the_pixels_of_a_pillow_png_is_read():
     data = pictures.encode(Picture(RGB, metadata=Metadata(xmp=b"<x/>")), "png")
     header, xmp, *rest, end = png.Reader(bytes=data).chunks()
     assert xmp[0] == b"iTXt"
@@ -409,8 +411,7 @@ def test_metadata_behind_the_pixels_of_an_opened_png():
 
 
 @pytest.mark.parametrize("name", list(formats.FORMATS))
-def test_damaged_files_are_refused_in_one_way(name):
-    """Bytes changed and cut anywhere: a picture, or an ImageError, and nothing else."""
+def test_files_with_random_damage_are_decoded_or_raise_image_error(name):
     good = pictures.encode(Picture(RGB), name)
     rng = np.random.default_rng(1)
     refused = 0

@@ -1,4 +1,4 @@
-"""Stored coefficients, and projection onto their quantisation intervals."""
+"""Tests of stored coefficients and of projection onto quantisation intervals."""
 
 import io
 
@@ -30,7 +30,7 @@ def _jpeg(image, **options):
 
 
 def _dct(samples):
-    """By SciPy, block by block, of whole blocks of samples from 0 to 255."""
+    """Transforms whole blocks of samples, 0 to 255, by SciPy."""
     found = np.empty(samples.shape)
     for top in range(0, samples.shape[0], 8):
         for left in range(0, samples.shape[1], 8):
@@ -61,7 +61,9 @@ def test_stored_coefficients_are_those_of_the_decoded_plane(
     ("subsampling", "sampling", "shape"),
     [(0, (1, 1), (96, 128)), (1, (1, 2), (96, 64)), (2, (2, 2), (48, 64))],
 )
-def test_components_have_their_own_resolution(photograph, subsampling, sampling, shape):
+def test_chroma_components_have_the_subsampled_resolution(
+    photograph, subsampling, sampling, shape
+):
     data = _jpeg(photograph, quality=30, subsampling=subsampling)
     y, cb, cr = pictures.decode(data, stored=True).stored
     assert y.coefficients.shape == (96, 128)
@@ -71,7 +73,7 @@ def test_components_have_their_own_resolution(photograph, subsampling, sampling,
         np.testing.assert_array_equal(part.steps.ravel(), libjpeg(30).chroma)
 
 
-def test_what_has_no_coefficients_of_ycbcr(photograph):
+def test_files_without_ycbcr_coefficients_have_none_stored(photograph):
     image = Image.fromarray(photograph)
     for name, options in (("PNG", {}), ("WEBP", {})):
         buffer = io.BytesIO()
@@ -86,8 +88,8 @@ def test_what_has_no_coefficients_of_ycbcr(photograph):
     assert coefficients.read(b"no JPEG", 8, 8).components is None
 
 
-def test_projection_by_hand():
-    """One block, whose coefficients but two lie inside their intervals."""
+def test_projection_of_one_block_equals_a_calculation_by_hand():
+    """All coefficients of the block but two are inside their intervals."""
     steps = np.full((8, 8), 10.0, np.float32)
     stored = np.zeros((8, 8), np.int16)
     stored[0, 0], stored[0, 1] = 3, -2
@@ -116,7 +118,7 @@ def test_projection_by_hand():
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
-def test_projecting_ends_inside_and_leaves_the_inside_alone(photograph, subsampling):
+def test_projection_ends_inside_and_is_idempotent(photograph, subsampling):
     whole = np.ascontiguousarray(photograph[:80, :112])
     data = _jpeg(whole, quality=40, subsampling=subsampling)
     picture = pictures.decode(data, stored=True)
@@ -131,8 +133,8 @@ def test_projecting_ends_inside_and_leaves_the_inside_alone(photograph, subsampl
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
-def test_the_original_of_a_jpeg_lies_inside(photograph, subsampling):
-    """But for the rounding of Y, Cb and Cr to integers."""
+def test_original_of_a_jpeg_is_inside(photograph, subsampling):
+    """Up to the rounding of Y, Cb and Cr to integers."""
     whole = np.ascontiguousarray(photograph[:80, :112])
     data = _jpeg(whole, quality=30, subsampling=subsampling)
     planes = whole / 255 @ ycbcr.FROM_RGB.T + ycbcr.ZERO
@@ -171,11 +173,11 @@ def test_projection_brings_a_blurred_picture_nearer_to_its_original(photograph):
 
 
 @pytest.fixture(autouse=True)
-def _never_told_as_compressed_before(monkeypatch):
+def _no_file_counts_as_compressed_before(monkeypatch):
     monkeypatch.setattr(projection, "limit", lambda quality: 1.0)
 
 
-def test_files_compressed_before_are_left_unprojected(photograph, monkeypatch):
+def test_files_compressed_before_are_not_projected(photograph, monkeypatch):
     picture = pictures.decode(_jpeg(photograph, quality=90), stored=True)
 
     def darker_half(x):

@@ -1,4 +1,4 @@
-"""The quality factor of a file: from its tables, or by the ranker."""
+"""Tests of quality factors from tables and from the ranker."""
 
 import io
 
@@ -16,23 +16,23 @@ def _jpeg(rgb, **options):
     return pictures.decode(buffer.getvalue())
 
 
-def test_tables_are_libjpegs():
+def test_quality_factor_of_libjpeg_tables_is_found():
     rgb = np.zeros((8, 8, 3), np.uint8)
     for factor in range(1, 101):
         found = _jpeg(rgb, quality=factor).compression.luma
         np.testing.assert_array_equal(found, luma_table(factor))
-        # From QF 1 on the tables differ, so that each is found again.
+        # The tables of all quality factors differ.
         assert nearest_quality(found) == (factor, True)
 
 
-def test_other_tables_get_the_nearest_factor():
+def test_tables_of_other_encoders_get_the_nearest_factor():
     odd = tuple(int(x) for x in np.maximum(1, luma_table(40) + np.arange(64) % 2))
     factor, equal = nearest_quality(odd)
     assert abs(factor - 40) <= 2
     assert not equal
 
 
-def test_where_no_table_tells_the_ranker_does():
+def test_ranker_estimates_the_quality_factor_without_tables():
     rgb = skimage.data.astronaut()
     for factor, source in ((5, "ranker"), (10, "ranker"), (60, "ranker, vague")):
         found = quality.measure(_jpeg(rgb, quality=factor)._replace(compression=None))

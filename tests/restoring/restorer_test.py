@@ -408,12 +408,12 @@ def test_what_has_become_another_picture_than_its_file_is_not_projected(
 
 
 def test_what_cannot_be_restored():
-    with pytest.raises(ValueError, match="strength=2: is 0 to 1"):
+    with pytest.raises(ValueError, match="strength=2: must be 0 to 1"):
         cqr_jax.restore(np.zeros((9, 9), np.uint8), strength=2)
     for image in (np.zeros((9, 9)), np.zeros(9, np.uint8), np.zeros((0, 9), np.uint8)):
         with pytest.raises(ValueError, match="must be"):
             cqr_jax.restore(image)
-    with pytest.raises(ValueError, match="must be a NumPy array or one of Pillow's"):
+    with pytest.raises(ValueError, match="must be a NumPy array or a Pillow image"):
         cqr_jax.restore("photo.jpg")
     with pytest.raises(ImageError, match="colours of mode F"):
         cqr_jax.restore(Image.fromarray(np.zeros((9, 9), np.float32)))

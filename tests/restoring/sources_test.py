@@ -1,4 +1,4 @@
-"""Finding the files that a command line names."""
+"""Tests of finding the files that a command line names."""
 
 import errno
 import os
@@ -21,14 +21,14 @@ def _under(found):
     return [str(x.under) for x in found]
 
 
-def test_images_of_folders_without_results_of_earlier_runs(folder):
+def test_results_of_earlier_runs_in_folders_are_excluded(folder):
     out = folder / "out"
     out.mkdir()
     for path in (out / "a.png", folder / "a.restored.png", folder / "._a.jpg"):
         path.touch()
     expected = ["a.jpg", "deep/er/c.webp", "deep/gray.jpeg"]
     assert _under(sources.find([str(folder)], str(out))) == expected
-    for output in (folder, folder.parent):  # other files lie there too
+    for output in (folder, folder.parent):  # the folders hold inputs too
         assert len(sources.find([str(folder)], str(output))) == 4
     (folder / "a_clean.png").touch()
     assert "a_clean.png" not in _under(sources.find([str(folder)], None, "_clean"))
@@ -40,14 +40,14 @@ def test_each_file_is_found_once(folder):
     assert _under(two) == ["deep/er/c.webp", "deep/gray.jpeg"]
 
 
-def test_patterns(folder):
+def test_patterns_are_expanded_from_their_fixed_part(folder):
     (one,) = sources.find([f"{folder}/*/*.jpeg"], None)
     assert str(one.under) == "deep/gray.jpeg"
     assert sources.fixed_part("gs://a/b/c*/**.jpg") == "gs://a/b/"
     assert sources.fixed_part("x?.png") == ""
 
 
-def test_what_is_not_there_has_a_problem(folder):
+def test_missing_inputs_have_a_problem(folder):
     (folder / "none").mkdir()
     names = ["a.png", "none", "*.bmp"]
     found = sources.find([str(folder / x) for x in names], None)
@@ -70,7 +70,7 @@ def test_links_are_followed_and_loops_are_not(folder):
     assert [x.problem for x in found if x.problem] == ["a broken link"]
 
 
-def test_a_folder_that_can_not_be_listed_is_reported(folder, monkeypatch):
+def test_unreadable_folder_is_reported(folder, monkeypatch):
     scandir, locked = os.scandir, str(folder / "deep" / "er")
 
     def refusing(path):
@@ -84,11 +84,11 @@ def test_a_folder_that_can_not_be_listed_is_reported(folder, monkeypatch):
     assert [x.problem for x in found] == ["a folder that can't be listed", ""]
 
 
-def test_images_of_other_formats_are_left_out_by_name(folder):
+def test_images_of_unsupported_formats_are_left_out(folder):
     for name in ("b.psd", "c.cr2", "d.gif", "e.heic"):
         (folder / name).touch()
     found = {x.under.name: x for x in sources.find([str(folder)], None)}
     assert {name for name, x in found.items() if x.left_out} == {"b.psd", "c.cr2"}
-    assert found["b.psd"].problem == "PSD isn't read"
+    assert found["b.psd"].problem == "PSD can't be read"
     assert not found["d.gif"].problem
     assert not found["e.heic"].problem

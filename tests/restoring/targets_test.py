@@ -1,4 +1,4 @@
-"""Naming the outputs."""
+"""Tests of the names of outputs."""
 
 import pathlib
 
@@ -30,11 +30,11 @@ def _names(*paths, **naming):
         ("p/a.jpg", {"output": "q/b.webp"}, "q/b.webp"),
     ],
 )
-def test_one_file(path, naming, expected):
+def test_output_of_one_file_follows_the_flags(path, naming, expected):
     assert _names(path, **naming) == [expected]
 
 
-def test_files_that_would_share_a_name():
+def test_outputs_that_would_share_a_name_are_made_distinct():
     names = _names("a.jpg", "a.jpeg", "a.png", "b.jpg", output="out/")
     assert names == ["out/a.jpg.png", "out/a.jpeg.png", "out/a.png", "out/b.png"]
     assert _names("a.jpg", "a.png") == ["a.jpg.restored.png", "a.restored.png"]
@@ -49,9 +49,9 @@ def test_no_result_replaces_another_input():
     assert names == ["out/a.jpg.png", "out/a.png"]
 
 
-def test_one_output_for_several_inputs():
+def test_one_output_for_several_inputs_or_a_wrong_suffix_is_rejected():
     for output in ("-", "a.png"):
         with pytest.raises(UserError, match="2 images"):
             targets.check(Naming(output), 2)
-    with pytest.raises(UserError, match="is not a name for --format png"):
+    with pytest.raises(UserError, match="contradicts --format png"):
         targets.check(Naming("a.tif", "png"), 1)

@@ -1,4 +1,4 @@
-"""IPTC, comments and texts, from format to format."""
+"""Tests that IPTC, comments and texts are carried from format to format."""
 
 import io
 import json
@@ -57,7 +57,7 @@ def _with_all(resources=RESOURCES, comment=GREETING):
     return _jpeg((0xED, b"Photoshop 3.0\0" + resources), (0xFE, comment))
 
 
-def test_resources_without_thumbnails_and_copies():
+def test_thumbnails_and_copies_are_removed_from_resources():
     copies = b"".join(_resource(n, b"copy") for n in (1033, 1039, 1058, 1059, 1060))
     assert photoshop.read(THUMBNAIL + RESOURCES + copies) == (RESOURCES, False)
     assert photoshop.iptc(RESOURCES) == IPTC
@@ -104,8 +104,8 @@ def test_long_resources_take_several_segments():
     assert found.metadata.resources == long
 
 
-def test_iptc_of_tiffs():
-    """In a tag of its own, or in Photoshop's, or in both."""
+def test_iptc_of_tiff_is_read_from_either_tag():
+    """IPTC has a tag of its own, but may be in Photoshop's tag instead, or in both."""
     for extra in (
         [(33723, 7, len(IPTC), IPTC, True)],
         [(34377, 1, len(RESOURCES), RESOURCES, True)],
@@ -131,7 +131,7 @@ def test_iptc_of_tiffs():
         (b"Gr\xfc\xdfe", (b"tEXt", b"Comment\0Gr\xfc\xdfe")),
     ],
 )
-def test_comments_become_texts_and_comments_again(comment, chunk):
+def test_jpeg_comments_become_png_texts_and_comments_again(comment, chunk):
     data = encode(decode(_with_all(b"", comment + b"\0")), "png")
     chunks = list(png.Reader(bytes=data).chunks())
     assert chunk in [(bytes(name), bytes(content)) for name, content in chunks]
@@ -144,7 +144,7 @@ def test_comments_become_texts_and_comments_again(comment, chunk):
     assert same.metadata.comments == (comment,)
 
 
-def test_texts_of_a_png_stay_the_chunks_that_they_were():
+def test_png_texts_keep_their_chunks():
     texts = [
         (b"tEXt", b"Author\0\xc4nne"),
         (b"zTXt", b"Description\0\0" + zlib.compress(b"a harbour")),
@@ -167,7 +167,7 @@ def test_texts_of_a_png_stay_the_chunks_that_they_were():
         )
 
 
-def test_texts_that_other_readers_refuse():
+def test_texts_too_long_for_other_readers_are_dropped():
     long = (b"zTXt", b"Long\0\0" + zlib.compress(bytes(2_000_000)))
     header, *rest = png.Reader(bytes=encode(Picture(RGB), "png")).chunks()
     buffer = io.BytesIO()
@@ -178,25 +178,25 @@ def test_texts_that_other_readers_refuse():
 
 
 @pytest.mark.parametrize(("name", "shown"), [("webp", "WebP"), ("bmp", "BMP")])
-def test_what_has_no_room_is_told_of(name, shown):
+def test_dropped_comments_and_resources_are_noted(name, shown):
     found = fitted(decode(_with_all()), name)
     assert found.notes == (
         f"The comment was dropped: {shown} can't hold it.",
         f"IPTC was dropped: {shown} can't hold it.",
     )
     other = fitted(decode(_jpeg((0xED, b"Photoshop 3.0\0" + RIGHTS))), name)
-    assert other.notes == (f"What Photoshop added was dropped: {shown} can't hold it.",)
+    assert other.notes == (f"Photoshop's data was dropped: {shown} can't hold it.",)
 
 
-def test_damaged_resources_cost_themselves_alone():
+def test_resources_before_a_damaged_one_are_kept():
     found = decode(_with_all(RESOURCES[:-5]))
     assert found.metadata.resources == RESOURCES[: -len(URL)]
     assert found.notes == (
-        "Damaged parts of IPTC, or of what Photoshop added, were dropped.",
+        "Damaged parts of IPTC or of Photoshop's data were dropped.",
     )
 
 
-def test_comments_of_a_gif():
+def test_comment_of_a_gif_is_read():
     buffer = io.BytesIO()
     Image.fromarray(RGB).quantize(16).save(buffer, "GIF", comment=b"made by hand")
     assert decode(buffer.getvalue()).metadata.comments == (b"made by hand",)

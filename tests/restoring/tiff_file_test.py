@@ -1,4 +1,4 @@
-"""TIFF files of all layouts: right, or refused by name."""
+"""Tests that TIFF files of all layouts are read correctly or rejected."""
 
 import io
 import shutil
@@ -37,7 +37,9 @@ PHOTOMETRIC = {1: "minisblack", 3: "rgb", 4: "separated"}
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw", "packbits"])
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_alpha_in_all_layouts(dtype, channels, separate, compression, big, order):
+def test_alpha_is_read_in_all_layouts(
+    dtype, channels, separate, compression, big, order
+):
     stack = _stack(channels + 1, dtype)
     stack[:, :3, -1] = 200
     data = _tiff(
@@ -59,7 +61,7 @@ def test_alpha_in_all_layouts(dtype, channels, separate, compression, big, order
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("transparent", [False, True])
-def test_vips_reads_what_is_written(dtype, channels, transparent, tmp_path):
+def test_vips_reads_the_written_samples(dtype, channels, transparent, tmp_path):
     stack = _stack(channels + transparent, dtype)
     alpha = stack[..., -1] if transparent else None
     source, target = tmp_path / "a.tif", tmp_path / "a.raw"
@@ -80,7 +82,7 @@ def test_cmyk_of_16_bits_has_no_alpha():
 
 
 @pytest.mark.parametrize("separate", [False, True])
-def test_cmyk_of_8_bits(separate):
+def test_8_bit_cmyk_is_read_and_written(separate):
     stack = _stack(4, np.uint8)
     data = _tiff(
         np.moveaxis(stack, -1, 0).copy() if separate else stack,
@@ -95,7 +97,7 @@ def test_cmyk_of_8_bits(separate):
 
 
 @pytest.mark.parametrize("name", ["png", "webp", "tiff"])
-def test_cmyk_with_alpha(name):
+def test_cmyk_keeps_its_alpha(name):
     stack = _stack(5, np.uint8)
     data = _tiff(
         np.moveaxis(stack, -1, 0).copy(),
@@ -115,39 +117,39 @@ def test_cmyk_with_alpha(name):
 @pytest.mark.parametrize(
     ("dtype", "message"),
     [
-        (np.int8, "a TIFF of signed samples; convert it to unsigned integers"),
-        (np.int16, "a TIFF of signed samples"),
-        (np.float16, "a TIFF of floating-point or complex samples"),
-        (np.float32, "a TIFF of floating-point or complex samples"),
-        (np.float64, "a TIFF of floating-point or complex samples"),
-        (np.complex64, "a TIFF of floating-point or complex samples"),
-        (np.uint64, "a TIFF of 64 bits a sample"),
+        (np.int8, "a TIFF with signed samples; convert it to 16-bit"),
+        (np.int16, "a TIFF with signed samples"),
+        (np.float16, "a TIFF with floating-point or complex samples"),
+        (np.float32, "a TIFF with floating-point or complex samples"),
+        (np.float64, "a TIFF with floating-point or complex samples"),
+        (np.complex64, "a TIFF with floating-point or complex samples"),
+        (np.uint64, "a TIFF with 64 bits per sample"),
     ],
 )
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)])
-def test_samples_that_are_not_read(dtype, message, shape):
+def test_unsupported_samples_are_rejected(dtype, message, shape):
     data = _tiff(np.ones(shape, dtype), photometric=PHOTOMETRIC[(*shape, 1)[2]])
     with pytest.raises(ImageError, match=message):
         pictures.decode(data)
 
 
-def test_32_bits():
+def test_32_bit_samples_are_rejected():
     data = _tiff(np.ones((20, 30, 3), np.uint32), photometric="rgb")
-    with pytest.raises(ImageError, match=r"a TIFF of 32 bits a sample; convert it"):
+    with pytest.raises(ImageError, match="a TIFF with 32 bits per sample; convert it"):
         pictures.decode(data)
     with pytest.raises(ImageError, match="outside 16 bits"):
         pictures.decode(_tiff(np.full((20, 30), 70_000, np.uint32)))
 
 
-def test_pages_are_told_of():
+def test_several_pages_are_rejected():
     data = _tiff(np.zeros((3, 20, 30), np.uint8), photometric="minisblack")
-    with pytest.raises(ImageError, match=r"a TIFF of 3 pages, .* split it first"):
+    with pytest.raises(ImageError, match="a TIFF with 3 pages; split it into"):
         pictures.decode(data)
 
 
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw", "jpeg"])
 @pytest.mark.parametrize("channels", [1, 2, 3])
-def test_cut(compression, channels):
+def test_truncated_tiff_is_rejected(compression, channels):
     stack = _stack(channels, np.uint8)
     buffer = io.BytesIO()
     if channels == 2 and compression == "jpeg":
@@ -168,8 +170,8 @@ def test_cut(compression, channels):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_the_orientation_stays_with_its_resolution(orientation, dtype):
-    """Pillow turns the pixels of some of them when it reads them, and not their dpi."""
+def test_orientation_and_resolution_fit_the_pixels(orientation, dtype):
+    """Pillow applies some orientations to the pixels, but not to the resolution."""
     exif = Image.Exif()
     exif[0x112] = orientation
     stack = _stack(3, dtype)
@@ -190,7 +192,7 @@ def test_the_orientation_stays_with_its_resolution(orientation, dtype):
 @pytest.mark.parametrize(
     "compression", [None, "tiff_lzw", "tiff_adobe_deflate", "group4", "jpeg"]
 )
-def test_pillows_files(mode, compression):
+def test_tiffs_written_by_pillow_are_read(mode, compression):
     if (compression == "group4") != (mode == "1" and compression is not None):
         return
     if compression == "jpeg" and mode in ("P", "LA", "RGBA"):
@@ -207,9 +209,9 @@ def test_pillows_files(mode, compression):
     np.testing.assert_array_equal(np.squeeze(found), shown)
 
 
-def test_depths_between():
-    """12 bits would come out black, for they are read as the lowest of 16."""
+def test_12_bit_samples_are_rejected():
+    """They would be read as the lowest of 16 bits, which makes the picture black."""
     stack = RNG.integers(0, 4096, (20, 30)).astype(np.uint16)
     data = _tiff(stack, photometric="minisblack", bitspersample=12, compression=None)
-    with pytest.raises(ImageError, match="a TIFF of 12 bits a sample; convert it"):
+    with pytest.raises(ImageError, match="a TIFF with 12 bits per sample; convert it"):
         pictures.decode(data)

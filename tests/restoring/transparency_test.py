@@ -1,4 +1,4 @@
-"""Hidden pixels: kept from the network, and what they were when it is done."""
+"""Tests that hidden pixels are unchanged and do not affect visible ones."""
 
 import numpy as np
 import pytest
@@ -12,19 +12,19 @@ from cqr_jax.restoring.picture import Picture
 RNG = np.random.default_rng(0)
 
 
-def test_the_nearest_that_is_seen():
+def test_hidden_pixels_take_the_nearest_visible_value():
     pixels = np.array([[[1], [2], [3], [4], [5]]], np.uint8)
     alpha = np.array([[9, 0, 0, 0, 1]], np.uint8)
     found = transparency.filled(Picture(pixels, alpha))
     assert found.pixels[0, :, 0].tolist()[:2] == [1, 1]
     assert found.pixels[0, :, 0].tolist()[3:] == [5, 5]
-    assert found.pixels[0, 2, 0] in (1, 5)  # both are as near
+    assert found.pixels[0, 2, 0] in (1, 5)  # both are equally near
     np.testing.assert_array_equal(found.alpha, alpha)
-    assert pixels[0, 1, 0] == 2  # the input stays
+    assert pixels[0, 1, 0] == 2  # the input is unchanged
 
 
 @pytest.mark.parametrize("alpha", [None, 0, 1, 255])
-def test_nothing_to_fill(alpha):
+def test_pictures_without_hidden_or_visible_pixels_are_unchanged(alpha):
     pixels = RNG.integers(0, 256, (7, 5, 3), np.uint8)
     plane = None if alpha is None else np.full((7, 5), alpha, np.uint8)
     picture = Picture(pixels, plane)
@@ -32,7 +32,7 @@ def test_nothing_to_fill(alpha):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_hidden_pixels_come_back(dtype):
+def test_hidden_pixels_get_their_original_values(dtype):
     pixels = RNG.integers(0, 256, (7, 5, 3), np.uint8)
     alpha = RNG.integers(0, 2, (7, 5), np.uint8)
     scale = 257 if dtype == np.uint16 else 1
@@ -46,8 +46,8 @@ def test_hidden_pixels_come_back(dtype):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("hidden", [0, 255])
-def test_what_is_hidden_does_not_spoil_the_edge(channels, hidden):
-    """By the weights that come with the package."""
+def test_hidden_pixels_do_not_worsen_visible_ones_at_the_edge(channels, hidden):
+    """Uses the shipped weights."""
     coarse = RNG.integers(60, 200, (12, 14, 3), np.uint8)
     whole = Image.fromarray(coarse).resize((112, 96), Image.Resampling.BICUBIC)
     clean = np.asarray(whole if channels == 3 else whole.convert("L"))
@@ -76,7 +76,7 @@ def _compressed(pixels):
 
 
 @pytest.mark.parametrize("name", ["png", "webp", "tiff"])
-def test_files_keep_what_is_hidden(name):
+def test_files_keep_hidden_pixels(name):
     pixels = RNG.integers(0, 256, (20, 30, 3), np.uint8)
     alpha = RNG.integers(0, 2, (20, 30), np.uint8) * np.uint8(200)
     found = pictures.decode(pictures.encode(Picture(pixels, alpha), name))

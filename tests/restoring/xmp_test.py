@@ -1,4 +1,4 @@
-"""XMP without its claims of parts that are gone."""
+"""Tests that XMP properties about dropped parts are removed."""
 
 import io
 
@@ -12,9 +12,9 @@ from cqr_jax.restoring.picture import Picture
 from cqr_jax.restoring.pictures import decode, encode
 
 VIDEO = "The video of the motion photo was dropped."
-FURTHER = "The further pictures or videos in the file were dropped."
+OTHERS = "The other pictures or videos in the file were dropped."
 MAP = "The gain map for HDR was dropped."
-EXTENDED = "The extended part of XMP was dropped."
+EXTENDED = "The extended XMP was dropped."
 HEAD = b"""<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
 <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">"""
@@ -83,7 +83,7 @@ CASES = {
             b' xmlns:Item="http://ns.google.com/photos/1.0/container/item/"',
             b"",
         ),
-        (FURTHER,),
+        (OTHERS,),
     ),
     "extended": (
         (
@@ -107,7 +107,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", list(CASES))
-def test_claims_go_and_the_rest_stays_byte_for_byte(case):
+def test_claims_are_removed_and_other_bytes_stay_the_same(case):
     before, after, notes = CASES[case]
     assert xmp.without_claims(_packet(*before)) == (_packet(*after), notes)
     padded = _packet(*before) + b"\0"
@@ -123,20 +123,19 @@ def test_claims_go_and_the_rest_stays_byte_for_byte(case):
         HEAD + GOOGLE,
         b"\xff\xfe<\0a\0/\0>\0",
         b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>',
-        # in a text, in a comment, and in another namespace
+        # a claim in a text, in a comment, or in another namespace
         _packet(b"", b'<!-- %s GCamera:MotionPhoto="1" -->MotionPhoto' % GOOGLE),
         _packet(b' xmlns:GCamera="x" GCamera:MotionPhoto="1"'),
-        # a depth map that is in the packet itself
+        # a depth map in the packet itself
         _packet(b' xmlns:d="http://ns.google.com/photos/1.0/depthmap/" d:Near="1"'),
         _packet(GOOGLE, b'<i xmlns:GCamera="x" GCamera:MotionPhoto="1"/>'),
     ],
 )
-def test_other_packets_stay(packet):
+def test_packets_without_claims_are_unchanged(packet):
     assert xmp.without_claims(packet) == (packet, ())
 
 
-def test_the_index_of_further_pictures_goes_too():
-    """MPF, of a JPEG with a gain map behind it."""
+def test_jpeg_with_gain_map_loses_its_claims_and_mpf_index():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     packet = _packet(ADOBE + b' hdrgm:Version="1.0"')
     main, behind = (
@@ -152,7 +151,7 @@ def test_the_index_of_further_pictures_goes_too():
     assert data.count(b"\xff\xd8\xff") == 1
 
 
-def test_gain_maps_of_other_formats():
+def test_claim_of_a_gain_map_is_removed_from_avif():
     packet = _packet(ADOBE + b' hdrgm:Version="1.0"')
     buffer = io.BytesIO()
     Image.new("RGB", (30, 20)).save(buffer, "AVIF", xmp=packet)
