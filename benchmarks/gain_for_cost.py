@@ -86,7 +86,11 @@ def draw(found: dict[str, list[tuple[str, float, float, bool]]]) -> None:
     ):
         for name, spent, gain, ours in rows:
             axes.plot(spent, gain, "o", color="C1" if ours else "C0")
-            axes.annotate(name, (spent, gain), (5, -10), textcoords="offset points")
+            side = {"ha": "right"} if spent > 1 else {}
+            offset = (-5 if side else 5, -12)
+            axes.annotate(
+                name, (spent, gain), offset, textcoords="offset points", **side
+            )
         axes.set_xscale("log")
         axes.margins(0.25)
         axes.set_title(f"LIVE1, {kind}, QF {QUALITY}")
