@@ -1,7 +1,7 @@
 """Groups of fields that the configs of both training stages share.
 
-The group's field `c.NAME = common.NAME()` can be changed afterwards like any other.
-`c.update(common.NAME())` adds fields to the top level of the config.
+c.data = common.data()  # a group
+c.update(common.execution())  # fields at the top level
 """
 
 from ml_collections import ConfigDict
@@ -11,8 +11,9 @@ def execution() -> ConfigDict:
     """Returns the fields for how a training step is executed."""
     c = ConfigDict()
     c.parallel = "jit"  # parallelization over several devices: jit or pmap
-    c.compute_dtype = "float32"  # or bfloat16; parameters and losses stay float32
-    c.grad_accum_steps = 1  # micro-batches per step, computed one after the other
+    # float32 or bfloat16; parameters and losses are always float32
+    c.compute_dtype = "float32"
+    c.grad_accum_steps = 1  # micro-batches per step, computed in sequence
     return c
 
 

@@ -38,10 +38,10 @@ def get_config(text: str = "") -> ConfigDict:
 
     c.initial_weights = ""  # weights file to start from; empty: random initialisation
     c.ranker_weights = ""  # frozen ranker; empty: stage 1's, trained if missing
-    c.loss = ConfigDict()  # eq. 6; if alpha and beta are 0, no ranker is used
+    c.loss = ConfigDict()  # eq. 6; no ranker is used if alpha and beta are 0
     c.loss.alpha = 0.01  # weight of the quality loss L_Q
     c.loss.beta = 0.9  # weight of the feature matching loss L_F
-    c.loss.pixel = "mae"  # mae (L_MAE), or log_mse, by which PSNR gains
+    c.loss.pixel = "mae"  # mae (L_MAE, eq. 3), or log_mse for a higher PSNR
     # ladder: the JPEGs of the records; blind, colour: JPEGs made during training
     c.degradation = "ladder"
     c.qualities = (10, 20, 30)  # JPEG quality factors of the ladder to train on
@@ -155,7 +155,7 @@ def get_config(text: str = "") -> ConfigDict:
         c.validate_every = 1000
     elif preset == "quickstart":
         c.data.name = "embedded"
-        c.loss.alpha = 1e-4  # the paper's weights only pay off in longer training
+        c.loss.alpha = 1e-4  # the paper's weights help only in longer training
         c.loss.beta = 1e-3
         c.model.width = 16
         c.model.local_blocks = 1

@@ -45,7 +45,7 @@ def get_config(text: str = "") -> ConfigDict:
         c.weights = ""  # the ranker's weights
         c.min_quality = 1  # lowest JPEG quality factor of the pairs, as in training
         c.max_quality = 30  # highest JPEG quality factor of the pairs
-        c.levels = 3  # quality levels: equal parts of that range
+        c.levels = 3  # quality levels, which divide that range equally
         c.side = 256  # side of the central square of each image; 0: whole images
         return c
 
@@ -69,11 +69,11 @@ def get_config(text: str = "") -> ConfigDict:
         c.qualities = (10, 20, 30, 40)  # JPEG quality factors, 1 to 100
         c.subsampling = "4:2:0"  # chroma subsampling: 4:2:0, 4:2:2 or 4:4:4
         c.projection = True  # project onto the quantisation intervals of the file
-        c.self_ensemble = False  # mean over flips and rotations, eight times as slow
+        c.self_ensemble = False  # average over flips and rotations; 8 times as slow
         return c
 
     c.qualities = (10, 20, 30)  # JPEG quality factors, 1 to 100
-    c.self_ensemble = False  # mean over flips and rotations, eight times as slow
+    c.self_ensemble = False  # average over flips and rotations; 8 times as slow
     # write a PNG of each image: JPEG, restored and original side by side
     c.panels = False
     # write the images of each method to images/METHOD/q10/SET/NAME.png

@@ -60,7 +60,8 @@ def parse(text: str, file: str, **choices: tuple[str, ...]) -> dict[str, str]:
             )
         if value not in choices[key]:
             raise UserError(
-                f"{file}:{text}: '{value}' is no {key}; choose {list_of(choices[key])}"
+                f"{file}:{text}: unknown {key} '{value}'; choose "
+                f"{list_of(choices[key])}"
             )
         if key in given:
             raise UserError(f"{file}:{text}: {key} is given twice")
@@ -116,9 +117,8 @@ def check_folders(config: ConfigDict | dict[str, Any], where: str) -> None:
     for field in ("workdir", "set_dir"):
         if "://" in config.get(field, ""):
             raise UserError(
-                f"{where}.{field}={config[field]}: must be a folder of this machine "
-                "or one mounted here; of all folders data.data_dir alone may be in a "
-                "bucket"
+                f"{where}.{field}={config[field]}: must be a local or mounted folder; "
+                "only data.data_dir may be in a bucket"
             )
 
 
@@ -152,7 +152,7 @@ def whole(config: ConfigDict, where: str, field: str) -> None:
     """Checks that the values of a field are whole numbers."""
     if not all(isinstance(value, int) for value in config[field]):
         raise UserError(
-            f"{where}.{field}={config[field]}: must be whole numbers, '(1, 2)'"
+            f"{where}.{field}={config[field]}: must be whole numbers, such as '(1, 2)'"
         )
 
 

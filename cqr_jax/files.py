@@ -1,4 +1,4 @@
-"""Writes files so that no half-written file ever looks complete."""
+"""Writes files in one step, so that no incomplete file has its final name."""
 
 import contextlib
 import os
@@ -23,19 +23,19 @@ def write(
     never share it and a long name of the target still fits. If writing fails or is
     interrupted, the new file is removed and the target stays as it was.
 
-    A file that is replaced hands on its permissions. If `path` is a symbolic link, the
-    file that it points to is replaced, and the link stays.
+    The new file gets the permissions of the file that it replaces. If `path` is a
+    symbolic link, the file that it points to is replaced, and the link stays.
 
     Args:
       path: the target. Its folder is made if it does not exist.
       content: text, which is encoded as UTF-8, or bytes.
       replace: whether a file that already exists may be replaced.
-      attributes_of: a file whose permissions, times and, where the system allows it,
-        owner the target gets.
+      attributes_of: file whose permissions, times and, if the system allows it, owner
+        are copied to the target.
 
     Raises:
-      FileExistsError: the target exists, and `replace` is false.
-      UserError: the target can't be written.
+      FileExistsError: if the target exists, and `replace` is false.
+      UserError: if the target can't be written.
     """
     data = content.encode() if isinstance(content, str) else content
     moved = True
@@ -61,7 +61,7 @@ def write(
 
 
 def _copy_attributes(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies owner, permissions and times; the owner only where the system allows."""
+    """Copies owner, permissions and times; the owner only if the system allows it."""
     found = source.stat()
     if hasattr(os, "chown"):
         with contextlib.suppress(PermissionError):

@@ -32,10 +32,10 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of the first process; implies --distributed."
 )
-_PROCESSES = flags.DEFINE_integer("processes", None, "How many there are.")
-_PROCESS = flags.DEFINE_integer("process", None, "Number of this one, from 0.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes of this job.")
+_PROCESS = flags.DEFINE_integer("process", None, "Index of this process, from 0.")
 
-_NO_FILE = "--config names a file that does not exist, or can't be read"
+_NO_FILE = "--config names a file that does not exist or can't be read"
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -61,10 +61,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
             ) from None
         if len(rest) > 1:
             raise UserError(
-                f"'{rest[1]}' is not a flag; fields are --config.NAME=VALUE"
+                f"'{rest[1]}' is not a flag; set fields with --config.NAME=VALUE"
             )
         if _CONFIG.value is None:
-            raise UserError("--config=FILE.py is needed, as configs/deblock.py")
+            raise UserError("--config=FILE.py is needed, such as configs/deblock.py")
         return rest
 
 

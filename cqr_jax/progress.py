@@ -1,6 +1,6 @@
-"""Progress with the time left.
+"""Shows the progress of a loop and the remaining time on standard error.
 
-On a terminal it is a progress bar; otherwise it is a line from time to time.
+A terminal gets a progress bar. Otherwise a line is printed from time to time.
 """
 
 import sys
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def over(items: Iterable[T], total: int, what: str, unit: str) -> Iterable[T]:
-    """Iterates over `items` and shows on standard error how many of `total` are done.
+    """Iterates over `items` and shows how many of `total` are done.
 
     The work must be done by the iterator `items`, not by the body of the loop. Items
     are then counted when they are done, and the progress line is ended before an error

@@ -1,9 +1,9 @@
-"""The fields of all config files as tables in Markdown.
+"""Generates tables in Markdown of the fields of all config files.
 
     python -m docs.configs > docs/configs.md
 
-A field's explanation is the comment behind its assignment or in the lines above it, in
-its config file or in configs/common.py. Values are those of the presets.
+The explanation of a field is the comment after its assignment or in the lines above it,
+in its config file or in configs/common.py. The values are those of the presets.
 """
 
 import ast
@@ -25,19 +25,20 @@ _MODULES = {"ranker": "ranker", "evaluation": "eval"}
 _HEAD = f"""\
 # Config fields
 
-`--config=configs/FILE.py:PRESET` names a file and a preset, the first one of its table
-if none is given, and `--config.FIELD=VALUE` sets a field. An empty cell means the
-first preset's value, {_ABSENT} that the preset doesn't have the field.
+`--config=configs/FILE.py:PRESET` selects a config file and a preset. The default is the
+first preset in the file's table. `--config.FIELD=VALUE` sets a field. An empty cell
+means that the preset has the same value as the first one. `{_ABSENT}` means that the
+preset does not have the field.
 
-Made from the config files and their comments by
-`python -m docs.configs > docs/configs.md`; each table has what its file sets."""
+`python -m docs.configs > docs/configs.md` generates this page from the config files and
+their comments. Each table lists the fields that its file sets."""
 
 
 class Row(NamedTuple):
     """A field that a config file sets, or a group of fields."""
 
-    field: str  # dotted
-    values: tuple[str, ...]  # in each preset, as the command line takes them
+    field: str  # dotted name
+    values: tuple[str, ...]  # of each preset, in the syntax of the command line
     explanation: str
 
 
@@ -45,13 +46,13 @@ class _Assignment(NamedTuple):
     """The statement `c.FIELD = ...` in a config file."""
 
     field: str
-    presets: tuple[str, ...]  # that lead to it
+    presets: tuple[str, ...]  # presets for which it runs
     comment: str
-    source: str  # the config file whose config is assigned, or ""
+    source: str  # config file whose config is assigned, or ""
 
 
 def page() -> str:
-    """All tables, each below the words at the head of its config file."""
+    """Returns the whole page: each file's docstring, followed by its table."""
     parts = [_HEAD]
     for file in FILES:
         words = _text(file).split('"""')[1]
@@ -60,7 +61,7 @@ def page() -> str:
 
 
 def rows(file: str) -> list[Row]:
-    """The fields that a config file sets, in its order; without its `task`."""
+    """Returns the fields that a config file sets, in its order, without `task`."""
     groups: dict[str, list[_Assignment]] = {}
     for found in _assignments(file, "get_config", presets(file)):
         groups.setdefault(found.field, []).append(found)
@@ -85,17 +86,20 @@ def rows(file: str) -> list[Row]:
 
 
 def module(file: str) -> types.ModuleType:
-    """`configs/FILE.py`."""
+    """Imports `configs/FILE.py`."""
     return importlib.import_module(f"configs.{file}")
 
 
 def presets(file: str) -> tuple[str, ...]:
-    """Of a config file, the default first; deblock's if it has none of its own."""
+    """Returns the presets of a config file, the default first.
+
+    A file without presets has those of deblock.
+    """
     return getattr(module(file), "PRESETS", None) or presets("deblock")
 
 
 def flat(config: ConfigDict) -> dict[str, Any]:
-    """Dotted name -> value of all fields."""
+    """Returns dotted name -> value of all fields."""
     found: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict):
@@ -127,7 +131,7 @@ def _shown(value: Any) -> str:
 
 
 def _explanation(group: list[_Assignment], default: str) -> str:
-    """The comments of a field's assignments: of the default preset, then of others."""
+    """Joins the comments of a field's assignments, the default preset's first."""
     found: dict[str, tuple[str, ...]] = {}
     for assignment in group:
         if comment := assignment.comment:
@@ -139,18 +143,23 @@ def _explanation(group: list[_Assignment], default: str) -> str:
 
 
 def _taken(config: ConfigDict, group: str, file: str) -> str:
-    """Which fields of a config file a group has, and which it shares with `config`."""
+    """Describes the fields that a group has from a config file.
+
+    It also names those whose values follow the fields of `config`.
+    """
     taken = flat(config[group])
     configs = (module(file).get_config(preset) for preset in presets(file))
     offered = {field for found in configs for field in flat(found)}
     names = "all fields" if set(taken) == offered - {"task"} else _list(taken)
     follow = [field for field in taken if _follows(config, group, field)]
     words = f"{names} of {_link(file)}"
-    return f"{words}, where {_list(follow)} follow those here" if follow else words
+    if follow:
+        words += f", where {_list(follow)} follow the fields of the same names here"
+    return words
 
 
 def _follows(config: ConfigDict, group: str, field: str) -> bool:
-    """Whether a group's field changes with the config's own of that name."""
+    """Returns whether a group's field changes with the config's field of that name."""
     *groups, name = field.split(".")
     own, taken = config, config[group]
     for part in groups:
@@ -201,7 +210,7 @@ def _assignments(
 
 
 def _comment(statement: ast.stmt, lines: list[str]) -> str:
-    """Behind the statement; else in the lines above it."""
+    """Returns the comment after a statement, or else in the lines above it."""
     assert statement.end_lineno is not None
     if behind := lines[statement.end_lineno - 1].partition("  # ")[2]:
         return behind
@@ -216,7 +225,7 @@ def _comment(statement: ast.stmt, lines: list[str]) -> str:
 def _statements(
     body: list[ast.stmt], names: tuple[str, ...]
 ) -> Iterator[tuple[ast.Assign | ast.Expr, tuple[str, ...]]]:
-    """Yields assignments and calls with the presets that lead to them."""
+    """Yields assignments and calls with the presets for which they run."""
     for node in body:
         match node:
             case ast.Assign() | ast.Expr():

@@ -1,4 +1,4 @@
-"""docs/configs.md: made from the config files as they are, with every field."""
+"""docs/configs.md is generated from the config files and lists every field."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ from docs import configs
 from tests.conftest import ROOT
 
 
-def test_the_page_is_what_the_config_files_say():
+def test_the_committed_page_is_up_to_date():
     page = (ROOT / "docs" / "configs.md").read_text()
     assert page == configs.page(), "python -m docs.configs > docs/configs.md"
 
@@ -18,7 +18,7 @@ def test_the_page_is_what_the_config_files_say():
 @pytest.mark.parametrize("file", configs.FILES)
 def test_every_field_is_explained(file):
     missing = [row.field for row in configs.rows(file) if not row.explanation]
-    assert not missing, f"configs/{file}.py: needs a comment behind each of them"
+    assert not missing, f"configs/{file}.py: add a comment to each of them"
 
 
 def test_every_field_is_in_a_table():
@@ -54,7 +54,7 @@ def test_every_field_is_in_a_table():
             "`False` `False` `True` `False`",
             "as in [configs/e",
         ),
-        ("eval", "levels", "- - `3` - - -", "equal parts of that range"),
+        ("eval", "levels", "- - `3` - - -", "divide that range equally"),
         (
             "eval",
             "weights",
@@ -64,13 +64,13 @@ def test_every_field_is_in_a_table():
         ("ablation", "seeds", "`0,1` `0,1` `0,1` `0,1`", "of each variant"),
     ],
 )
-def test_rows(file, field, values, words):
+def test_values_and_explanations_of_rows(file, field, values, words):
     (row,) = (row for row in configs.rows(file) if row.field == field)
     assert row.values == tuple(values.split(" "))
     assert words in row.explanation
 
 
-def test_a_comment_may_stand_above_its_field():
+def test_a_comment_above_the_field_is_its_explanation():
     (row,) = (row for row in configs.rows("eval") if row.field == "sets")
     assert row.explanation.startswith("classic5, live1, ")
 

@@ -150,7 +150,7 @@ def test_its_config_is_right(command):
     ("arguments", "words"),
     [
         ("none.py", "No such file"),
-        ("eval.py:blnd", "'blnd' is no preset"),
+        ("eval.py:blnd", "unknown preset 'blnd'"),
         ("ranker.py --config.setps=8", "setps"),
         ("ranker.py --config.steps=many", "invalid literal"),
         ("ranker.py --config.steps=0", "must be at least 1"),

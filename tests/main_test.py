@@ -73,8 +73,8 @@ def _train_ranker(data_dir, workdir, steps, validate_every, *more):
         ([], "--config=FILE.py is needed"),
         (["--config=configs/none.py"], "does not exist"),
         (["--config=configs/none.py", "--config.steps=3"], "does not exist"),
-        (["--config=configs/deblock.py:fast"], "'fast' is no preset; choose paper"),
-        (["--config=configs/deblock.py:compact,ablation=x"], "'x' is no ablation"),
+        (["--config=configs/deblock.py:fast"], "unknown preset 'fast'; choose paper"),
+        (["--config=configs/deblock.py:compact,ablation=x"], "unknown ablation 'x'"),
         (["--config=configs/deblock.py", "--config.typo=1"], "no such config field"),
         (
             ["--config=configs/deblock.py", "--config.accumulate=2"],
@@ -169,7 +169,7 @@ def test_ranges_of_the_ranker(field, value, words):
         ("model.dilations", (), "needs one or more dilations"),
         ("model.dilations", (1.5,), "must be whole numbers"),
         ("ranker.levels", 7, r"config\.ranker\.levels=7"),
-        ("workdir", "gs://b/x", r"config\.workdir=gs://b/x: must be a folder of this"),
+        ("workdir", "gs://b/x", r"config\.workdir=gs://b/x: must be a local or"),
         ("ranker.workdir", "s3://b/x", r"config\.ranker\.workdir=s3://b/x: must be"),
         ("evaluation.set_dir", "gs://b", r"config\.evaluation\.set_dir=gs://b: must"),
     ],
@@ -638,7 +638,9 @@ def test_no_finished_runs_for_table_1(tmp_path):
     arguments = ("--config=configs/eval.py:ablation", f"--config.workdir={tmp_path}")
     code, _, err = run("cqr_jax.main", *arguments)
     assert code == 1
-    assert err.splitlines()[-1].startswith(f"error: {tmp_path}: holds no finished run")
+    assert err.splitlines()[-1].startswith(
+        f"error: {tmp_path}: contains no finished run"
+    )
 
 
 def test_a_deepened_deblocker_is_the_same_function(tmp_path):

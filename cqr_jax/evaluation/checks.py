@@ -34,5 +34,5 @@ def check_ranker(config: ConfigDict) -> None:
     check_levels(config, "config", 1, 100)
     if config.side and (config.side < 32 or config.side % 8):
         raise UserError(
-            f"config.side={config.side}: must be 0, or a multiple of 8 from 32 on"
+            f"config.side={config.side}: must be 0 or a multiple of 8, at least 32"
         )

@@ -177,8 +177,8 @@ def load(path: str | os.PathLike) -> np.ndarray:
     # evaluation. Gray sets have their own presets.
     if image.ndim == 2:
         raise UserError(
-            f"{path}: is gray, but this evaluation is of colours; remove it from its "
-            "set, or take the preset table2 or blind of configs/eval.py"
+            f"{path}: is gray, but this evaluation needs colour images; remove it from "
+            "its set, or use the preset table2 or blind of configs/eval.py"
         )
     return image
 

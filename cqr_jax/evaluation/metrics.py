@@ -129,7 +129,7 @@ def gmsd(reference: np.ndarray, image: np.ndarray) -> float:
     return float(np.std(similarity, ddof=1))
 
 
-# Of (reference, image): as the literature reports them, then the perceptual one.
+# Metrics of (reference, image): those of the literature, then a perceptual one.
 METRICS = {"psnr": psnr, "ssim": ssim, "psnr_b": psnr_b, "gmsd": gmsd}
 
 

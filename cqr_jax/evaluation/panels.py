@@ -29,7 +29,7 @@ def _draw_panel(args: argparse.Namespace) -> None:
         from cqr_jax.restoring import network
 
     if not 1 <= args.quality <= 100:
-        raise UserError(f"--quality={args.quality}: is 1 to 100")
+        raise UserError(f"--quality={args.quality}: must be 1 to 100")
     clean = table2.load(args.image)
     compressed = jpeg.compress(clean, args.quality)
     methods = table2.by_name(split_list(args.weights), [table2.JPEG])
@@ -67,7 +67,8 @@ def _draw_features(args: argparse.Namespace) -> None:
         cut = y[rows, columns]
         if min(cut.shape) < MIN_SIDE:
             raise UserError(
-                f"the ranker needs {MIN_SIDE} pixels a side, not {cut.shape}"
+                f"{args.image}: the ranker needs a crop with sides of at least "
+                f"{MIN_SIDE} pixels, got {cut.shape}"
             )
         score, features = apply(ranker.variables, to_float(cut[None, :, :, None]))
         title = f"{name}\nscore {float(score[0]):.2f}"
@@ -84,11 +85,13 @@ def _window(crop: str, shape: tuple[int, ...]) -> tuple[slice, slice]:
     try:
         left, top, wide, high = map(int, crop.split(","))
     except ValueError:
-        raise UserError(f"--crop={crop}: is LEFT,TOP,WIDTH,HEIGHT in pixels") from None
+        raise UserError(
+            f"--crop={crop}: must be LEFT,TOP,WIDTH,HEIGHT in pixels"
+        ) from None
     if min(left, top) < 0 or min(wide, high) < 1:
-        raise UserError(f"--crop={crop}: is LEFT,TOP,WIDTH,HEIGHT in pixels")
+        raise UserError(f"--crop={crop}: must be LEFT,TOP,WIDTH,HEIGHT in pixels")
     if left + wide > width or top + high > height:
-        raise UserError(f"--crop={crop}: goes beyond the image of {width}x{height}")
+        raise UserError(f"--crop={crop}: is outside the image of {width}x{height}")
     return slice(top, top + high), slice(left, left + wide)
 
 
@@ -100,18 +103,27 @@ def main() -> None:
     )
     commands = parser.add_subparsers(required=True)
     for name, draw, what in (
-        ("panel", _draw_panel, "deblockers, comma between them; may be empty"),
-        ("features", _draw_features, "the ranker"),
+        (
+            "panel",
+            _draw_panel,
+            "deblockers' weights, separated by commas; may be empty",
+        ),
+        ("features", _draw_features, "the ranker's weights"),
     ):
         command = commands.add_parser(name)
         command.set_defaults(draw=draw)
-        command.add_argument("image", metavar="IMAGE", help="an original")
+        command.add_argument("image", metavar="IMAGE", help="original image")
         command.add_argument("--weights", required=True, help=what)
-        command.add_argument("--crop", default="", help="LEFT,TOP,WIDTH,HEIGHT")
+        command.add_argument(
+            "--crop", default="", help="LEFT,TOP,WIDTH,HEIGHT in pixels"
+        )
         command.add_argument("--output", required=True, help="PNG to write")
         if name == "panel":
             command.add_argument(
-                "--quality", type=int, default=10, help="JPEG's, 1 to 100 (%(default)s)"
+                "--quality",
+                type=int,
+                default=10,
+                help="quality factor, 1 to 100 (default: %(default)s)",
             )
     args = parser.parse_args()
     with one_line_errors():

@@ -207,9 +207,9 @@ def describe(result: dict) -> str:
             lines.append([f"{name}, {how}", f"{value:.4f}"])
     for name, value in result["clean"].items():
         lines.append([f"clean: {name.replace('_', ' ')}", f"{value:.4f}"])
-    for qf, off in result["qf_error"].items():
-        text = f"{off['mean']:.1f} on average, at most {off['max']}"
-        lines.append([f"QF {qf} told by the score: off by", text])
+    for qf, error in result["qf_error"].items():
+        text = f"mean {error['mean']:.1f}, maximum {error['max']}"
+        lines.append([f"error of QF {qf} estimated from the score", text])
     head = [f"ranker on {', '.join(result['sets'])}", f"{result['images']} images"]
     return tables.text([head, *lines])
 

@@ -38,8 +38,8 @@ def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
     }
     if not methods:
         raise UserError(
-            f"{workdir}: holds no finished run; train them with "
-            "--config=configs/ablation.py, or name their folder with config.workdir"
+            f"{workdir}: contains no finished run; train the runs with "
+            "--config=configs/ablation.py, or set config.workdir to their folder"
         )
     rows, images = table2.measure(config, workdir, methods, {})
     titled = [

@@ -28,9 +28,9 @@ from cqr_jax.restoring import network
 _log = logging.getLogger(__name__)
 
 JPEG = "jpeg"
-HELD_OUT = ":validation"  # suffix of a folder: its images held out from training
+HELD_OUT = ":validation"  # suffix for a folder's images held out from training
 _AHEAD = 4  # images per core to prefetch, in loading and in scoring
-_LARGE = 2_000_000  # pixels above which the qualities of an image run one by one
+_LARGE = 2_000_000  # pixels above which the network takes one quality at a time
 
 
 class Image(NamedTuple):
@@ -379,7 +379,9 @@ def find_images(
                 f"{folder.name}/{test_sets.key(x, root)}": x.resolve() for x in paths
             }
             if len(members) < len(paths):
-                raise UserError(f"{name}: two images differ in their suffix alone")
+                raise UserError(
+                    f"{name}: two images differ only in their suffix; rename one"
+                )
         for key, path in members.items():
             image = found.setdefault(key, Image(path, [], expected.get(key)))
             if image.path != path:

@@ -1,4 +1,4 @@
-"""Blind use: what befalls the images, and the command as a process."""
+"""Blind evaluation: degradations, gains, and the command as a process."""
 
 import io
 import json
@@ -19,8 +19,7 @@ from tests.conftest import run, save_fresh
 from tests.evaluation.colour_test import save_colour
 
 
-def test_degradations(image):
-    """Each against the same done by hand."""
+def test_degradations_equal_the_same_steps_by_hand(image):
     once = jpeg.compress(image, 20)
     cut = np.ascontiguousarray(once[3:, 5:])
     expected = {
@@ -43,8 +42,8 @@ def test_degradations(image):
     assert {x.kind for x in blind.DEGRADATIONS} == {x.kind for x in expected}
 
 
-def test_gains():
-    """By hand, of two methods and three images, one of which is perfect at first."""
+def test_gains_of_two_methods_equal_values_computed_by_hand():
+    """One of the three images equals its original before restoration."""
     shape = (3, 3, len(blind.DEGRADATIONS))
     psnr = np.full(shape, 30.0)
     psnr[1, :, 0] = (31.0, 29.5, 33.0)
@@ -79,8 +78,7 @@ def _compressed(rgb, quality, subsampling="4:2:0"):
         return np.asarray(image)
 
 
-def test_colour_degradations(rgb):
-    """Each against Pillow, by hand; and what the restorer learns of the file."""
+def test_colour_degradations_equal_pillow_s_and_keep_the_last_compression(rgb):
     once = _compressed(rgb, 20)
     cut = np.ascontiguousarray(once[4:, 4:])
     wide = _compressed(rgb, 20, "4:2:2")
@@ -115,7 +113,7 @@ def test_colour_degradations(rgb):
         assert (picture.stored is None) == (compression is None)
 
 
-def test_no_two_degradations_share_a_line():
+def test_every_degradation_has_a_line_of_its_own():
     for degradations in (
         blind.DEGRADATIONS,
         blind.COLOUR_DEGRADATIONS,
@@ -123,12 +121,12 @@ def test_no_two_degradations_share_a_line():
         lines = [(x.title(), x.qualities) for x in degradations]
         assert len(set(lines)) == len(lines)
     titles = [x.title() for x in blind.DEGRADATIONS]
-    assert titles.count("double shifted") == 6  # as before there were others
+    assert titles.count("double shifted") == 6
     assert titles[-1] == "double shifted by 4, 4"
 
 
 def _told_once(monkeypatch, config):
-    """What a run of the evaluation tells the network of each distinct image."""
+    """Runs the evaluation; returns image -> compression that the network received."""
     found = {}
 
     def spy(images, compression):
@@ -141,7 +139,9 @@ def _told_once(monkeypatch, config):
     return found
 
 
-def test_gray_files_tell_their_last_table(image, tmp_path, monkeypatch):
+def test_the_network_receives_the_last_compression_of_a_gray_file(
+    image, tmp_path, monkeypatch
+):
     (tmp_path / "one").mkdir()
     clean = np.tile(image, (2, 3))[: tiles.SIDE, : tiles.SIDE]  # one tile
     (tmp_path / "one" / "a.png").write_bytes(jpeg.encode_png(clean))
@@ -166,8 +166,9 @@ def test_gray_files_tell_their_last_table(image, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_colour_gains(rgb, tmp_path, monkeypatch, channels):
-    """A deblocker that does nothing gains nothing, of whatever kind of file."""
+def test_an_identity_deblocker_gains_nothing_in_colour(
+    rgb, tmp_path, monkeypatch, channels
+):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.png").write_bytes(jpeg.encode_png(rgb))
     config = eval_config.get_config("blind_colour")
@@ -193,8 +194,7 @@ def test_colour_gains(rgb, tmp_path, monkeypatch, channels):
 
 
 @pytest.mark.slow
-def test_the_command(photographs, tmp_path):
-    """A deblocker that does nothing gains nothing, however the images were degraded."""
+def test_the_command_reports_no_gains_of_an_identity_deblocker(photographs, tmp_path):
     folder = tmp_path / "small"
     folder.mkdir()
     for file in sorted(photographs.iterdir())[:2]:

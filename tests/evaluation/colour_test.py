@@ -1,4 +1,4 @@
-"""The evaluation in colour: its metrics, the published JPEG results, its rows."""
+"""Colour evaluation: metrics, published JPEG results, rows and tables."""
 
 import csv
 import io
@@ -39,9 +39,9 @@ COLOUR = {
 
 
 def save_colour(folder, noise=0.0) -> pathlib.Path:
-    """Weights of a small untrained network of Y, Cb and Cr that is conditioned.
+    """Saves weights of a small, untrained, conditioned network of Y, Cb and Cr.
 
-    Without noise it changes nothing.
+    Without noise, the network is the identity.
     """
     rng = np.random.default_rng(0)
     variables = jax.tree.map(
@@ -85,7 +85,7 @@ def test_metrics_equal_scikit_image(folder):
     assert found["psnr"] == pytest.approx(
         skimage.metrics.peak_signal_noise_ratio(rgb, image)
     )
-    # scikit-image averages over the part where the window fits, as we do.
+    # Both average over the region where the window fits.
     ssim = skimage.metrics.structural_similarity(
         rgb, image, channel_axis=-1, gaussian_weights=True, use_sample_covariance=False
     )
@@ -113,7 +113,7 @@ def test_plain_jpeg_equals_the_literature(caplog):
 
 
 @pytest.mark.parametrize("subsampling", config_lib.SUBSAMPLINGS)
-def test_rows_are_means_over_pillow_s_jpegs(folder, subsampling):
+def test_rows_are_means_over_jpegs_of_pillow(folder, subsampling):
     config = _config(folder, qualities=(15,), subsampling=subsampling)
     (row,), images = colour.measure(config, {})
     expected = []
@@ -129,8 +129,7 @@ def test_rows_are_means_over_pillow_s_jpegs(folder, subsampling):
     assert {x["subsampling"] for x in (row, *images)} == {subsampling}
 
 
-def test_deblockers_that_do_nothing_equal_jpeg(folder, tmp_path):
-    """Of three channels or one."""
+def test_identity_deblockers_of_one_or_three_channels_equal_jpeg(folder, tmp_path):
     methods = {
         "colour": str(save_colour(tmp_path)),
         "gray": str(save_fresh(tmp_path, "deblocker")),
@@ -145,8 +144,8 @@ def test_deblockers_that_do_nothing_equal_jpeg(folder, tmp_path):
                 assert other[metric] == plain[metric]
 
 
-def test_projection_bounds_what_a_bad_network_does(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(projection, "limit", lambda quality: 1.0)  # all are projected
+def test_projection_limits_the_loss_of_a_bad_network(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(projection, "limit", lambda quality: 1.0)  # project all images
     methods = {"bad": str(save_colour(tmp_path, noise=0.05))}
     psnr = []
     for projecting in (False, True):
@@ -157,7 +156,9 @@ def test_projection_bounds_what_a_bad_network_does(folder, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
-def test_tables_and_files(folder, tmp_path, capsys, monkeypatch, subsampling):
+def test_published_table_is_shown_only_for_4_2_0(
+    folder, tmp_path, capsys, monkeypatch, subsampling
+):
     monkeypatch.setattr("cqr_jax.data.test_sets.expected", lambda name: {})
     (tmp_path / "live1").mkdir()
     folder = folder.rename(tmp_path / "live1" / "photographs").parent
@@ -168,7 +169,7 @@ def test_tables_and_files(folder, tmp_path, capsys, monkeypatch, subsampling):
     out = capsys.readouterr().out
     assert out.startswith(f"Measured, {subsampling}: PSNR | SSIM | PSNR-B over RGB\n")
     assert "GMSD" not in out
-    # Published is 4:2:0.
+    # The published results are for 4:2:0.
     assert ("27.77" in out) == ("Published, not" in out) == (subsampling == "4:2:0")
     rows = json.loads((tmp_path / "out" / "rows.json").read_text())
     assert [row["method"] for row in rows] == ["jpeg", "colour"]
@@ -179,7 +180,7 @@ def test_tables_and_files(folder, tmp_path, capsys, monkeypatch, subsampling):
     assert f"| live1 | 10 | 2 | {rows[0]['psnr']:.2f} " in table
 
 
-def test_a_gray_image_is_refused(folder):
+def test_a_gray_image_is_rejected(folder):
     gray = jpeg.load_luma(min(folder.iterdir()))
     (folder / "gray.png").write_bytes(jpeg.encode_png(gray))
     with pytest.raises(UserError, match=r"gray\.png: is gray, but this .*; remove it"):
@@ -192,16 +193,16 @@ def test_a_gray_image_is_refused(folder):
         ("subsampling", "4:1:1", "choose 4:2:0, 4:2:2 or 4:4:4"),
         ("qualities", (0,), "quality factors are 1 to 100"),
         ("qualities", (), "quality factors are 1 to 100"),
-        ("workdir", "gs://x/y", "must be a folder"),
+        ("workdir", "gs://x/y", "must be a local"),
     ],
 )
-def test_bad_fields(field, value, words):
+def test_invalid_fields_are_rejected(field, value, words):
     with pytest.raises(UserError, match=words):
         _config("live1", **{field: value})
 
 
 @pytest.mark.slow
-def test_the_command(folder, tmp_path):
+def test_the_command_prints_the_table_and_keeps_its_config(folder, tmp_path):
     code, out, err = run(
         "cqr_jax.main",
         "--config=configs/eval.py:colour",

@@ -1,4 +1,4 @@
-"""Metrics against scikit-image, against hand-computed values, and at the edges."""
+"""Metrics against scikit-image and against values computed by hand; edge cases."""
 
 import math
 import statistics
@@ -36,12 +36,12 @@ def test_psnr_and_ssim_equal_scikit_image(reference, image):
     assert metrics.ssim(reference, image) == pytest.approx(expected, abs=1e-10)
 
 
-def test_identical_images(image):
+def test_psnr_of_identical_images_is_infinite_and_ssim_is_1(image):
     assert metrics.psnr(image, image) == math.inf
     assert metrics.ssim(image, image) == pytest.approx(1, abs=1e-12)
 
 
-def test_blocking_effect_by_hand():
+def test_blocking_effect_equals_values_computed_by_hand():
     # Two flat blocks of 8x8, 10 apart: at the one boundary every squared difference
     # is 100, elsewhere 0; eta = log2 8 / log2 8 = 1.
     image = np.repeat(np.array([100, 110], np.uint8), 8)[None].repeat(8, axis=0)
@@ -61,12 +61,12 @@ def test_blocking_effect_is_zero_without_blocks():
     assert metrics.blocking_effect(rng.integers(0, 9, (5, 7), dtype=np.uint8)) == 0
 
 
-def test_psnr_b_punishes_blocks(image):
+def test_psnr_b_is_below_psnr_for_blocky_images(image):
     compressed = jpeg.compress(image, 10)
     assert metrics.psnr_b(image, compressed) < metrics.psnr(image, compressed) - 1
 
 
-def test_bad_input_is_refused(image):
+def test_wrong_shapes_and_dtypes_are_rejected(image):
     with pytest.raises(ValueError, match="height, width"):
         metrics.psnr(image, image[:-1])
     with pytest.raises(ValueError, match="uint8"):
@@ -83,7 +83,7 @@ def test_to_uint8_rounds_and_clips():
 
 
 def _blocking_effect_by_loops(image):
-    """Yim and Bovik's factor, pair of pixels by pair of pixels."""
+    """Computes the factor of Yim and Bovik over each pair of pixels."""
     height, width = image.shape
     at, off = [], []
     for y in range(height):
@@ -99,7 +99,7 @@ def _blocking_effect_by_loops(image):
 
 
 def _gmsd_by_loops(reference, image):
-    """Xue et al.'s definition, pixel by pixel."""
+    """Computes GMSD as Xue et al. define it, over each pixel."""
 
     def at(y, i, j):
         inside = 0 <= i < len(y) and 0 <= j < len(y[0])
@@ -136,7 +136,7 @@ def _gmsd_by_loops(reference, image):
 
 
 @pytest.mark.parametrize(("reference", "image"), list(_pairs()))
-def test_gmsd_by_loops(reference, image):
+def test_gmsd_equals_the_definition_in_loops(reference, image):
     expected = _gmsd_by_loops(reference, image)
     assert metrics.gmsd(reference, image) == pytest.approx(expected)
 
@@ -152,7 +152,7 @@ SHAPES = ((2, 9), (3, 40), (7, 7), (8, 8), (9, 10), (16, 16), (21, 26), (33, 12)
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", ["noise", "constant", "blocks", "identical"])
-def test_psnr_b_by_loops(shape, kind):
+def test_psnr_b_equals_the_definition_in_loops(shape, kind):
     rng = np.random.default_rng(sum(shape))
     reference = rng.integers(0, 256, shape, dtype=np.uint8)
     blocks = rng.integers(0, 256, (6, 6), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
@@ -177,7 +177,7 @@ def test_psnr_b_by_loops(shape, kind):
 
 
 def test_constant_images_equal_scikit_image():
-    """No structure at all: SSIM is its luminance term."""
+    """Without structure, SSIM is its luminance term."""
     black, white = np.zeros((13, 30), np.uint8), np.full((13, 30), 255, np.uint8)
     assert metrics.psnr(black, white) == 0
     c1 = (0.01 * 255) ** 2
@@ -185,7 +185,7 @@ def test_constant_images_equal_scikit_image():
     assert metrics.ssim(black, black) == 1
 
 
-def test_one_row_has_no_blocking_effect_unless_blocks_show():
+def test_blocking_in_an_image_of_one_row_is_rejected():
     row = np.arange(20, dtype=np.uint8)[None]
     assert metrics.blocking_effect(row) == 0
     blocks = np.repeat(np.array([0, 90, 0], np.uint8), 8)[None]

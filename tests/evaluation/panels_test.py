@@ -1,4 +1,4 @@
-"""The pictures' command line as a process; what the pictures show."""
+"""The command that draws panels and feature maps, and the content of its images."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ IMAGE = sources.embedded("test")[1]
 
 
 def _draw(tmp_path, *arguments):
-    """The picture that a command draws, which says nothing, as it is in the file."""
+    """Runs a command that must print nothing; returns the picture that it draws."""
     path = tmp_path / "picture.png"
     code, out, err = run("cqr_jax.evaluation.panels", *arguments, f"--output={path}")
     assert (code, out, err) == (0, "", "")
@@ -22,7 +22,7 @@ def _draw(tmp_path, *arguments):
         return sheet
 
 
-def test_caption(image):
+def test_caption_shows_the_method_and_its_metrics(image):
     compressed = jpeg.compress(image, 10)
     psnr = metrics.psnr(image, compressed)
     name, line = drawing.caption("JPEG", image, compressed).splitlines()
@@ -44,8 +44,7 @@ def test_panel_shows_the_crop_enlarged(tmp_path):
     assert sheet[192:].min() == 0  # the captions
 
 
-def test_panel_of_a_deblocker(tmp_path):
-    """A fresh deblocker changes nothing: the third picture is the JPEG."""
+def test_panel_shows_the_output_of_an_identity_deblocker(tmp_path):
     path = save_fresh(tmp_path, "deblocker")
     arguments = ("panel", IMAGE, f"--weights={path}", "--crop=0,0,256,64")
     sheet = np.asarray(_draw(tmp_path, *arguments))[:64]
@@ -53,11 +52,11 @@ def test_panel_of_a_deblocker(tmp_path):
     np.testing.assert_array_equal(sheet[:, 264:520], sheet[:, 528:])
 
 
-def test_feature_maps(tmp_path):
+def test_feature_maps_have_a_row_for_each_convolution(tmp_path):
     path = save_fresh(tmp_path, "ranker")
     arguments = ("features", IMAGE, f"--weights={path}", "--crop=0,0,96,64")
     sheet = _draw(tmp_path, *arguments)
-    assert sheet.height > 10 * 100  # a line for each of the ten convolutions
+    assert sheet.height > 10 * 100  # a row for each of the ten convolutions
     assert len(sheet.convert("RGB").getcolors(2**24)) > 100
 
 
@@ -65,10 +64,10 @@ def test_feature_maps(tmp_path):
     ("image", "quality", "words"),
     [
         ("none.png", 10, "none.png: can't be read: No such file or directory"),
-        (IMAGE, 0, "--quality=0: is 1 to 100"),
+        (IMAGE, 0, "--quality=0: must be 1 to 100"),
     ],
 )
-def test_bad_arguments_get_one_line(image, quality, words, tmp_path):
+def test_invalid_arguments_are_reported_in_one_line(image, quality, words, tmp_path):
     arguments = ("panel", image, "--weights=", f"--quality={quality}")
     code, out, err = run(
         "cqr_jax.evaluation.panels", *arguments, f"--output={tmp_path}/x.png"
@@ -79,12 +78,12 @@ def test_bad_arguments_get_one_line(image, quality, words, tmp_path):
 @pytest.mark.parametrize(
     ("crop", "words"),
     [
-        ("1,2,3", "is LEFT,TOP,WIDTH,HEIGHT"),
-        ("0,0,0,9", "is LEFT,TOP,WIDTH,HEIGHT"),
-        ("590,0,20,20", "goes beyond the image of 600x400"),
+        ("1,2,3", "must be LEFT,TOP,WIDTH,HEIGHT"),
+        ("0,0,0,9", "must be LEFT,TOP,WIDTH,HEIGHT"),
+        ("590,0,20,20", "is outside the image of 600x400"),
     ],
 )
-def test_bad_crops_get_one_line(crop, words, tmp_path):
+def test_invalid_crops_are_reported_in_one_line(crop, words, tmp_path):
     output = tmp_path / "panel.png"
     arguments = ("panel", IMAGE, "--weights=", f"--crop={crop}", f"--output={output}")
     code, out, err = run("cqr_jax.evaluation.panels", *arguments)

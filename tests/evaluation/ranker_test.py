@@ -1,4 +1,4 @@
-"""The ranker's own metrics: hand-made scores, and the command as a process."""
+"""Metrics of the ranker for scores made by hand, and the command as a process."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from tests.conftest import run, save_fresh
 LEVELS = ((1, 10), (11, 20), (21, 30))
 
 
-def test_a_perfect_ranker():
+def test_metrics_of_a_perfect_ranker():
     scores = np.stack([np.arange(100.0), np.arange(100.0) * 2 + 7])
     result = ranker.summary(scores, np.array([200.0, 90.0]), LEVELS)
     assert result["accuracy"] == 1
@@ -27,15 +27,16 @@ def test_a_perfect_ranker():
     clean = result["clean"]
     assert (clean["mean"], clean["std"]) == (145, 55)
     assert (clean["fraction_above_q30"], clean["fraction_above_q100"]) == (1, 0.5)
-    # By hand: at QF 20 the first has 19, as the second at QF 7, and the second 45, as
-    # the first at QF 46; at QF 50 49 (22) and 105 (beyond the first's QF 100).
+    # By hand, at QF 20: the first image scores 19, as the second at QF 7; the second
+    # scores 45, as the first at QF 46. At QF 50: 49, as the second at QF 22; 105, above
+    # the first at QF 100.
     error = result["qf_error"]
     assert error["20"] == {"mean": 19.5, "max": 26}
     assert error["50"] == {"mean": 39, "max": 50}
 
 
-def test_a_ranker_that_swaps_two_and_ties_two():
-    """By hand: QF 10 and 11 swapped, QF 21 and 22 equal (an error where they meet)."""
+def test_metrics_of_a_ranker_with_one_swap_and_one_tie():
+    """QF 10 and 11 are swapped; QF 21 and 22 are tied, which counts as an error."""
     scores = np.arange(1.0, 101)[None]
     scores[0, [9, 10]] = scores[0, [10, 9]]
     scores[0, 21] = scores[0, 20]
@@ -53,7 +54,7 @@ def test_a_ranker_that_swaps_two_and_ties_two():
     assert result["qf_error"] == {}  # there is no other image
 
 
-def test_the_plot_is_a_picture():
+def test_the_plot_is_an_image_of_many_colours():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(5, 100)).cumsum(axis=1)
     with Image.open(io.BytesIO(ranker.plot(scores, scores[:, -1]))) as image:
@@ -61,7 +62,7 @@ def test_the_plot_is_a_picture():
     assert len(colours) > 50
 
 
-def test_the_command(photographs, tmp_path):
+def test_the_command_writes_scores_and_metrics(photographs, tmp_path):
     path = save_fresh(tmp_path, "ranker")
     arguments = (
         "cqr_jax.main",

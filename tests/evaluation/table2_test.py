@@ -1,4 +1,4 @@
-"""The evaluation: its rows against the metrics, and the published JPEG results."""
+"""Table 2: rows against metrics and published JPEG results, sets and errors."""
 
 import csv
 import functools
@@ -23,11 +23,11 @@ from cqr_jax.evaluation import metrics, table2
 from cqr_jax.restoring import pictures
 from tests.conftest import ROOT, save_fresh
 
-# Folder of the test sets, as in configs/eval.py: not part of the repository.
+# Folder of the test sets, which are not in the repository, as in configs/eval.py.
 SETS = pathlib.Path(os.environ.get("CQR_JAX_TEST_SETS", ROOT / "data" / "eval"))
 
-# Plain JPEG on the whole test sets: PSNR, SSIM, PSNR-B. All are the literature's but
-# PSNR-B of BSDS500, where most count the boundaries of blocks otherwise (README.md).
+# PSNR, SSIM and PSNR-B of plain JPEG on the whole test sets. All equal the literature's
+# except PSNR-B on BSDS500, where most authors count block boundaries differently.
 JPEG_ROWS = {
     ("classic5", 10): ("27.82", "0.7595", "25.21"),
     ("classic5", 20): ("30.12", "0.8344", "27.50"),
@@ -86,10 +86,10 @@ def test_rows_are_means_over_the_images(photographs, tmp_path):
 
 
 @pytest.mark.parametrize("large", [0, 10**9])
-def test_a_deblocker_that_does_nothing_equals_jpeg(
-    photographs, tmp_path, monkeypatch, large
-):
-    monkeypatch.setattr(table2, "_LARGE", large)  # one quality at a time, or all
+def test_an_identity_deblocker_equals_jpeg(photographs, tmp_path, monkeypatch, large):
+    monkeypatch.setattr(
+        table2, "_LARGE", large
+    )  # one quality at a time, or all at once
     path = str(save_fresh(tmp_path, "deblocker"))
     config = _config(str(photographs), qualities=(10, 20))
     rows, _ = _measure(config, tmp_path, {"ours": path})
@@ -103,7 +103,7 @@ def test_a_deblocker_that_does_nothing_equals_jpeg(
     assert {row.get("weights") for row in rows} == {None, path}
 
 
-def test_conditioned_networks_are_told_what_the_files_tell(
+def test_conditioned_networks_receive_the_compression_of_the_files(
     photographs, tmp_path, monkeypatch
 ):
     told = {}
@@ -129,7 +129,7 @@ def test_conditioned_networks_are_told_what_the_files_tell(
                 np.testing.assert_array_equal(found, expected)
 
 
-def test_self_ensemble_gains(image, tmp_path):
+def test_self_ensemble_increases_psnr(image, tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.png").write_bytes(jpeg.encode_png(image))
     methods = {"compact": str(weights.SHIPPED / "compact.safetensors")}
@@ -141,8 +141,7 @@ def test_self_ensemble_gains(image, tmp_path):
     assert psnr[1] > psnr[0]
 
 
-def test_folders_of_restored_images(photographs, tmp_path):
-    """What the evaluation saves it can read: the same metrics come back."""
+def test_saved_images_can_be_evaluated_and_have_the_same_metrics(photographs, tmp_path):
     first = tmp_path / "first"
     config = _config(str(photographs), qualities=(10, 20), save_images=True)
     plain, _ = _measure(config, first)
@@ -155,7 +154,7 @@ def test_folders_of_restored_images(photographs, tmp_path):
         assert a == row
         assert b == {**row, "method": "other"}
 
-    # Gray in three channels is Y as well, and colours are not.
+    # Gray may be stored in three channels. Colours are rejected.
     wrong = min((other / "q20" / photographs.name).iterdir())
     with Image.open(wrong) as image:
         coloured = image.convert("RGB")
@@ -167,7 +166,7 @@ def test_folders_of_restored_images(photographs, tmp_path):
     with pytest.raises(UserError, match=rf"{wrong.name}: has colours"):
         table2.table2(config, str(tmp_path / "fourth"), [], [str(other)])
     shutil.copy(wrong, wrong.with_suffix(".bmp"))
-    with pytest.raises(UserError, match="differ in their suffix alone"):
+    with pytest.raises(UserError, match=r"differ .*their suffix"):
         table2.table2(config, str(tmp_path / "fourth"), [], [str(other)])
     wrong.with_suffix(".bmp").unlink()
 
@@ -180,8 +179,8 @@ def test_folders_of_restored_images(photographs, tmp_path):
     assert not (tmp_path / "fourth").exists()
 
 
-def test_an_infinite_psnr_does_not_poison_the_mean(photographs, tmp_path, capsys):
-    """One restored image equals its original; then all do."""
+def test_infinite_psnr_is_left_out_of_the_mean(photographs, tmp_path, capsys):
+    """First one restored image equals its original, then all do."""
     keys = sorted(path.stem for path in photographs.iterdir())
     perfect = tmp_path / "perfect" / "q10" / photographs.name
     perfect.mkdir(parents=True)
@@ -215,7 +214,7 @@ def test_an_infinite_psnr_does_not_poison_the_mean(photographs, tmp_path, capsys
     assert " inf | 1.0000 | " in capsys.readouterr().out
 
 
-def test_names_of_methods():
+def test_methods_are_named_after_their_files_or_folders():
     paths = ["runs/a/deblocker.safetensors", "runs/b.safetensors", "other/c-1.0"]
     assert list(table2.by_name(paths, ["jpeg"])) == ["a", "b", "c-1.0"]
     with pytest.raises(UserError, match="another method is called 'b' too"):
@@ -225,7 +224,7 @@ def test_names_of_methods():
         table2.by_name(["x/jpeg"], ["jpeg"])
 
 
-def test_the_images_held_out_of_training(photographs, builder):
+def test_validation_sets_are_the_images_held_out_from_training(photographs, builder):
     names = {name.decode() for name in _names(builder, "validation")}
     found = table2.find_images([f"{photographs}:validation"], "")
     assert {image.path.name for image in found.values()} == names
@@ -255,18 +254,18 @@ def test_a_damaged_image_is_named(photographs, tmp_path):
         _measure(_config(str(folder)), tmp_path / "out")
 
 
-def test_folders_must_not_be_mixed_up(photographs, tmp_path):
+def test_folders_with_ambiguous_names_are_rejected(photographs, tmp_path):
     twin = shutil.copytree(photographs, tmp_path / photographs.name)
     with pytest.raises(UserError, match="two of the sets are named"):
         _measure(_config(f"{photographs},{twin}"), tmp_path / "out")
     shutil.copy(min(twin.iterdir()), min(twin.iterdir()).with_suffix(".bmp"))
-    with pytest.raises(UserError, match="differ in their suffix alone"):
+    with pytest.raises(UserError, match="differ only in their suffix"):
         _measure(_config(str(twin)), tmp_path / "out")
     with pytest.raises(UserError, match="no such folder of images"):
         _measure(_config("nowhere"), tmp_path / "out")
 
 
-def test_the_lists_of_the_sets():
+def test_expected_images_of_the_sets():
     counts = {name: len(test_sets.expected(name)) for name in test_sets.SETS}
     assert counts == {
         "classic5": 5,
@@ -280,7 +279,7 @@ def test_the_lists_of_the_sets():
 
 @pytest.fixture
 def host(tmp_path, photographs, monkeypatch):
-    """A web server with a set 'classic5' of two photographs, expected by test_sets."""
+    """Serves a set 'classic5' of two photographs that test_sets expects."""
     folder = tmp_path / "www"
     folder.mkdir()
     expected = {}
@@ -306,7 +305,7 @@ def host(tmp_path, photographs, monkeypatch):
     server.server_close()
 
 
-def test_a_set_is_fetched_and_checked(host, tmp_path, caplog):
+def test_a_set_is_downloaded_and_checked(host, tmp_path, caplog):
     set_dir = str(tmp_path / "eval")
     found = test_sets.images("classic5", set_dir)
     assert sorted(path.name for path in found.values()) == sorted(os.listdir(host))
@@ -314,7 +313,7 @@ def test_a_set_is_fetched_and_checked(host, tmp_path, caplog):
     assert [row["images"] for row in rows] == [2, 2, 2]
     assert "differ from the literature's" not in caplog.text
 
-    # Another picture under the name is told of; a missing one names the way out.
+    # A different image causes a warning, a missing one an error that says what to do.
     first, second = found.values()
     shutil.copy(first, second)
     _measure(_config("classic5", set_dir=set_dir), tmp_path)
@@ -329,8 +328,8 @@ def test_a_set_is_fetched_and_checked(host, tmp_path, caplog):
     assert list(test_sets.images("classic5", set_dir).values()) == [first, second]
 
 
-def test_a_part_of_a_set_is_there_already(host, tmp_path, monkeypatch):
-    """bsds500-test is a folder within bsds500."""
+def test_a_set_completes_the_folder_of_its_part(host, tmp_path, monkeypatch):
+    """The folder of bsds500-test is within that of bsds500."""
     whole = {}
     for split, path in zip(("test", "train"), sorted(host.iterdir()), strict=True):
         (host / split).mkdir()
@@ -355,12 +354,12 @@ def test_a_part_of_a_set_is_there_already(host, tmp_path, monkeypatch):
     ("sets", "words"),
     [("", "name a set"), ("embedded,embedded", "two of the sets are named embedded")],
 )
-def test_sets_that_can_not_be_meant(sets, words, tmp_path):
+def test_empty_and_repeated_sets_are_rejected(sets, words, tmp_path):
     with pytest.raises(UserError, match=words):
         _measure(_config(sets), tmp_path)
 
 
-def test_what_can_not_be_fetched_leaves_nothing(host, tmp_path, monkeypatch):
+def test_a_failed_download_leaves_no_files(host, tmp_path, monkeypatch):
     damaged = min(host.iterdir())
     damaged.write_bytes(jpeg.encode_png(np.zeros((16, 16), np.uint8)))
     with pytest.raises(UserError, match="is not the image that it was"):

@@ -1,4 +1,4 @@
-"""Tables, and the published results beside them."""
+"""Tables of results, and tables of published results."""
 
 import math
 
@@ -19,7 +19,7 @@ def test_mean_leaves_infinite_values_out():
     assert tables.mean([math.inf]) is None
 
 
-def test_a_column_for_each_method():
+def test_a_table_has_a_column_for_each_method():
     rows = [_row("jpeg", 27.774), _row("ours", 29.5), _row("ours", None, quality=20)]
     table = tables.by_method(rows)
     assert table == [
@@ -38,13 +38,12 @@ def test_a_column_for_each_method():
     ]
 
 
-def test_other_metrics_in_the_cells():
+def test_cells_show_the_requested_metrics():
     rows = [_row("ours", 29.5, gmsd=x) for x in (0.1, 0.3)]
     assert tables.by_method(rows, ("gmsd",))[1][3] == "0.2000 ±0.1414"
 
 
-def test_seeds_share_a_cell():
-    """Mean and sample standard deviation by hand: 29, 30, 31 -> 30 and 1."""
+def test_a_cell_shows_mean_and_sample_standard_deviation_over_seeds():
     table = tables.by_method([_row("ours", x) for x in (29.0, 30.0, 31.0)])
     assert table[1][3] == "30.00 ±1.00 | 0.8123 ±0.0000 | 29.00 ±0.00"
 
@@ -87,8 +86,7 @@ def test_published_results_of_the_evaluated_sets():
     assert table[1][-1] == "32.91 | 0.891 | 31.98"
 
 
-def test_published_results_of_colour():
-    """PSNR alone; and a gray table has nothing of them."""
+def test_published_results_of_colour_are_in_their_own_table():
     rows = [_row("jpeg", 25.7, name) for name in ("live1", "bsds500-test")]
     ((title, table),) = published.colour(rows).items()
     assert "over RGB, 4:2:0" in title
@@ -106,7 +104,7 @@ def test_published_results_of_colour():
     ("table", "count"),
     [(published.table1, 5 * 3), (published.table2, 7 * 3)],
 )
-def test_published_tables_are_whole(table, count):
+def test_published_tables_are_complete(table, count):
     qualities = (10, 20, 30)
     (paper, *_) = table([_row("x", 1.0, "bsds500", q) for q in qualities]).values()
     cells = [cell for line in paper[1:] for cell in line[2:]]
