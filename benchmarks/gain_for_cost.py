@@ -87,7 +87,7 @@ def draw(found: dict[str, list[tuple[str, float, float, bool]]]) -> None:
         for name, spent, gain, ours in rows:
             axes.plot(spent, gain, "o", color="C1" if ours else "C0")
             side = {"ha": "right"} if spent > 1 else {}
-            offset = (-5 if side else 5, -12)
+            offset = (-6, 4) if side else (5, -12)
             axes.annotate(
                 name, (spent, gain), offset, textcoords="offset points", **side
             )
