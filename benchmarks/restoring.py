@@ -1,33 +1,56 @@
-"""Measures time and memory of `cqr-restore` for JPEGs of 0.1 to 24 megapixels.
+"""Measures time and memory of `cqr-restore`, also beside another commit.
 
-    python -m benchmarks.restoring > benchmarks/results/restoring.md
+    git worktree add /tmp/before COMMIT
+    python -m benchmarks.restoring --before=/tmp/before
 
 Prints a report in Markdown. Each measurement is a whole process on all cores, from its
-start to its end. The process restores a colour JPEG of QF 30 (4:2:0) to a PNG. The JPEG
-is made of photographs that are included in scikit-image. The first process is reported
-separately, because it compiles the network and caches it on disk.
+start to its end. The process restores colour JPEGs of QF 30 (4:2:0) to PNGs: one of 0.1
+to 24 megapixels, or a folder of one megapixel each. The JPEGs are made of photographs
+that are included in scikit-image. The first process is reported separately, because it
+compiles the network and caches it on disk. With --before, the processes of both commits
+alternate.
+
+For the folder, the report also has the share of the network's own speed: the time that
+the network alone takes for the same tiles, over the time of the process.
 """
 
 import argparse
 import os
 import pathlib
-import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from benchmarks import machine, timing
+from cqr_jax import tables
+from cqr_jax.restoring import network, restorer, tiles
 from data_prep import sources
 
 _MEGAPIXELS = (0.1, 1, 12, 24)
+_HEAD = ["megapixels", "s", "range", "peak GiB"]
 
 
-def _photograph(megapixels: float, path: pathlib.Path) -> None:
-    """Writes a JPEG of photographs side by side, with an aspect ratio of 3:2."""
+class Process(NamedTuple):
+    """One process of `cqr-restore`: its seconds, and its peak memory in GiB."""
+
+    seconds: float
+    peak: float
+
+
+def photograph(megapixels: float, path: pathlib.Path, first: int = 0) -> None:
+    """Writes a JPEG of photographs side by side, with an aspect ratio of 3:2.
+
+    Args:
+      megapixels: size of the JPEG.
+      path: path of the JPEG.
+      first: number of the photograph at its top left.
+    """
     height = round((megapixels * 1e6 / 1.5) ** 0.5)
     width = round(1.5 * height)
     whole = Image.new("RGB", (width, height))
@@ -38,17 +61,18 @@ def _photograph(megapixels: float, path: pathlib.Path) -> None:
     images = [Image.fromarray(x) for x in images if x.shape[:2] == (256, 256)]
     places = [(x, y) for y in range(0, height, 256) for x in range(0, width, 256)]
     for i, place in enumerate(places):
-        whole.paste(images[i % len(images)], place)
+        whole.paste(images[(first + i) % len(images)], place)
     whole.save(path, quality=30)
 
 
-def _restore(path: pathlib.Path, cache: str) -> tuple[float, float, float]:
-    """Returns the seconds, the reported megapixels per second, and the peak GiB."""
-    arguments = [sys.executable, "-m", "cqr_jax.restoring", str(path), "--overwrite"]
+def restore(source: pathlib.Path, cache: str, code: pathlib.Path) -> Process:
+    """Restores a file, or the files of a folder, with the code of a checkout."""
+    arguments = [sys.executable, "-m", "cqr_jax.restoring", str(source), "--overwrite"]
     start = time.perf_counter()
     process = subprocess.Popen(
         arguments,
-        env={**os.environ, "XDG_CACHE_HOME": cache},
+        cwd=code,
+        env={**os.environ, "XDG_CACHE_HOME": cache, "PYTHONPATH": str(code)},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -57,10 +81,44 @@ def _restore(path: pathlib.Path, cache: str) -> tuple[float, float, float]:
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
-    found = re.search(r"\((\S+) a second\)", told)
-    if process.returncode or not found:
+    if process.returncode:
         raise SystemExit(told)
-    return seconds, float(found[1]), usage.ru_maxrss / 2**20
+    return Process(seconds, usage.ru_maxrss / 2**20)
+
+
+def cells(runs: dict[str, list[Process]]) -> list[str]:
+    """Returns the cells of one row: of this commit, and of the one before."""
+    row = []
+    for found in runs.values():
+        row += timing.shown([x.seconds for x in found]).split(" | ")
+        row.append(f"{max(x.peak for x in found):.2f}")
+    if len(runs) > 1:
+        now, before = runs.values()
+        pairs = zip(now, before, strict=True)
+        row.append(f"{np.median([x.seconds / y.seconds for x, y in pairs]):.2f}")
+    return row
+
+
+def network_seconds(files: list[pathlib.Path]) -> float:
+    """Returns the seconds that the network alone takes for the tiles of these files."""
+    run = restorer.load()
+    counted = [0]
+
+    def count(images, *compression):
+        counted[0] += len(images)
+        return images
+
+    for name in ("channels", "conditioned"):
+        setattr(count, name, getattr(run, name))
+    pictures = map(restorer.pictures.decode, (x.read_bytes() for x in files))
+    for _ in restorer.restore_pictures(count, pictures):
+        pass
+    shape = [network.tile_batch(run), tiles.SIDE, tiles.SIDE]
+    shape += [3] * (network.channels(run) == 3)
+    images = np.random.default_rng(0).random(shape, np.float32)
+    run(images)
+    each = np.median(timing.seconds(lambda: run(images), 10)) / len(images)
+    return counted[0] * float(each)
 
 
 def main() -> None:
@@ -70,32 +128,46 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--before", help="checkout of a commit to compare with")
+    parser.add_argument("--photographs", type=int, default=20, help="of the folder")
     args = parser.parse_args()
-    print("# Restoring files\n\n`python -m benchmarks.restoring`\n")
-    print(f"{machine.describe()}\n")
+    codes = {"": pathlib.Path(__file__).resolve().parent.parent}
+    if args.before:
+        codes["before: "] = pathlib.Path(args.before).resolve()
+    head = [_HEAD[0]] + [f"{name}{cell}" for name in codes for cell in _HEAD[1:]]
+    rows = [head + ["ratio"] * (len(codes) > 1)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        many = folder / "many"
+        many.mkdir()
+        for i in range(args.photographs):
+            photograph(1, many / f"{i}.jpg", i)
+        for i, megapixels in enumerate((_MEGAPIXELS[0], *_MEGAPIXELS, 0)):
+            source = folder / f"{megapixels}.jpg" if megapixels else many
+            if megapixels:
+                photograph(megapixels, source)
+            runs: dict[str, list[Process]] = {name: [] for name in codes}
+            for _ in range(1 if i == 0 else args.repetitions):
+                for name, code in codes.items():
+                    cache = folder / f"cache of {code.name}"
+                    runs[name].append(restore(source, str(cache), code))
+            kind = f"{megapixels:g}" if megapixels else f"{args.photographs} of 1"
+            rows.append([kind + ", first process" * (i == 0), *cells(runs)])
+            print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
+        taken = network_seconds(sorted(many.glob("*.jpg")))
+        share = taken / np.median([x.seconds for x in runs[""]])
+        shutil.rmtree(many)
+    print("# Restoring files\n\n    python -m benchmarks.restoring\n")
+    print(f"{machine.describe()}.\n")
     print(
-        f"Median and range of {args.repetitions} processes. The seconds are those of "
-        "the whole process. The speed is the one that the command reports, without its "
-        "start. The images are in colour with 4:2:0 subsampling: there is half a "
-        "chroma sample for each pixel.\n"
+        f"Seconds of whole processes: median and range of {args.repetitions}. The "
+        "images are in colour with 4:2:0 subsampling.\n"
     )
-    print("| megapixels | s | range | megapixels per second | range | peak GiB |")
-    print("|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        for megapixels in (_MEGAPIXELS[0], *_MEGAPIXELS):
-            path = pathlib.Path(folder, f"{megapixels}.jpg")
-            first = not path.exists() and megapixels == _MEGAPIXELS[0]
-            if not path.exists():
-                _photograph(megapixels, path)
-            count = 1 if first else args.repetitions
-            runs = [_restore(path, folder) for _ in range(count)]
-            seconds, speeds, peaks = (list(x) for x in zip(*runs, strict=True))
-            name = f"{megapixels:g}" + (", first process" if first else "")
-            print(
-                f"| {name} | {timing.shown(seconds)} "
-                f"| {timing.shown(speeds, '.2f')} | {max(peaks):.2f} |",
-                flush=True,
-            )
+    print(tables.markdown(rows))
+    print(
+        f"\nThe network alone takes {taken:.1f} s for the tiles of the folder, "
+        f"{share:.2f} of the time of the process."
+    )
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.prefetch import prefetch
 from cqr_jax.restoring import network
 
+# benchmarks/results/restoring_choices.md
 SIDE = 192
-OVERLAP = 16
+OVERLAP = 8
 
 
 class _Span(NamedTuple):
