@@ -11,7 +11,12 @@ ranker has one stage.
 """
 
 import argparse
+import concurrent.futures
 import itertools
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -21,7 +26,16 @@ from benchmarks import machine, timing
 from configs import deblock
 from cqr_jax import losses, models, tasks, weights
 from cqr_jax.errors import one_line_errors
+from cqr_jax.main import EIGEN_CONVOLUTIONS
 from cqr_jax.training import stages, state
+
+# Name -> number of devices that share the cores, and XLA's flags.
+ARRANGEMENTS = {
+    "1 device, YNNPACK": (1, ""),
+    "1 device, Eigen": (1, EIGEN_CONVOLUTIONS),
+    "2 devices, YNNPACK": (2, ""),
+    "2 devices, Eigen": (2, EIGEN_CONVOLUTIONS),
+}
 
 
 def all_stages(config) -> list[tuple[stages.Stage, ConfigDict]]:
@@ -54,19 +68,49 @@ def pipeline_speeds(stage: stages.Stage, repetitions: int, steps: int) -> list[f
     return [images / spent for spent in timing.seconds(feed, repetitions)]
 
 
-def _measure(stage: stages.Stage, config, repetitions: int, steps: int) -> list[str]:
-    fed = pipeline_speeds(stage, repetitions, steps)
+def step_speeds(stage: stages.Stage, config, repetitions: int, steps: int):
+    """Returns images per second of a stage's step, for `steps` steps at a time."""
     batch = next(stage.batches(0))
     learn = timing.training(
         stage.steps, config.patch, stage.ranker_variables, batch, steps
     )
     images = steps * stage.images_per_step
-    learned = [images / spent for spent in timing.seconds(learn, repetitions)]
+    return [images / spent for spent in timing.seconds(learn, repetitions)]
+
+
+def _measure(stage: stages.Stage, config, repetitions: int, steps: int) -> list[str]:
+    fed = pipeline_speeds(stage, repetitions, steps)
+    learned = step_speeds(stage, config, repetitions, steps)
     headroom = np.median(fed) / np.median(learned)
     return [
         f"| {stage.name}: pipeline | {timing.shown(fed, '.0f')} | {headroom:.1f} |",
         f"| {stage.name}: step | {timing.shown(learned, '.0f')} | |",
     ]
+
+
+def _configured(args: argparse.Namespace) -> ConfigDict:
+    config = deblock.get_config(args.preset)
+    config.data.update({"name": args.name, "data_dir": args.data_dir})
+    return config
+
+
+def _steps_alone(args: argparse.Namespace) -> dict[str, list[float]]:
+    """In a worker: returns images per second of the step, by the name of the stage."""
+    return {
+        stage.name: step_speeds(stage, of, args.repetitions, args.steps)
+        for stage, of in all_stages(_configured(args))
+    }
+
+
+def _arranged(args: argparse.Namespace) -> Iterator[str]:
+    """Yields a row for each stage and arrangement."""
+    spawn = multiprocessing.get_context("spawn")
+    for name, (devices, flags) in ARRANGEMENTS.items():
+        # JAX reads these when the worker imports it.
+        os.environ.update(JAX_NUM_CPU_DEVICES=str(devices), XLA_FLAGS=flags)
+        with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
+            for stage, speeds in pool.submit(_steps_alone, args).result().items():
+                yield f"| {stage} | {name} | {timing.shown(speeds, '.1f')} |"
 
 
 def main() -> None:
@@ -80,19 +124,26 @@ def main() -> None:
     parser.add_argument("--data_dir", default="data", help="root of the records")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="steps of a repetition")
+    parser.add_argument(
+        "--arrangements",
+        action="store_true",
+        help="compare steps with one and two devices and with both convolutions of XLA",
+    )
     args = parser.parse_args()
     with one_line_errors():
-        config = deblock.get_config(args.preset)
-        config.data.update({"name": args.name, "data_dir": args.data_dir})
-        lines = []
-        for stage, of in all_stages(config):
-            lines += _measure(stage, of, args.repetitions, args.steps)
-    print("# Speed of training and of its input\n")
-    print("    python -m benchmarks.training_speed\n")
+        if args.arrangements:
+            head = "| | arrangement | images per second | range |\n|---|---|---|---|"
+            lines = list(_arranged(args))
+        else:
+            head = "| | images per second | range | headroom |\n|---|---|---|---|"
+            lines = []
+            for stage, of in all_stages(_configured(args)):
+                lines += _measure(stage, of, args.repetitions, args.steps)
+    command = " ".join(["python -m benchmarks.training_speed", *sys.argv[1:]])
+    print(f"# Training and its input\n\n    {command}\n")
     print(f"{args.preset} preset, {jax.devices()[0]}, {machine.describe()}.")
-    print(f"Median and range of {args.repetitions} repetitions of {args.steps} steps.")
-    print("The headroom is the speed of the pipeline divided by that of the step.\n")
-    print("| | images/s | range | headroom |\n|---|---|---|---|")
+    print(f"Median and range of {args.repetitions} times {args.steps} steps.\n")
+    print(head)
     print("\n".join(lines))
 
 

@@ -12,6 +12,8 @@ process can find its index. Elsewhere pass --coordinator=HOST:PORT --processes=N
 """
 
 import logging
+import os
+from importlib import metadata
 
 from cqr_jax.errors import UserError, extra, one_line_errors
 
@@ -35,6 +37,8 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes of this job.")
 _PROCESS = flags.DEFINE_integer("process", None, "Index of this process, from 0.")
 
+# Makes XLA take the convolutions of Eigen instead of those of YNNPACK.
+EIGEN_CONVOLUTIONS = "--xla_cpu_experimental_ynn_fusion_type="
 _NO_FILE = "--config names a file that does not exist or can't be read"
 
 
@@ -82,6 +86,7 @@ def main(argv: list[str]) -> None:
         joining = _joining(task)
         tasks.check(config)
 
+        set_up_xla(task)
         # Imported after the flags are parsed, so that --help and errors are fast.
         import jax
         import tensorflow as tf
@@ -100,6 +105,18 @@ def main(argv: list[str]) -> None:
             tasks.TASKS[task].run(config)
 
 
+def set_up_xla(task: str) -> None:
+    """Chooses the faster convolutions of XLA for training on CPUs.
+
+    XLA of jaxlib 0.10 has two kinds. Gradients of the kernels are twice as fast in the
+    older one (benchmarks/results/arrangements.md). The flag does not affect
+    accelerators. XLA reads it when JAX is imported, and ends the process if it does not
+    know a flag, so other versions are left alone, as are flags that the user sets.
+    """
+    if tasks.TASKS[task].trains and metadata.version("jaxlib").startswith("0.10."):
+        os.environ.setdefault("XLA_FLAGS", EIGEN_CONVOLUTIONS)
+
+
 def _joining(task: str) -> bool:
     """Returns whether the flags make this one of several processes."""
     coordinator = _COORDINATOR.value
@@ -109,7 +126,7 @@ def _joining(task: str) -> bool:
         return False
     if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
         raise UserError(f"--coordinator={coordinator}: is not HOST:PORT")
-    if task not in tasks.TASKS or not tasks.TASKS[task].many_processes:
+    if task not in tasks.TASKS or not tasks.TASKS[task].trains:
         raise UserError(f"config.task={task}: runs in one process")
     return True
 

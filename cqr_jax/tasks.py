@@ -26,12 +26,12 @@ class Task:
     Attributes:
       check: function of the config that raises a UserError if a field is wrong.
       run: function of the config that performs the task.
-      many_processes: whether several processes can perform the task together.
+      trains: whether the task trains. Several processes can do this together.
     """
 
     check: Callable[[ConfigDict], None]
     run: Callable[[ConfigDict], Any]
-    many_processes: bool = False
+    trains: bool = False
 
 
 def train_ranker(config: ConfigDict) -> pathlib.Path:
@@ -184,13 +184,9 @@ def _check_nothing(config: ConfigDict) -> None:
 _TABLES = evaluation_checks.check_tables
 
 TASKS = {
-    "ranker": Task(training_checks.check_ranker, train_ranker, many_processes=True),
-    "deblock": Task(
-        training_checks.check_deblock, train_deblocker, many_processes=True
-    ),
-    "ablation": Task(
-        training_checks.check_ablation, train_variants, many_processes=True
-    ),
+    "ranker": Task(training_checks.check_ranker, train_ranker, trains=True),
+    "deblock": Task(training_checks.check_deblock, train_deblocker, trains=True),
+    "ablation": Task(training_checks.check_ablation, train_variants, trains=True),
     "aot": Task(check_aot, _report_costs),
     "eval": Task(_TABLES, _evaluate),
     "eval_ablation": Task(_TABLES, _evaluate_ablation),

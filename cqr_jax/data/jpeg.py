@@ -12,15 +12,17 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from etils import epath
 from PIL import Image, ImageOps
 
 from cqr_jax import formats
 from cqr_jax.data.ycbcr import STUDIO_LUMA
 from cqr_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from etils import epath
 
 BLOCK = 8  # side of a JPEG block in pixels
 # Rows converted at a time: a whole photograph in double precision would fill memory.
@@ -168,6 +170,8 @@ def image_errors() -> Iterator[None]:
 def _open(source: str | os.PathLike | bytes) -> IO[bytes]:
     if isinstance(source, bytes):
         return io.BytesIO(source)
+    from etils import epath  # here, because restoring files doesn't need it
+
     return epath.Path(source).open("rb")
 
 
@@ -214,12 +218,14 @@ def integers_16(image: Image.Image) -> np.ndarray:
     return wide.astype(np.uint16)
 
 
-def list_images(folder: str | os.PathLike) -> list[epath.Path]:
+def list_images(folder: str | os.PathLike) -> "list[epath.Path]":
     """Returns the image files under `folder`, at any depth, sorted by path.
 
     Raises:
       UserError: if there is no such folder, or it holds no image.
     """
+    from etils import epath
+
     root = epath.Path(folder)
     if not root.is_dir():
         raise UserError(f"{folder}: no such folder of images")

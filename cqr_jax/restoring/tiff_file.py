@@ -7,7 +7,6 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
-import tifffile
 
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.restoring import exif, limits, metadata, photoshop
@@ -180,6 +179,8 @@ def pixels(opened: Opened) -> tuple[np.ndarray, bool] | None:
             f"a TIFF with PhotometricInterpretation {photometric} and {max(bits)} bits "
             "per sample, which can't be read; convert it to RGB first"
         )
+    import tifffile  # here and below, because most files are no TIFFs
+
     with tifffile.TiffFile(io.BytesIO(opened.found.data)) as file:
         page = file.pages.first
         stack = page.asarray()
@@ -231,6 +232,8 @@ def encode(picture: Picture) -> bytes:
     The file has the byte order of the EXIF, so that the bytes of its values don't
     change.
     """
+    import tifffile
+
     meta, stack = picture.metadata, picture.stacked()
     tags = exif.read(meta.exif) if meta.exif else Tags("<", {})
     channels = picture.pixels.shape[-1]
