@@ -20,7 +20,7 @@ from cqr_jax import tables, weights
 from cqr_jax.data.jpeg import list_images
 from cqr_jax.evaluation import metrics
 from cqr_jax.progress import over
-from cqr_jax.restoring import colour, jax_network, pictures, restorer, tiles
+from cqr_jax.restoring import colour, jax_network, pictures, tiles
 from cqr_jax.restoring.picture import Picture
 
 _QUALITIES = (10, 20, 30, 40)
@@ -64,7 +64,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--images", required=True, help="a folder of clean images")
-    parser.add_argument("--weights", default=str(restorer.WEIGHTS))
+    parser.add_argument("--weights", default=str(weights.DEBLOCKER))
     args = parser.parse_args()
     run = jax_network.JaxNetwork(weights.load(args.weights, "deblocker"))
     paths = list_images(args.images)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import machine
-from cqr_jax import files, progress, tables
+from cqr_jax import files, progress, tables, weights
 from cqr_jax.data import degradations, jpeg, kinds
 from cqr_jax.data.compression import libjpeg
 from cqr_jax.data.held_out import held_out_images
@@ -140,7 +140,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("photographs", help="folder of colour photographs")
-    parser.add_argument("--weights", default=str(restorer.WEIGHTS))
+    parser.add_argument("--weights", default=str(weights.DEBLOCKER))
     parser.add_argument("--limits", help="a .tsv file to write the limits to")
     parser.add_argument(
         "--count", type=int, default=0, help="number of photographs (all)"

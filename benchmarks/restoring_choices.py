@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import machine
-from cqr_jax import tables
+from cqr_jax import tables, weights
 from cqr_jax.data import jpeg, kinds
 from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.data.held_out import held_out_images
@@ -33,7 +33,6 @@ from cqr_jax.restoring import (
     restorer,
     tiles,
 )
-from cqr_jax.weights import load
 
 _SIDES = (128, 192, 256, 384)  # of tiles, in pixels
 _OVERLAPS = (8, 16, 32)  # in pixels
@@ -44,7 +43,7 @@ _LEVELS = range(1, 10)  # of zlib
 def engines(path: str) -> dict[str, network.Run]:
     """Returns name -> network of each engine and precision that works here."""
     found: dict[str, network.Run] = {
-        "JAX": jax_network.JaxNetwork(load(path, "deblocker"))
+        "JAX": jax_network.JaxNetwork(weights.load(path, "deblocker"))
     }
     openvino = openvino_network.import_openvino().Core()
     abilities = openvino.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -143,7 +142,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("photographs", help="folder of photographs")
-    parser.add_argument("--weights", default=str(restorer.WEIGHTS))
+    parser.add_argument("--weights", default=str(weights.DEBLOCKER))
     parser.add_argument("--count", type=int, default=8, help="of photographs")
     parser.add_argument("--repetitions", type=int, default=3)
     args = parser.parse_args()

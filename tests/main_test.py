@@ -130,7 +130,7 @@ def test_bad_paths_get_one_line(arguments, words, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("levels", 4, "30 quality factors from 1 to 30 don't divide into 4"),
+        ("levels", 4, "30 quality factors from 1 to 30 can't be divided into 4"),
         ("max_quality", 40, "must be within 1 to 30"),
         ("margin", 0.0, "must be positive"),
         ("patch", 50, "multiple of 8"),
@@ -190,7 +190,7 @@ def test_deblocker_fields_out_of_range_are_rejected(field, value, words):
     [
         ("table2", "qualities", (0,), "1 to 100"),
         ("table2", "qualities", (10.5,), "must be whole numbers"),
-        ("ranker", "levels", 7, "don't divide into 7"),
+        ("ranker", "levels", 7, "can't be divided into 7"),
         ("ranker", "max_quality", 101, "must be within 1 to 100"),
         ("ranker", "side", 36, "multiple of 8"),
     ],

@@ -168,5 +168,5 @@ def by_key(root: pathlib.Path, folder: str = "") -> dict[str, pathlib.Path]:
         if formats.format_of(path):
             other = found.setdefault(key(path, root), path)
             if other != path:
-                raise UserError(f"{other} and {path} differ in their suffix alone")
+                raise UserError(f"{other} and {path} differ only in their suffix")
     return found

@@ -47,7 +47,6 @@ import pathlib
 from cqr_jax import files, weights
 from cqr_jax.errors import UserError, one_line_errors
 from cqr_jax.export import onnx, stablehlo
-from cqr_jax.restoring import restorer
 
 
 def write(
@@ -87,7 +86,7 @@ def main() -> None:
     )
     parser.add_argument("output", metavar="OUTPUT", help=".onnx or .stablehlo")
     parser.add_argument(
-        "--weights", default=restorer.WEIGHTS, help="weights of a deblocker"
+        "--weights", default=weights.DEBLOCKER, help="weights of a deblocker"
     )
     parser.add_argument(
         "--side",

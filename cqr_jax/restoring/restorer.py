@@ -23,7 +23,6 @@ from cqr_jax.restoring.coefficients import Component
 from cqr_jax.restoring.colour import Plane
 from cqr_jax.restoring.picture import Picture
 
-WEIGHTS = weights.SHIPPED / "compact-blind.safetensors"
 _CONSTANT = 1e-4  # of the range; a plane that varies less has nothing to restore
 
 
@@ -228,7 +227,7 @@ def load(
     """Loads a deblocker. The network is cached until the file changes.
 
     Args:
-      path: file of the weights; None for `WEIGHTS`.
+      path: file of the weights; None for `weights.DEBLOCKER`.
       self_ensemble: whether to average over flips and turns, `network.self_ensemble`.
       engine: as in `network.load`.
 
@@ -236,7 +235,7 @@ def load(
       UserError: there is no such file, it does not hold a deblocker's weights, or the
         engine does not work here.
     """
-    path = os.fspath(path or WEIGHTS)
+    path = os.fspath(path or weights.DEBLOCKER)
     changed = os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
     return _load(path, os.path.abspath(path), changed, self_ensemble, engine)
 

@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -19,10 +19,8 @@ import safetensors.numpy
 from cqr_jax import files
 from cqr_jax.errors import UserError
 
-if TYPE_CHECKING:
-    from flax import linen as nn
-
 SHIPPED = pathlib.Path(__file__).parent  # folder of the weights in the package
+DEBLOCKER = SHIPPED / "compact-blind.safetensors"  # the network of `cqr-restore`
 
 
 class Weights(NamedTuple):
@@ -35,7 +33,7 @@ class Weights(NamedTuple):
       provenance: how the weights were made, as given to `save`.
     """
 
-    model: "nn.Module"
+    model: Any
     variables: dict
     fields: dict
     provenance: dict

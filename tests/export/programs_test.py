@@ -16,7 +16,7 @@ from cqr_jax.errors import UserError
 from cqr_jax.export.__main__ import write
 from cqr_jax.export.stablehlo import to_stablehlo
 from cqr_jax.models import colour
-from cqr_jax.restoring import jax_network, restorer
+from cqr_jax.restoring import jax_network
 from tests.networks import NETWORKS, SMALL, drawn
 
 RNG = np.random.default_rng(0)
@@ -172,7 +172,7 @@ def test_stablehlo_pads_tiny_images_by_repetition(of_colour):
 
 def test_default_weights_are_exported(tmp_path):
     path = tmp_path / "a.onnx"
-    write(path, weights.load(restorer.WEIGHTS, "deblocker"))
+    write(path, weights.load(weights.DEBLOCKER, "deblocker"))
     (image,) = session_of(path).get_inputs()
     assert image.name == "image"
 

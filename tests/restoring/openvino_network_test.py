@@ -13,7 +13,7 @@ from cqr_jax.data import jpeg
 from cqr_jax.data.compression import FEATURES, features, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import metrics
-from cqr_jax.restoring import jax_network, network, restorer
+from cqr_jax.restoring import jax_network, network
 from data_prep import sources
 from tests.networks import NETWORKS, SMALL, drawn
 
@@ -59,7 +59,7 @@ def test_float32_agrees_with_jax(tmp_path, kind):
 
 
 def test_8_bit_images_are_scaled_to_1(tmp_path):
-    run = openvino_network.OpenvinoNetwork(restorer.WEIGHTS, "f32")
+    run = openvino_network.OpenvinoNetwork(weights.DEBLOCKER, "f32")
     image = RNG.integers(0, 256, (1, 32, 40), np.uint8)
     np.testing.assert_array_equal(run(image), run(image.astype(np.float32) / 255))
 
@@ -69,7 +69,7 @@ def test_bfloat16_loses_at_most_a_hundredth_of_a_decibel():
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor does not compute in bfloat16")
     full, half = (
-        openvino_network.OpenvinoNetwork(restorer.WEIGHTS, x) for x in ("f32", "bf16")
+        openvino_network.OpenvinoNetwork(weights.DEBLOCKER, x) for x in ("f32", "bf16")
     )
     clean = jpeg.load_luma(sources.embedded("test")[1])[None, :256, :256]
     for quality in (10, 30, 50, 70, 90):
@@ -117,7 +117,7 @@ def test_a_later_process_takes_the_compiled_network_from_the_cache(tmp_path, cac
 
 def test_a_damaged_cache_is_replaced(cache):
     def restored():
-        run = openvino_network.OpenvinoNetwork(restorer.WEIGHTS)
+        run = openvino_network.OpenvinoNetwork(weights.DEBLOCKER)
         return run(np.full((1, 16, 16), 0.25, np.float32))
 
     expected = restored()
@@ -133,7 +133,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache, tmp_path, monkeyp
     blocked = tmp_path / "file"
     blocked.touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    run = openvino_network.OpenvinoNetwork(restorer.WEIGHTS)
+    run = openvino_network.OpenvinoNetwork(weights.DEBLOCKER)
     assert run(np.zeros((1, 16, 16), np.float32)).shape == (1, 16, 16)
     assert not cache.exists()
 
@@ -141,18 +141,18 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache, tmp_path, monkeyp
 def test_openvino_is_the_default_on_cpus_alone(monkeypatch):
     for platforms, engine in (("cpu", "OpenVINO"), ("cuda", "JAX")):
         monkeypatch.setenv("JAX_PLATFORMS", platforms)
-        assert network.load(restorer.WEIGHTS).engine.startswith(engine)
-    assert network.load(restorer.WEIGHTS, "jax").engine.startswith("JAX")
-    assert network.load(restorer.WEIGHTS, "openvino").engine.startswith("OpenVINO")
+        assert network.load(weights.DEBLOCKER).engine.startswith(engine)
+    assert network.load(weights.DEBLOCKER, "jax").engine.startswith("JAX")
+    assert network.load(weights.DEBLOCKER, "openvino").engine.startswith("OpenVINO")
     monkeypatch.delenv("JAX_PLATFORMS")
     assert network.only_cpu()
 
 
 def test_without_openvino_jax_is_used(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert network.load(restorer.WEIGHTS).engine.startswith("JAX")
+    assert network.load(weights.DEBLOCKER).engine.startswith("JAX")
     with pytest.raises(UserError, match=r"--engine=openvino: .*use --engine=jax"):
-        network.load(restorer.WEIGHTS, "openvino")
+        network.load(weights.DEBLOCKER, "openvino")
 
 
 def test_a_bad_file_is_one_line(tmp_path):
@@ -167,7 +167,7 @@ def test_a_bad_file_is_one_line(tmp_path):
 
 
 def test_self_ensemble_keeps_what_is_known_of_a_network():
-    run = openvino_network.OpenvinoNetwork(restorer.WEIGHTS)
+    run = openvino_network.OpenvinoNetwork(weights.DEBLOCKER)
     both = network.self_ensemble(run)
     for of in (
         *(network.channels, network.conditioned, network.tile_batch),
