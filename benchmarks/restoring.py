@@ -21,7 +21,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +28,7 @@ from PIL import Image
 
 from benchmarks import machine, timing
 from cqr_jax import tables
-from cqr_jax.restoring import network, restorer, tiles
+from cqr_jax.restoring import network, pictures, restorer, tiles
 from data_prep import sources
 
 _MEGAPIXELS = (0.1, 1, 12, 24)
@@ -65,25 +64,31 @@ def photograph(megapixels: float, path: pathlib.Path, first: int = 0) -> None:
     whole.save(path, quality=30)
 
 
+# Runs a command; prints its seconds and its peak memory in KiB. A small process starts
+# the command, because Linux counts the memory of the process that starts it as its own.
+_TIMED = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True)
+seconds = time.perf_counter() - start
+print(seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
 def restore(source: pathlib.Path, cache: str, code: pathlib.Path) -> Process:
     """Restores a file, or the files of a folder, with the code of a checkout."""
     arguments = [sys.executable, "-m", "cqr_jax.restoring", str(source), "--overwrite"]
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        arguments,
+    done = subprocess.run(
+        [sys.executable, "-c", _TIMED, *arguments],
         cwd=code,
         env={**os.environ, "XDG_CACHE_HOME": cache, "PYTHONPATH": str(code)},
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
-    assert process.stderr is not None
-    told = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(told)
-    return Process(seconds, usage.ru_maxrss / 2**20)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    seconds, peak = map(float, done.stdout.split())
+    return Process(seconds, peak / 2**20)
 
 
 def cells(runs: dict[str, list[Process]]) -> list[str]:
@@ -110,8 +115,8 @@ def network_seconds(files: list[pathlib.Path]) -> float:
 
     for name in ("channels", "conditioned"):
         setattr(count, name, getattr(run, name))
-    pictures = map(restorer.pictures.decode, (x.read_bytes() for x in files))
-    for _ in restorer.restore_pictures(count, pictures):
+    decoded = map(pictures.decode, (x.read_bytes() for x in files))
+    for _ in restorer.restore_pictures(count, decoded):
         pass
     shape = [network.tile_batch(run), tiles.SIDE, tiles.SIDE]
     shape += [3] * (network.channels(run) == 3)
