@@ -9,8 +9,10 @@
 #
 # The script makes the records of both folders, trains the network, writes the weights
 # to the package, and chooses the limits of projection. If it is stopped and started
-# again, it continues from the last checkpoint. PYTHON sets the interpreter. The default
-# is the one in .venv.
+# again, it continues from the last checkpoint. START is a file of weights to begin with,
+# such as recipes/colour-start.safetensors; without it, the network is newly initialised.
+# STEPS is the number of steps. PYTHON sets the interpreter. The default is the one in
+# .venv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -eq 2 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
@@ -20,7 +22,8 @@ colour=$(realpath "$1") gray=$(realpath "$2")
 "$python" -m data_prep.build --kind=colour --source="$colour" --name=colour-photographs
 "$python" -m data_prep.build --kind=colour --source="$gray" --name=gray-photographs
 "$python" -m cqr_jax.main --config=configs/deblock.py:colour \
-    --config.data.name=colour-photographs --config.data.gray_name=gray-photographs
+    --config.data.name=colour-photographs --config.data.gray_name=gray-photographs \
+    ${START:+--config.initial_weights="$START"} ${STEPS:+--config.steps="$STEPS"}
 "$python" -m cqr_jax.weights runs/deblock-colour/deblocker.safetensors \
     --ship=cqr_jax/weights/colour.safetensors
 "$python" -m benchmarks.projection "$colour" \
