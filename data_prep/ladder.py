@@ -27,7 +27,7 @@ def sub_images(
       (top, left, height, width) in pixels, all multiples of 8.
     """
 
-    def pieces(length):
+    def pieces(length: int) -> list[tuple[int, int]]:
         blocks, longest = length // jpeg.BLOCK, side // jpeg.BLOCK
         count = -(-blocks // longest)
         ends = [jpeg.BLOCK * (blocks * i // count) for i in range(count + 1)]

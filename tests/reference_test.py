@@ -10,7 +10,10 @@ LEFT_OUT = ("__main__", "demo", "on_beam")  # demo and on_beam need other extras
 
 DOCSTRINGS = (
     ("cqr_jax/restoring/api", "Removes the artifacts of JPEG compression from"),
-    ("cqr_jax/restoring/api", "<strong>strength:</strong>  share of the change to make"),
+    (
+        "cqr_jax/restoring/api",
+        "<strong>strength:</strong>  share of the change to make",
+    ),
     ("cqr_jax/models/deblocker", "dilated local blocks between the two non-local"),
     ("cqr_jax/models/deblocker", 'id="Deblocker.local_blocks"'),
     ("data_prep/build", "Makes the records of"),

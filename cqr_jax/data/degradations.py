@@ -105,7 +105,7 @@ def draw(mixture: Mixture, gray: bool, rng: np.random.Generator) -> Compression:
     """Draws a compression: libjpeg's or other tables, and the chroma sampling."""
     lowest, highest = mixture.qualities
 
-    def quality():
+    def quality() -> int:
         middle = min(max(50, lowest), highest)
         if middle == highest or rng.random() < mixture.low:
             return int(rng.integers(lowest, middle + 1))
@@ -125,7 +125,7 @@ def draw(mixture: Mixture, gray: bool, rng: np.random.Generator) -> Compression:
     gamma = rng.uniform(0.4, 1.3)
     noise = np.exp(0.1 * rng.standard_normal(64))
 
-    def changed(table):
+    def changed(table: tuple[int, ...]) -> tuple[int, ...]:
         """Returns a table with the same mean that is flatter or differs in contrast."""
         steps = np.asarray(table, np.float64)
         if kind == 1:

@@ -87,7 +87,7 @@ def divide(
         raise UserError(f"{root}: one image can't be split; at least two are needed")
     count = min(max(1, round(validation_fraction * len(files))), len(files) - 1)
 
-    def by_hash(file):
+    def by_hash(file: str) -> bytes:
         name = file if kind == kinds.LADDER else os.path.splitext(file)[0]
         return hashlib.sha256(name.encode()).digest()
 

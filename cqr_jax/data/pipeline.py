@@ -123,13 +123,13 @@ def blind(
     room = patch + BLOCK  # side of the crop for the last compression
     first_room = patch + BLIND_MARGIN  # side of the crop for the first of two
 
-    def compress(image, key):
+    def compress(image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         quality = _uniform(key, low, high + 1)
         # This op takes a quality for each call; tf.io.encode_jpeg takes a constant.
         data = tf.raw_ops.EncodeJpegVariableQuality(images=image, quality=quality)
         return decode(data)
 
-    def cut(images, side, key, places):
+    def cut(images, side, key, places) -> list[tf.Tensor]:
         vertical, horizontal = tf.unstack(tf.random.split(key, 2))
         top, left = _uniform(vertical, 0, places), _uniform(horizontal, 0, places)
         return [image[top : top + side, left : left + side] for image in images]

@@ -106,7 +106,7 @@ def fetch(name: str, set_dir: str) -> None:
         return
     wanted = expected(name)
 
-    def fetch_one(image):
+    def fetch_one(image: str) -> None:
         folder, rest = image.split("/", 1)
         address = f"{HOST}/{_ADDRESSES[folder].format(rest)}"
         try:

@@ -249,7 +249,7 @@ def _compare(
     table2.check(images.values(), config.set_dir)
     cases = [(image.path, x) for image in images.values() for x in degradations]
 
-    def measure(name, restored):
+    def measure(name, restored) -> list[float]:
         """Returns the PSNR of each case."""
         degraded, again = itertools.tee(_degraded(cases, load, degrade))
         found = restored(image for image, _ in degraded)

@@ -83,7 +83,7 @@ def ssim(reference: np.ndarray, image: np.ndarray) -> float:
     window = np.exp(-(offsets**2) / (2 * 1.5**2))
     window /= window.sum()
 
-    def local_mean(values):
+    def local_mean(values: np.ndarray) -> np.ndarray:
         rows = ndimage.correlate1d(values, window, axis=0)[radius:-radius]
         return ndimage.correlate1d(rows, window, axis=1)[:, radius:-radius]
 
@@ -114,7 +114,7 @@ def gmsd(reference: np.ndarray, image: np.ndarray) -> float:
     if min(image.shape) < 3:
         raise ValueError(f"GMSD needs sides of at least 3 pixels, got {image.shape}")
 
-    def gradient(y):
+    def gradient(y: np.ndarray) -> np.ndarray:
         # Average each pixel with those after it, as MATLAB's conv2 centres the window.
         y = ndimage.correlate(
             y.astype(np.float64), np.full((2, 2), 0.25), mode="constant", origin=-1

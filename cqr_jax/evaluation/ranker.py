@@ -149,7 +149,7 @@ def _accuracies(scores: np.ndarray, levels: tuple[tuple[int, int], ...]) -> dict
     low, high = np.triu_indices(len(level), 1)
     right = np.mean(scores[:, low] < scores[:, high], axis=0)
 
-    def accuracy(chosen):
+    def accuracy(chosen: np.ndarray) -> float:
         return float(np.mean(right[chosen]))
 
     return {

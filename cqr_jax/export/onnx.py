@@ -123,7 +123,7 @@ def _descriptions(model: Deblocker) -> dict[str, str]:
 class _Graph:
     """Builder of the nodes and constants of an ONNX graph in NCHW layout."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.nodes: list = []
         self.constants: list = []
 
@@ -259,7 +259,7 @@ def _planes(graph, told, x) -> str:
 def _level(graph, x, params, model, embedding, level) -> str:
     """Adds the nodes of `Deblocker._level`."""
 
-    def block(x, name, non_local=False, mask=model.masks):
+    def block(x, name, non_local=False, mask=model.masks) -> str:
         return _dilated_block(graph, x, params[name], model, embedding, non_local, mask)
 
     if level == len(model.deeper_widths):
@@ -331,7 +331,7 @@ def _attention(graph, x, params, key_pool) -> str:
     source = _average(graph, x, key_pool) if key_pool > 1 else x
     flat = graph.constant(np.array([0, 0, -1]))
 
-    def rows(x, name):
+    def rows(x: str, name: str) -> str:
         """Applies a 1x1 convolution; returns (batch, channels, pixels)."""
         return graph.add("Reshape", graph.convolve(x, params[name]), flat)
 

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.export
@@ -32,7 +33,7 @@ def to_stablehlo(deblocker: weights.Weights) -> bytes:
     # The lowest level has two pixels for each `multiple` pixels of the image.
     least = -(-model.key_pool // 2)
 
-    def up_to(size):
+    def up_to(size: Any) -> jax.Array:
         """Returns indices up to the padded size that repeat the last one of `size`."""
         count = jax.core.max_dim((size + multiple - 1) // multiple, least)
         return jnp.minimum(jnp.arange(count * multiple), size - 1)

@@ -52,7 +52,9 @@ def _attend_in_blocks(query, key, value):
     return _forward(query, key, value)[0]
 
 
-def _forward(query, key, value):
+def _forward(
+    query: jax.Array, key: jax.Array, value: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Returns the output and the residuals for the backward pass."""
     keys, values = _blocks(key, _KEY_BLOCK), _blocks(value, _KEY_BLOCK)
     bias = _bias(key)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cqr_jax.data import ycbcr
 
@@ -40,6 +41,6 @@ def on_luma(rank: Callable) -> Callable:
     return lambda variables, rgb: rank(variables, luma(rgb))
 
 
-def _times(x, matrix):
-    matrix = jnp.asarray(matrix, jnp.float32)
-    return jnp.dot(x, matrix.T, precision=jax.lax.Precision.HIGHEST)
+def _times(x: jax.Array, matrix: np.ndarray) -> jax.Array:
+    by = jnp.asarray(matrix.T, jnp.float32)
+    return jnp.dot(x, by, precision=jax.lax.Precision.HIGHEST)

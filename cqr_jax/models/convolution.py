@@ -1,6 +1,6 @@
 """Convolution that halves a feature map, with a faster input gradient on a CPU."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ def strided_conv(
     gains in inference.
     """
 
-    def native(x, kernel):
+    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(x, kernel, window_strides, padding, **kw)
 
     @jax.custom_vjp
@@ -39,7 +39,7 @@ def strided_conv(
     def backward(residuals, g):
         x, kernel = residuals
 
-        def to_input(function):
+        def to_input(function: Callable) -> Callable:
             return lambda g: jax.linear_transpose(lambda x: function(x, kernel), x)(g)
 
         (dx,) = jax.lax.platform_dependent(

@@ -106,7 +106,14 @@ class Deblocker(nn.Module):
         x = conv3x3(x, self.scale**2 * channels, "tail", zero=True)
         return image + depth_to_space(x, self.scale)[:, :h, :w].astype(image.dtype)
 
-    def _block(self, x, embedding, name, non_local=False, outer=False):
+    def _block(
+        self,
+        x: jax.Array,
+        embedding: jax.Array | None,
+        name: str,
+        non_local: bool = False,
+        outer: bool = False,
+    ) -> jax.Array:
         kind = nn.remat(DilatedBlock) if self.remat else DilatedBlock
         return kind(
             self.residual_blocks,

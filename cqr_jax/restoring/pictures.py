@@ -423,7 +423,7 @@ def _turned(picture: Picture, orientation: int) -> Picture:
     """Turns the pixels of a picture upright from an EXIF orientation."""
     transposed, (down, across) = _TURNS[orientation]
 
-    def turned(values):
+    def turned(values: np.ndarray) -> np.ndarray:
         return (values.swapaxes(0, 1) if transposed else values)[::down, ::across]
 
     return picture._replace(

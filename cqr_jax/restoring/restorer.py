@@ -105,7 +105,7 @@ def restorations(
     # compression that the network is told, and the source of that.
     waiting: collections.deque[tuple] = collections.deque()
 
-    def inputs():
+    def inputs() -> Iterator[np.ndarray | tiles.Told]:
         for picture in pictures:
             seen = transparency.filled(picture)
             planes = colour.planes(seen)

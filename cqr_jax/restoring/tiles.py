@@ -54,7 +54,8 @@ class _Work:
         self.image = np.pad(image, padding, mode="reflect")
         self.restored = np.zeros(self.image.shape, np.float32)
         axes = (_spans(length, side, overlap) for length in self.image.shape[:2])
-        self.tiles = list(itertools.product(*axes))
+        rows, columns = axes
+        self.tiles = list(itertools.product(rows, columns))
         self.lacking = len(self.tiles)
 
     def add(self, tile: tuple[_Span, _Span], values: np.ndarray) -> None:
@@ -108,7 +109,7 @@ def restore(
     batch = batch or network.tile_batch(run)
     waiting: collections.deque[_Work] = collections.deque()
 
-    def all_tiles():
+    def all_tiles() -> Iterator[tuple[_Work, tuple[_Span, _Span]]]:
         for image in images:
             waiting.append(_Work(image, side, overlap))
             for tile in waiting[-1].tiles:

@@ -176,7 +176,7 @@ def deblock_eval_step(
     clean = batch["clean"][:, None].astype(jnp.float32)
     mask = batch["mask"][:, None]
 
-    def mse(image):
+    def mse(image: jax.Array) -> jax.Array:
         return jnp.sum(
             jnp.mean(jnp.square(image - clean), axis=(2, 3, 4)) * mask, axis=0
         )
@@ -206,7 +206,7 @@ def _clean_and_compressed(batch: Batch) -> tuple[jax.Array, ...]:
     compression has shape (batch * qualities, FEATURES).
     """
 
-    def each(name):
+    def each(name: str) -> jax.Array:
         return batch[name].reshape(-1, *batch[name].shape[2:])
 
     told = (each("compression"),) if "compression" in batch else ()
