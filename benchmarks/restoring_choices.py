@@ -86,7 +86,8 @@ def degraded(run: network.Run, photographs: list[np.ndarray]) -> list:
         return images
     told = features(libjpeg(_QUALITY, gray=True))
     return [
-        tiles.Told(colour.without_colour(x / np.float32(255)), told) for x in images
+        tiles.Conditioned(colour.without_colour(x / np.float32(255)), told)
+        for x in images
     ]
 
 

@@ -9,10 +9,9 @@
 #
 # The script makes the records of both folders, trains the network, writes the weights
 # to the package, and chooses the limits of projection. If it is stopped and started
-# again, it continues from the last checkpoint. START is a file of weights to begin with,
-# such as recipes/colour-start.safetensors; without it, the network is newly initialised.
-# STEPS is the number of steps. PYTHON sets the interpreter. The default is the one in
-# .venv.
+# again, it continues from the last checkpoint. START is a file of weights to begin with;
+# without it, the network is newly initialised. STEPS is the number of steps. PYTHON sets
+# the interpreter. The default is the one in .venv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -eq 2 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }

@@ -152,7 +152,7 @@ def image_errors() -> Iterator[None]:
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
-        raise ImageError("not an image, or of a format that isn't read") from None
+        raise ImageError("not an image, or of an unsupported format") from None
     except Image.DecompressionBombError:
         raise ImageError("too many pixels (a decompression bomb?)") from None
     except MemoryError:

@@ -174,7 +174,7 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
         image, clean = degrade(clean, degradation)
         last = degradation.qualities[-1]
         told = table2.told_gray(last) if degradation.is_file() else features(None)
-        return tiles.Told(image, told), clean
+        return tiles.Conditioned(image, told), clean
 
     return _compare(
         config,
@@ -183,7 +183,7 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
         degraded,
         lambda run, images: map(metrics.to_uint8, tiles.restore(run, images)),
         lambda clean, image: metrics.psnr(
-            clean, image.image if isinstance(image, tiles.Told) else image
+            clean, image.image if isinstance(image, tiles.Conditioned) else image
         ),
     )
 

@@ -96,7 +96,7 @@ def page(weights: str | None = None) -> gradio.Blocks:
             file_types=sorted(formats.READ_SUFFIXES),
             elem_id="file",
         )
-        strength, dial = _sliders(restorer.can_be_told(run))
+        strength, dial = _sliders(restorer.takes_compression(run))
         comparison = gradio.ImageSlider(
             label="Before and after", interactive=False, elem_id="comparison"
         )
@@ -123,7 +123,7 @@ def page(weights: str | None = None) -> gradio.Blocks:
     return blocks
 
 
-def _sliders(can_be_told: bool) -> tuple[gradio.Slider, gradio.Slider]:
+def _sliders(takes_compression: bool) -> tuple[gradio.Slider, gradio.Slider]:
     """Adds the sliders of the strength and of the quality factor to the page."""
     with gradio.Row():
         strength = gradio.Slider(
@@ -131,8 +131,8 @@ def _sliders(can_be_told: bool) -> tuple[gradio.Slider, gradio.Slider]:
             elem_id="strength",
         )  # fmt: skip
         dial = gradio.Slider(
-            0, 100, 0, step=1, label=_DIAL, interactive=can_be_told,
-            info=_DIAL_HELP if can_be_told else _NO_DIAL_HELP, elem_id="dial",
+            0, 100, 0, step=1, label=_DIAL, interactive=takes_compression,
+            info=_DIAL_HELP if takes_compression else _NO_DIAL_HELP, elem_id="dial",
         )  # fmt: skip
     return strength, dial
 

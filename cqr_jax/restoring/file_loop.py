@@ -101,7 +101,7 @@ def restore(args: argparse.Namespace) -> int:
 
     Raises:
       UserError: the outputs can't be named or written, the weights can't be read, or
-        they can't be told --quality-factor.
+        they don't take --quality-factor.
     """
     _check_report(args.report)
     naming = Naming(args.output, args.format, args.suffix, args.keep_extension)
@@ -186,7 +186,7 @@ def _plan(
     for source, target in zip(readable, names, strict=True):
         first = taken.setdefault(os.path.realpath(target), source.name)
         if target != STANDARD and first != source.name:
-            reason = f"{first} goes to {target} too; restore it apart"
+            reason = f"{first} has the same output {target}; restore them separately"
             tell(Outcome(source.name, target, "failed", reason))
             continue
         try:

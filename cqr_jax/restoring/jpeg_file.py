@@ -301,7 +301,7 @@ def notes_of(warnings: list[str], data: bytes) -> tuple[str, ...]:
         found = _SUPERFLUOUS.fullmatch(warning)
         padded = found and not data[-2 - int(found[1]) : -2].strip(b"\0")
         if warning.startswith("Corrupt") and not padded:
-            return (f"The picture may be damaged, libjpeg says: {warning}.",)
+            return (f"libjpeg reports that the picture is damaged: {warning}.",)
     return ()
 
 

@@ -84,7 +84,7 @@ def decode(
             return _decode_heif(data, max_pixels, kind)
         if name := foreign.name(data):
             raise ImageError(
-                f"a file of {name}, which isn't read; convert it to PNG first"
+                f"a file of {name}, which is not supported; convert it to PNG first"
             )
         with Image.open(io.BytesIO(data), formats=_READ) as image:
             _check(image, max_pixels)
@@ -110,7 +110,7 @@ def _decode_jpeg(data: bytes, max_pixels: int, stored: bool, salvage: bool) -> P
     if missing:
         if not (salvage or jpeg_file.is_slight(missing)):
             raise ImageError(_cut(missing))
-        notes.append(f"The file is cut: {missing}.")
+        notes.append(f"The file is truncated: {missing}.")
     elif not opened.ended:
         notes.append("The JPEG lacks its end marker.")
     if stored and not missing:
@@ -128,7 +128,9 @@ def _decode_png(data: bytes, max_pixels: int, salvage: bool) -> Picture:
     if missing or not opened.ended:
         opened = png_file.completed(opened)
         notes.append(
-            f"The file is cut: {missing}." if missing else "The PNG lacks its end."
+            f"The file is truncated: {missing}."
+            if missing
+            else "The PNG lacks its end."
         )
     with Image.open(io.BytesIO(opened.found.data), formats=["PNG"]) as image:
         image.load()
@@ -155,7 +157,7 @@ def _decode_tiff(data: bytes, max_pixels: int) -> Picture:
             _check(image, max_pixels)
             image.load()
             picture = _picture(image, found.metadata)
-    damage = ("The picture may be damaged, libtiff says.",) if errors else ()
+    damage = ("libtiff reports that the picture is damaged.",) if errors else ()
     return picture._replace(notes=(*found.notes, *damage))
 
 

@@ -32,7 +32,7 @@ class Restoration(NamedTuple):
     Attributes:
       picture: the restored picture.
       quality_factor: the quality factor of libjpeg, 1 to 100, nearest to what the
-        network was told; None where it was told nothing.
+        network received; None if it received none.
       told_by: the source of that quality factor: 'tables' of the JPEG file, 'hand',
         'ranker', or 'nothing'.
       projected: whether the result was projected onto the intervals of its file.
@@ -58,7 +58,7 @@ def restore_pictures(
 ) -> Iterator[Picture]:
     """Restores pictures of any sizes, one batch of tiles after the other.
 
-    A colour network is told the compression of each picture. It is read from a JPEG's
+    A colour network receives the compression of each picture. It is read from a JPEG's
     tables. For other pictures the ranker estimates it, if the estimate is reliable. If
     the picture has the coefficients that its file stores, the result is projected onto
     their quantisation intervals, unless the file was compressed before.
@@ -69,7 +69,7 @@ def restore_pictures(
       strength: share of the network's change that is applied, 0 (none) to 1 (all).
       side: side of a tile in pixels, a multiple of 8.
       dtype: dtype of the output pixels, uint8 or uint16; None for that of the input.
-      quality_factor: 1 to 100; the network is told this one instead of the picture's
+      quality_factor: 1 to 100; the network receives it instead of the picture's
         own. A lower one removes more. Results are not projected then.
       projecting: whether results are projected.
 
@@ -102,10 +102,10 @@ def restorations(
     """
     joint = network.channels(run) == 3
     # Of each picture: its planes, the samples that go through the network, the
-    # compression that the network is told, and the source of that.
+    # compression that the network receives, and the source of that.
     waiting: collections.deque[tuple] = collections.deque()
 
-    def inputs() -> Iterator[np.ndarray | tiles.Told]:
+    def inputs() -> Iterator[np.ndarray | tiles.Conditioned]:
         for picture in pictures:
             seen = transparency.filled(picture)
             planes = colour.planes(seen)
@@ -172,11 +172,11 @@ def _changed(plane: Plane, before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def _told(
     run: network.Run, picture: Picture, quality_factor: int | None
 ) -> tuple[Compression | None, str]:
-    """Returns the compression that a network is told, and the source of it.
+    """Returns the compression that a network receives, and its source.
 
     The compression is None if it is unknown. The source is `Restoration.told_by`.
     """
-    if not can_be_told(run):
+    if not takes_compression(run):
         return None, "nothing"
     if quality_factor is not None:
         return libjpeg(quality_factor, gray=picture.pixels.shape[-1] == 1), "hand"
@@ -186,31 +186,33 @@ def _told(
     return estimated, "ranker" if estimated else "nothing"
 
 
-def can_be_told(run: network.Run) -> bool:
+def takes_compression(run: network.Run) -> bool:
     """Returns whether a network takes the compression as an input."""
     return network.channels(run) == 3 and network.conditioned(run)
 
 
 def check_quality_factor(run: network.Run, quality_factor: int | None) -> None:
     """Raises a UserError for a quality factor that a network doesn't take."""
-    if quality_factor is not None and not can_be_told(run):
+    if quality_factor is not None and not takes_compression(run):
         raise UserError(
-            f"quality factor {quality_factor}: these weights can't be told one; leave "
-            "it out, or take the weights that come with the package"
+            f"quality factor {quality_factor}: these weights don't take one; leave "
+            "it out, or use the weights of the package"
         )
 
 
-def _images(planes: list[Plane], told: Compression | None) -> Iterator[tiles.Told]:
+def _images(
+    planes: list[Plane], told: Compression | None
+) -> Iterator[tiles.Conditioned]:
     """Yields planes as images of three channels: Y, Cb and Cr, or gray without colour.
 
-    The network is told the compression of luma for the black plane of CMYK.
+    For the black plane of CMYK, the network receives the compression of luma.
     """
     if len(planes) >= 3:
         image = np.stack([plane.values for plane in planes[:3]], axis=-1)
-        yield tiles.Told(image, features(told))
+        yield tiles.Conditioned(image, features(told))
     for plane in planes[3:] if len(planes) >= 3 else planes:
         alone = told and Compression(told.luma)
-        yield tiles.Told(colour.without_colour(plane.values), features(alone))
+        yield tiles.Conditioned(colour.without_colour(plane.values), features(alone))
 
 
 def _has_intervals(picture: Picture) -> bool:

@@ -29,7 +29,7 @@ class _Span(NamedTuple):
     weight: np.ndarray  # of the tile in each of these pixels
 
 
-class Told(NamedTuple):
+class Conditioned(NamedTuple):
     """An image with the features of its compression.
 
     Attributes:
@@ -44,9 +44,9 @@ class Told(NamedTuple):
 class _Work:
     """An image in work: padded, the sum of its tiles so far, the number missing."""
 
-    def __init__(self, image: np.ndarray | Told, side: int, overlap: int):
+    def __init__(self, image: np.ndarray | Conditioned, side: int, overlap: int):
         self.told = None
-        if isinstance(image, Told):
+        if isinstance(image, Conditioned):
             image, self.told = image
         self.shape = sides = image.shape[:2]
         padding = [(0, max(side - length, -length % BLOCK)) for length in sides]
@@ -73,7 +73,7 @@ class _Work:
 
 def restore(
     run: network.Run,
-    images: Iterable[np.ndarray | Told],
+    images: Iterable[np.ndarray | Conditioned],
     side: int = SIDE,
     overlap: int = OVERLAP,
     batch: int | None = None,
@@ -88,9 +88,9 @@ def restore(
     half, one tile fades into the other. At the borders of the image nothing is dropped.
 
     Args:
-      run: the network. It takes the compression if the images are `Told`.
+      run: the network. It takes the compression if the images are `Conditioned`.
       images: (height, width) or (height, width, channels), of any sizes and one dtype.
-        Either all or none are `Told`. Each is taken when the batch has room for it.
+        Either all or none are `Conditioned`. Each is taken when the batch has room.
       side: side of a tile in pixels, a multiple of 8.
       overlap: in pixels, a multiple of 8, less than half of the side.
       batch: tiles per batch; None for the network's choice.

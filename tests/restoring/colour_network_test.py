@@ -183,7 +183,7 @@ def test_tiles_of_a_colour_picture_equal_the_whole(path, photograph):
     image = RNG.uniform(0, 1, (128, 200, 3)).astype(np.float32)
     told = features(libjpeg(20))
     whole = run_(image[None], told[None])[0]
-    given = [tiles.Told(image, told), tiles.Told(image[:120], told)]
+    given = [tiles.Conditioned(image, told), tiles.Conditioned(image[:120], told)]
     first, second = tiles.restore(run_, given, side=128, overlap=56, batch=2)
     np.testing.assert_allclose(first, whole, atol=1e-4)
     assert second.shape == (120, 200, 3)
@@ -226,7 +226,7 @@ def test_pillow_image_that_is_not_loaded_is_projected(path, photograph, monkeypa
 def test_invalid_quality_factor_is_rejected(path, tmp_path):
     flat = save_fresh(tmp_path, "deblocker")
     image = np.zeros((16, 16), np.uint8)
-    with pytest.raises(UserError, match="these weights can't be told one"):
+    with pytest.raises(UserError, match="these weights don't take one"):
         cqr_jax.restore(image, weights=str(flat), quality_factor=20)
     with pytest.raises(ValueError, match="quality_factor=0: must be 1 to 100"):
         cqr_jax.restore(image, weights=str(path), quality_factor=0)

@@ -179,7 +179,7 @@ def test_quality_only_prints_scores_and_quality_factors(folder, tmp_path, photog
         (["in/a.jpg", f"--weights={'b' * 300}"], f"error: {'b' * 300}: no such"),
         (
             ["in/a.jpg", "--quality-factor=20", f"--weights={LUMA_ONLY}"],
-            "error: quality factor 20: these weights can't be told one; leave it out",
+            "error: quality factor 20: these weights don't take one; leave it out",
         ),
         (["in/a.jpg", "-o", "in/notes.txt/"], "error: -o in/notes.txt/: can't be writ"),
     ],
@@ -453,9 +453,9 @@ def test_truncated_jpeg_fails_unless_salvage_is_given(folder):
     flags = ("--salvage", "-o", "out/", "--report", report)
     code, _, err = _run("cut.jpg", *flags, cwd=folder)
     assert code == 0, err
-    assert "cut.jpg: The file is cut: " in err
+    assert "cut.jpg: The file is truncated: " in err
     (row,) = json.loads(report.read_text())
-    assert row["notes"][0].startswith("The file is cut")
+    assert row["notes"][0].startswith("The file is truncated")
     assert not row["projected"]
     with Image.open(folder / "out" / "cut.png") as image:
         assert image.size == (160, 120)
@@ -727,7 +727,7 @@ def test_projected_results_lie_within_the_intervals(
 
 
 def test_quality_factor_is_rejected_for_weights_that_take_none(folder, restore):
-    with pytest.raises(UserError, match="these weights can't be told one"):
+    with pytest.raises(UserError, match="these weights don't take one"):
         restore(folder / "a.jpg", "--quality-factor=5", f"--weights={LUMA_ONLY}")
 
 
@@ -814,6 +814,6 @@ def test_each_line_of_standard_error_names_a_file(tmp_path, photograph):
     assert code == 1
     told = (x for x in err.splitlines() if "cpu_aot_loader" not in x)  # XLA's own
     *lines, summary = told
-    assert "libjpeg says: Corrupt JPEG data" in err
+    assert "libjpeg reports that the picture is damaged: Corrupt JPEG data" in err
     assert all(x.startswith(f"{tmp_path}/") for x in lines), err
     assert summary.startswith("2 restored, 1 failed")

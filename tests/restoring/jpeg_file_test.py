@@ -80,7 +80,7 @@ def test_truncated_jpeg_is_rejected_or_salvaged_up_to_the_cut(kind, share, end):
     found = pictures.decode(cut, stored=True, salvage=True)
     assert found.stored is None
     (note,) = found.notes
-    assert note.startswith("The file is cut: its ")
+    assert note.startswith("The file is truncated: its ")
     whole = _pillows(data)
     if kind == "progressive":
         assert "finest details" in note
@@ -99,7 +99,7 @@ def test_progressive_jpeg_without_its_last_scan_is_rejected_or_salvaged():
     with pytest.raises(ImageError, match="its finest details are missing"):
         pictures.decode(cut)
     found = pictures.decode(cut, salvage=True)
-    assert found.notes == ("The file is cut: its finest details are missing.",)
+    assert found.notes == ("The file is truncated: its finest details are missing.",)
     difference = found.pixels.astype(int) - _pillows(data)
     assert 0 < np.abs(difference).max() < 60
 
@@ -107,7 +107,7 @@ def test_progressive_jpeg_without_its_last_scan_is_rejected_or_salvaged():
 def test_jpeg_cut_in_its_last_block_is_read_with_a_note():
     data = _jpeg(subsampling=0)
     found = pictures.decode(data[:-3], stored=True)
-    assert found.notes == ("The file is cut: its last block is incomplete.",)
+    assert found.notes == ("The file is truncated: its last block is incomplete.",)
     assert found.stored is None
     expected = _pillows(data)
     np.testing.assert_array_equal(found.pixels[:112], expected[:112])

@@ -14,7 +14,7 @@ from cqr_jax.data.jpeg import ImageError
 from cqr_jax.restoring import native, pictures
 
 RGB = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
-LIBTIFF = ("The picture may be damaged, libtiff says.",)
+LIBTIFF = ("libtiff reports that the picture is damaged.",)
 
 
 def _saved(image, name, **options):
@@ -41,7 +41,7 @@ def test_libjpeg_warnings_become_a_note(capfd):
     found = pictures.decode(_damaged_jpeg(), stored=True)
     (note,) = found.notes
     assert note.startswith(
-        "The picture may be damaged, libjpeg says: Corrupt JPEG data: "
+        "libjpeg reports that the picture is damaged: Corrupt JPEG data: "
     )
     whole = pictures.decode(_saved(Image.fromarray(RGB), "jpeg"), stored=True)
     assert whole.stored

@@ -110,7 +110,7 @@ def test_flags_set_quality_factor_and_projection(tmp_path):
     luma_only = f"--weights={SHIPPED / 'compact-blind.safetensors'}"
     code, _, err = run(*arguments, luma_only, "--quality-factor=3")
     assert code == 1
-    told = "error: quality factor 3: these weights can't be told one"
+    told = "error: quality factor 3: these weights don't take one"
     assert err.splitlines()[-1].startswith(told)
 
 

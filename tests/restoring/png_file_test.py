@@ -167,7 +167,7 @@ def test_truncated_png_is_rejected_or_salvaged_up_to_the_cut(options):
         pictures.decode(cut)
     found = pictures.decode(cut, salvage=True)
     (note,) = found.notes
-    assert note.startswith("The file is cut: its")
+    assert note.startswith("The file is truncated: its")
     assert found.pixels.shape == whole.pixels.shape
     if not options.get("interlace"):
         row = int(note.split("below row ")[1].split()[0])
@@ -184,7 +184,7 @@ def test_png_with_too_little_data_before_its_end_is_salvaged():
     with pytest.raises(ImageError):
         pictures.decode(file.getvalue())
     found = pictures.decode(file.getvalue(), salvage=True)
-    assert found.notes[0].startswith("The file is cut: its rows below row ")
+    assert found.notes[0].startswith("The file is truncated: its rows below row ")
     np.testing.assert_array_equal(found.pixels[:8], RGB[:8])
     whole = pictures.decode(_png(greyscale=False), salvage=True)
     assert whole.notes == ()

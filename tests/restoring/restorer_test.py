@@ -355,7 +355,7 @@ def test_how_pictures_were_restored(monkeypatch):
     assert how(told, given[:1], projecting=False) == [(30, "tables", False, False)]
     for run in (_Noting(3, False), _Noting(1, True), lambda images: images):
         assert how(run, [given[1]]) == [(None, "nothing", True, False)]
-        with pytest.raises(UserError, match="these weights can't be told one"):
+        with pytest.raises(UserError, match="these weights don't take one"):
             restorer.check_quality_factor(run, 50)
     monkeypatch.setattr(projection, "limit", lambda quality: -1.0)
     assert how(told, given[:1]) == [(30, "tables", False, True)]
