@@ -170,18 +170,13 @@ def fitted(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
     if most and (length := len(meta.icc_profile)) > most:
         what = f"The colour profile of {length / 1e6:.1f} MB"
         drop("icc_profile", what, f"it is too long for {shown}; --format=tiff keeps it")
-    if name == "jpeg" and len(meta.exif) > _JPEG_EXIF:
-        drop(
-            "exif",
-            f"EXIF of {len(meta.exif) / 1e3:.0f} kB",
-            f"{shown} holds at most 65 kB",
-        )
-    if name == "jpeg" and len(meta.xmp) > _JPEG_XMP:
-        drop(
-            "xmp",
-            f"XMP of {len(meta.xmp) / 1e3:.0f} kB",
-            f"{shown} holds at most 65 kB",
-        )
+    for field, title, longest in (
+        ("exif", "EXIF", _JPEG_EXIF),
+        ("xmp", "XMP", _JPEG_XMP),
+    ):
+        if name == "jpeg" and (size := len(getattr(meta, field))) > longest:
+            what = f"{title} of {size / 1e3:.0f} kB"
+            drop(field, what, f"{shown} holds at most 65 kB")
     if name == "png" and meta.xmp and not _is_text(meta.xmp):
         drop("xmp", "XMP", "it is not in UTF-8")
     if name == "tiff" and meta.exif:

@@ -12,7 +12,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import ml_collections
@@ -229,9 +229,13 @@ def train(
                 checkpoint.save(manager, run.unreplicate(train_state))
                 checkpoint.wait(manager)
                 history.keep_stop(step)
-                _log.info("%s: stopped at step %d, saved", stage.name, step)
-                raise SystemExit(128 + stop)
+                _exit_stopped(stage.name, step, stop)
     return run.unreplicate(train_state)
+
+
+def _exit_stopped(name: str, step: int, signal: int) -> NoReturn:
+    _log.info("%s: stopped at step %d, saved", name, step)
+    raise SystemExit(128 + signal)
 
 
 def _agree_to_stop(caught: int, step: int) -> int:
