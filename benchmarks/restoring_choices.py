@@ -13,12 +13,13 @@ import io
 import itertools
 import os
 import pathlib
-import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from benchmarks import machine
+from benchmarks import machine, timing
 from cqr_jax import tables, weights
 from cqr_jax.data import jpeg, kinds
 from cqr_jax.data.compression import features, libjpeg
@@ -54,15 +55,10 @@ def engines(path: str) -> dict[str, network.Run]:
     return found
 
 
-def best(call, repetitions: int) -> float:
+def best(call: Callable[[], Any], repetitions: int) -> float:
     """Returns the seconds of the fastest of several calls, after one to warm up."""
     call()
-    spent = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        call()
-        spent.append(time.perf_counter() - start)
-    return min(spent)
+    return min(timing.seconds(call, repetitions))
 
 
 def engine_rows(runs: dict[str, network.Run], repetitions: int) -> list[list[str]]:

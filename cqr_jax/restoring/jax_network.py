@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from cqr_jax import weights
-from cqr_jax.data.compression import FEATURES
 from cqr_jax.restoring import network
 from cqr_jax.training import distributed
 
@@ -58,14 +57,7 @@ class JaxNetwork:
             for unknown. A network that is not conditioned ignores it.
         """
         start = time.perf_counter()
-        if images.dtype == np.uint8:
-            images = images.astype(np.float32) / 255
-        gray = images.ndim == 3
-        inputs = [network.with_channels(images, self.channels)]
-        if self.conditioned:
-            shape = (len(images), FEATURES)
-            unknown = np.zeros(shape, np.float32)
-            inputs.append(unknown if compression is None else compression)
+        inputs = network.inputs(self, images, compression)
         shape = inputs[0].shape
         if shape not in self._compiled:
             everywhere, divided = distributed.shardings(
@@ -78,4 +70,4 @@ class JaxNetwork:
             start = time.perf_counter()
         restored = np.asarray(self._compiled[shape](self._params, *inputs))
         self._spent["restoring"] += time.perf_counter() - start
-        return restored[..., 0] if gray else restored
+        return restored[..., 0] if images.ndim == 3 else restored

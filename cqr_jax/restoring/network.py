@@ -13,13 +13,10 @@ from collections.abc import Callable
 import numpy as np
 
 from cqr_jax import weights
-from cqr_jax.data.compression import transposed
+from cqr_jax.data.compression import FEATURES, transposed
 from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.data.ycbcr import ZERO
 from cqr_jax.errors import UserError
-
-ENGINES = ("auto", "jax", "openvino")
-
 
 # Maps images to restored images. The input is (count, height, width), uint8 or float32
 # in [0, 1]. The output is float32 of the same shape, near [0, 1] but not clipped. A
@@ -120,7 +117,28 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(cache, "cqr_jax")
 
 
-def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
+def inputs(run: Run, images: np.ndarray, compression: np.ndarray | None) -> list:
+    """Returns the arrays that a deblocker's module takes.
+
+    Args:
+      run: network, for its channels and whether it is conditioned.
+      images: as in `Run`.
+      compression: float32, (count, FEATURES); None for unknown.
+
+    Returns:
+      The images, float32, (count, height, width, channels), and for a conditioned
+      network the compression.
+    """
+    if images.dtype == np.uint8:
+        images = images.astype(np.float32) / 255
+    found = [_with_channels(images, channels(run))]
+    if conditioned(run):
+        unknown = np.zeros((len(images), FEATURES), np.float32)
+        found.append(unknown if compression is None else compression)
+    return found
+
+
+def _with_channels(images: np.ndarray, channels: int) -> np.ndarray:
     """Returns (count, height, width, channels); gray images get neutral Cb and Cr."""
     if images.ndim == 4:
         return images

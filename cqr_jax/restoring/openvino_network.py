@@ -112,13 +112,8 @@ class OpenvinoNetwork:
           compression: float32, (count, FEATURES), see `cqr_jax.data.compression`; None
             for unknown. A network that is not conditioned ignores it.
         """
-        if images.dtype == np.uint8:
-            images = images.astype(np.float32) / 255
-        inputs = {"image": network.with_channels(images, self.channels)}
-        if self.conditioned:
-            if compression is None:
-                compression = np.zeros((len(images), FEATURES), np.float32)
-            inputs["compression"] = compression
+        arrays = network.inputs(self, images, compression)
+        inputs = dict(zip(("image", "compression"), arrays, strict=False))
         restored = np.empty(inputs["image"].shape, np.float32)
 
         def take(request, index):
@@ -175,7 +170,7 @@ _NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
 def _about_processor(core) -> list[str]:
-    """Returns what a compiled network depends on."""
+    """Returns the properties of the processor that a compiled network depends on."""
     names = "FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES"
     return [str(core.get_property("CPU", name)) for name in names]
 
