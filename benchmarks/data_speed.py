@@ -29,6 +29,7 @@ from configs import deblock
 from cqr_jax.config import level_ranges
 from cqr_jax.data import jpeg, pipeline, records
 from cqr_jax.errors import one_line_errors
+from cqr_jax.restoring import network
 from data_prep import ladder, sources
 from data_prep.build import MIN_SIDE, SIDE
 
@@ -55,7 +56,7 @@ def _encode(paths: list[str]) -> tuple[int, float, float]:
 
 def _limit(paths: list[str]) -> tuple[int, float, float]:
     """Returns the encoded pixels, pixels per second over all cores, and CPU seconds."""
-    count = machine.cores()
+    count = network.cores()
     with multiprocessing.get_context("spawn").Pool(count) as pool:
         results = pool.map(_encode, [paths[i::count] for i in range(count)])
     return (
@@ -94,7 +95,7 @@ def _preparation(source: str, data_dir: str, repetitions: int) -> str:
     share = np.median(built) / np.median(limits)
     cpu_share = np.median(limits_cpu) / np.median(built_cpu)
     what = "of scikit-image's photographs" if source == "embedded" else "photographs"
-    count = machine.cores()
+    count = network.cores()
     return f"""\
 {len(paths)} {what}, {pixels / 1e6:.1f} Mpixel, {len(records.QUALITIES)} JPEGs of each
 sub-image. Median and range of {repetitions} repetitions.

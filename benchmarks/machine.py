@@ -6,13 +6,10 @@ import platform
 import re
 from importlib import metadata
 
+from cqr_jax.restoring import network
+
 _PACKAGES = ("jax", "jaxlib", "flax", "tensorflow", "openvino", "pillow")
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # of x86 processors
-
-
-def cores() -> int:
-    """Returns the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def describe() -> str:
@@ -23,8 +20,9 @@ def describe() -> str:
     flags = re.search(r"flags\s*:(.*)", info)
     features = [x for x in _FEATURES if flags and x in flags[1].split()]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    processor = model[1] if model else platform.machine()
     parts = [
-        f"{cores()} cores of {model[1] if model else platform.machine()}{virtual}"
+        f"{network.cores()} cores of {processor}{virtual}"
         + (f" ({', '.join(features)})" if features else ""),
         f"{memory:.0f} GiB of memory",
         f"{platform.system()} {platform.release()}",

@@ -44,14 +44,7 @@ def parser() -> argparse.ArgumentParser:
         help="output folder; for one input also a file, or - for standard output "
         "(default: NAME.restored.png beside each input)",
     )
-    parser.add_argument(
-        "-f",
-        "--format",
-        type=image_format,
-        metavar="{" + ",".join(FORMATS) + "}",
-        help="output format, also jpg or tif (default: the input's, but PNG for JPEGs "
-        "and standard input)",
-    )
+    add_restoring_options(parser)
     parser.add_argument(
         "--suffix",
         type=name_part,
@@ -65,36 +58,11 @@ def parser() -> argparse.ArgumentParser:
         help="keep the input's extension before the output's: photo.jpg.png",
     )
     parser.add_argument(
-        "--quality",
-        type=between(1, 100, int),
-        default=95,
-        help="quality of JPEG outputs, 1 to 100 (default: %(default)s)",
-    )
-    parser.add_argument(
         "--bits",
         type=int,
         choices=(8, 16),
         help="bits per channel of the output, 16 in PNG and TIFF only (default: the "
         "input's)",
-    )
-    parser.add_argument(
-        "--strength",
-        type=between(0, 1, float),
-        default=1.0,
-        help="share of the change to make, 0 to 1 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--quality-factor",
-        type=between(1, 100, int),
-        metavar="N",
-        help="quality factor to tell the network instead of the file's, 1 to 100; a "
-        "lower one removes more; implies --no-projection",
-    )
-    parser.add_argument(
-        "--no-projection",
-        dest="projection",
-        action="store_false",
-        help="do not keep the result within the quantisation intervals of a JPEG file",
     )
     parser.add_argument(
         "--self-ensemble",
@@ -154,22 +122,11 @@ def parser() -> argparse.ArgumentParser:
         "--report", metavar="FILE", help="write the outcome of each file as JSON"
     )
     parser.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="use this deblocker instead of the shipped one",
-    )
-    parser.add_argument(
         "--engine",
         choices=("auto", "jax", "openvino"),
         default="auto",
         help="what runs the network: openvino on CPUs, jax on accelerators (default: "
         "the faster one that is there)",
-    )
-    parser.add_argument(
-        "--tile",
-        type=tile_side,
-        metavar="SIDE",
-        help="side of a tile in pixels, a multiple of 8 from 64 on (default: 192)",
     )
     parser.add_argument(
         "--max-megapixels",
@@ -179,6 +136,56 @@ def parser() -> argparse.ArgumentParser:
         "megapixel",
     )
     return parser
+
+
+def add_restoring_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this command that `restoring.on_beam` has too."""
+    parser.add_argument(
+        "-f",
+        "--format",
+        type=image_format,
+        metavar="{" + ",".join(FORMATS) + "}",
+        help="output format, also jpg or tif (default: the input's, but PNG for JPEGs "
+        "and standard input)",
+    )
+    parser.add_argument(
+        "--quality",
+        type=between(1, 100, int),
+        default=95,
+        help="quality of JPEG outputs, 1 to 100 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--strength",
+        type=between(0, 1, float),
+        default=1.0,
+        help="share of the change to make, 0 to 1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--quality-factor",
+        type=between(1, 100, int),
+        metavar="N",
+        help="quality factor to tell the network instead of the file's, 1 to 100; a "
+        "lower one removes more; implies --no-projection",
+    )
+    parser.add_argument(
+        "--no-projection",
+        dest="projection",
+        action="store_false",
+        help="do not keep the result within the quantisation intervals of a JPEG file",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="use this deblocker instead of the shipped one",
+    )
+    parser.add_argument(
+        "--tile",
+        type=tile_side,
+        default=192,  # `tiles.SIDE`; importing it here would slow down --help
+        metavar="SIDE",
+        help="side of a tile in pixels, a multiple of 8 from 64 on (default: "
+        "%(default)s)",
+    )
 
 
 def between(low: float, high: float, kind: type) -> Callable[[str], float]:

@@ -31,7 +31,6 @@ from cqr_jax.restoring import (
     restorer,
     sources,
     targets,
-    tiles,
 )
 from cqr_jax.restoring.picture import Picture
 from cqr_jax.restoring.restorer import Restoration
@@ -251,7 +250,7 @@ def _restored(
             run,
             decoded(),
             args.strength,
-            args.tile or tiles.SIDE,
+            args.tile,
             depth,
             args.quality_factor,
             projecting,

@@ -33,7 +33,7 @@ from cqr_jax.restoring import (
     targets,
     tiles,
 )
-from cqr_jax.restoring.command import between, image_format, tile_side
+from cqr_jax.restoring.command import add_restoring_options
 from cqr_jax.restoring.picture import Picture
 
 with extra("beam"):
@@ -277,48 +277,7 @@ def main() -> None:
         "--input", required=True, help="pattern of the input paths, such as 'photos/**'"
     )
     parser.add_argument("--output", required=True, help="output folder")
-    parser.add_argument(
-        "--format",
-        type=image_format,
-        help="format of the outputs: png, jpeg, webp, ... (default: that of the input, "
-        "PNG for JPEGs)",
-    )
-    parser.add_argument(
-        "--quality",
-        type=between(1, 100, int),
-        default=95,
-        help="quality factor of JPEG outputs, 1 to 100 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--strength",
-        type=between(0, 1, float),
-        default=1.0,
-        help="share of the change to make, 0 to 1 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--tile",
-        type=tile_side,
-        default=tiles.SIDE,
-        metavar="SIDE",
-        help="side of a tile in pixels, a multiple of 8 from 64 on (default: "
-        "%(default)s)",
-    )
-    parser.add_argument(
-        "--quality-factor",
-        type=between(1, 100, int),
-        metavar="N",
-        help="quality factor to give to the network instead of the files' tables, 1 to "
-        "100; lower values remove more; implies --no-projection",
-    )
-    parser.add_argument(
-        "--no-projection",
-        dest="projection",
-        action="store_false",
-        help="do not keep results within the quantisation intervals of JPEG files",
-    )
-    parser.add_argument(
-        "--weights", help="use this deblocker instead of the shipped one"
-    )
+    add_restoring_options(parser)
     args, flags = parser.parse_known_args()
     with one_line_errors():
         run(args, flags)

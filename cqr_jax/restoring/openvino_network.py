@@ -25,6 +25,8 @@ from cqr_jax.restoring import network
 # usage data. Neither is needed here, and openvino works without them.
 _NOT_IMPORTED = "openvino.tools.ovc"
 
+_CACHED = 8  # number of compiled networks to keep, those that were used last
+
 
 def import_openvino() -> Any:
     """Imports openvino without its converter and its telemetry.
@@ -141,6 +143,7 @@ class OpenvinoNetwork:
         # A file that can't be read or is damaged is made anew.
         with contextlib.suppress(OSError, RuntimeError):
             data = cached.read_bytes()
+            os.utime(cached)
             return self._core.import_model(data, "CPU", self._settings)
         model = self._core.read_model(self._exported())
         shapes = {"image": [1, *sides, self.channels]}
@@ -151,6 +154,7 @@ class OpenvinoNetwork:
         # Without a cache, the next process compiles again.
         with contextlib.suppress(UserError, OSError, RuntimeError):
             files.write(cached, compiled.export_model().getvalue())
+            _delete_oldest(cached.parent)
         return compiled
 
     def _exported(self) -> bytes:
@@ -167,6 +171,13 @@ class OpenvinoNetwork:
 
 
 _NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+
+
+def _delete_oldest(folder: pathlib.Path) -> None:
+    """Deletes all compiled networks but the `_CACHED` that were used last."""
+    found = sorted(folder.glob("*.openvino"), key=lambda path: path.stat().st_mtime)
+    for path in found[:-_CACHED]:
+        path.unlink(missing_ok=True)
 
 
 def _about_processor(core) -> list[str]:

@@ -129,6 +129,22 @@ def test_a_damaged_cache_is_replaced(cache):
         assert len(file.read_bytes()) > len(whole) // 2
 
 
+def test_the_compiled_networks_used_last_are_kept(tmp_path, cache):
+    path = saved(tmp_path / "a.safetensors", drawn(width=6, local_blocks=0))
+    cache.mkdir(parents=True)
+    others = [cache / f"{i}.openvino" for i in range(10)]
+    for age, other in enumerate(others):
+        other.touch()
+        os.utime(other, (0, 1000 - age))
+    openvino_network.OpenvinoNetwork(path)(np.zeros((1, 16, 16), np.float32))
+    (new,) = set(cache.glob("*.openvino")) - set(others)
+    assert [x.exists() for x in others] == [True] * 7 + [False] * 3
+
+    os.utime(new, (0, 0))
+    openvino_network.OpenvinoNetwork(path)(np.zeros((1, 16, 16), np.float32))
+    assert new.stat().st_mtime > 1000  # it was used
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(cache, tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.touch()
