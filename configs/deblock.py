@@ -81,6 +81,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.patch = 48  # side of a training crop in pixels, a multiple of 8
     c.batch_size = 16  # clean crops per step, over all devices
     c.steps = 400_000  # training steps
+    c.guided_steps = 0  # final steps with the losses of the ranker; 0: all steps
     c.ema_decay = 0.0  # decay of the exponential moving average of the weights; 0: none
 
     c.optimizer = common.optimizer()

@@ -1,6 +1,7 @@
 """Tests of the command line as a process: bad configs, stages, resuming, stopping."""
 
 import csv
+import functools
 import itertools
 import json
 import signal
@@ -157,6 +158,7 @@ def test_ranker_fields_out_of_range_are_rejected(field, value, words):
         ("qualities", (10, 10), "given twice"),
         ("qualities", ("10,a",), "must be whole numbers"),
         ("qualities_per_crop", 4, r"must be in \[0, 3\]"),
+        ("guided_steps", 400_001, r"must be in \[0, 400000\]"),
         (
             "degradation",
             "blind",
@@ -383,6 +385,57 @@ def test_second_run_in_a_workdir_waits_for_the_first(data_dir, tmp_path):
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert (tmp_path / "ranker.safetensors").exists()
+
+
+@pytest.mark.parametrize("start", [0, 2, 3])
+def test_the_first_steps_are_unguided_also_after_resuming(tmp_path, start):
+    config = ranker.get_config("quickstart")
+    config.workdir, config.steps, config.validate_every = str(tmp_path), 4, 4
+    ones = {"x": np.ones((jax.device_count(), 1), np.float32)}
+
+    def step(kind, state, ranker_variables, batch):
+        params = {"w": state.params["w"].at[state.step].set(kind)}
+        metrics = {"loss": batch["x"].mean()}
+        return state.replace(step=state.step + 1, params=params), metrics
+
+    stage = stages.Stage(
+        "deblocker",
+        stages.Steps(
+            None,
+            None,
+            functools.partial(step, 2),
+            lambda *args: {"loss": args[-1]["x"].mean()},
+            functools.partial(step, 1),
+        ),
+        ranker_variables={},
+        batches=lambda first: itertools.repeat(ones),
+        validation=[ones],
+        summarize=lambda sums: sums,
+        best=("loss", "min"),
+        images_per_step=1,
+        unguided_steps=3,
+    )
+    weight = {"w": np.zeros(4, np.float32)}
+    begin = state.TrainState(np.array(start, np.int32), weight, {}, {}, weight)
+    with checkpoint.open_manager(tmp_path, 1, *stage.best) as manager:
+        end = loop.train(config, stage, manager, begin, Workdir(str(tmp_path)))
+    taken = [0] * start + [1, 1, 1, 2][start:]
+    np.testing.assert_array_equal(end.params["w"], taken)
+
+
+def test_unguided_steps_keep_the_terms_that_compare_pixels():
+    config = deblock.get_config("compact")
+    config.loss.log_mse = 0.5
+    made = stages.deblock_steps(config, Ranker(4))
+    assert made.train_step.keywords["loss_weights"] == {
+        "mae": 1.0,
+        "quality": 5e-5,
+        "feature": 5e-4,
+        "log_mse": 0.5,
+    }
+    assert made.unguided_step.keywords["loss_weights"] == {"mae": 1.0, "log_mse": 0.5}
+    alone = stages.deblock_steps(deblock.get_config("compact,ablation=cqr"), None)
+    assert alone.unguided_step is None
 
 
 def test_a_signal_during_the_last_validation_stops_too(tmp_path):

@@ -195,6 +195,10 @@ def train(
     """
     run = runner.create(config.parallel)
     train_step = run.compile_train_step(stage.steps.train_step)
+    unguided_step = train_step
+    if stage.unguided_steps:
+        assert stage.steps.unguided_step is not None
+        unguided_step = run.compile_train_step(stage.steps.unguided_step)
     validate = _compile_validation(run, stage)
     ranker_variables = run.replicate(stage.ranker_variables)
     first = int(train_state.step) + 1
@@ -206,9 +210,10 @@ def train(
     with Interrupts() as interrupts, reporter:
         for step in range(first, config.steps + 1):
             batch = next(batches)
-            train_state, metrics = train_step(train_state, ranker_variables, batch)
+            take = unguided_step if step <= stage.unguided_steps else train_step
+            train_state, metrics = take(train_state, ranker_variables, batch)
             pending.append(step, metrics)
-            if step == first:
+            if step in (first, stage.unguided_steps + 1):  # compiles
                 jax.block_until_ready(metrics)
                 reporter.clock.mark(step)
             last = step == config.steps

@@ -26,12 +26,15 @@ class Steps(NamedTuple):
       optimizer: optimizer of `train_step`.
       train_step, eval_step: functions of `cqr_jax.training.steps` with everything but
         the arrays bound.
+      unguided_step: a `train_step` without the losses of the ranker, for the first
+        steps of a training that is guided later; None if no term needs the ranker.
     """
 
     model: nn.Module
     optimizer: optax.GradientTransformation
     train_step: Callable
     eval_step: Callable
+    unguided_step: Callable | None = None
 
 
 class Stage(NamedTuple):
@@ -46,6 +49,7 @@ class Stage(NamedTuple):
       summarize: sums of the evaluation step over all batches -> metrics by name.
       best: name of the metric that determines the best checkpoint, and 'max' or 'min'.
       images_per_step: number of compressed images in one training step.
+      unguided_steps: number of steps to take with `steps.unguided_step`.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Stage(NamedTuple):
     summarize: Callable[[dict], dict[str, float]]
     best: tuple[str, str]
     images_per_step: int
+    unguided_steps: int = 0
 
 
 def ranker_steps(config: ml_collections.ConfigDict) -> Steps:
@@ -105,7 +110,6 @@ def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -
         apply=apply,
         rank=rank,
         optimizer=optimizer,
-        loss_weights=losses.weights(config.loss),
         ema_decay=config.ema_decay,
         grad_accum_steps=config.grad_accum_steps,
         axis_name=axis_name,
@@ -113,7 +117,13 @@ def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -
     eval_step = functools.partial(
         steps.deblock_eval_step, apply=apply, axis_name=axis_name
     )
-    return Steps(model, optimizer, train_step, eval_step)
+    terms = losses.weights(config.loss)
+    guided = functools.partial(train_step, loss_weights=terms)
+    unguided = None
+    if terms.keys() & losses.RANKED.keys():
+        pixel = {name: x for name, x in terms.items() if name in losses.PIXEL}
+        unguided = functools.partial(train_step, loss_weights=pixel)
+    return Steps(model, optimizer, guided, eval_step, unguided)
 
 
 def ranker_stage(config: ml_collections.ConfigDict) -> Stage:
@@ -185,9 +195,11 @@ def deblock_stage(
             results[name] = sum(values) / len(values)
         return results
 
+    guided = config.guided_steps or config.steps
     return Stage(
         name="deblocker",
         steps=deblock_steps(config, ranker.model if ranker else None),
+        unguided_steps=config.steps - guided if ranker else 0,
         ranker_variables=ranker.variables if ranker else {},
         **_data(
             config,
