@@ -3,6 +3,9 @@
     python -m cqr_jax.main --config=configs/ablation.py:compact --config.data.name=NAME
     python -m cqr_jax.main --config=configs/ablation.py:quickstart
 
+Further variants restrict L_F to feature maps of one depth (early, middle and late), or
+train for one quality factor alone (q10, q20 and q30). Add them to config.variants.
+
 Writes the table after the training. Presets and fields are those of
 configs/deblock.py. All runs have the same budget, data and ranker. Completed runs are
 reused, and a run that was stopped is continued.
@@ -22,8 +25,8 @@ def get_config(text: str = "") -> ConfigDict:
     c = deblock.get_config(preset)  # config of all runs and of their common ranker
     c.task = "ablation"
     c.workdir = f"runs/ablation-{preset}"  # the runs as VARIANT/seedN, and the tables
-    c.variants = ",".join(ABLATIONS)  # components that the runs leave out
-    c.seeds = (0, 1)  # seeds of each variant; config.seed is used for the ranker only
+    c.variants = ",".join(ABLATIONS)  # what the runs leave out or change
+    c.seeds = (0, 1, 2)  # of each variant; config.seed is that of the ranker alone
     c.evaluation = evaluation.get_config("ablation")
     for field in ("task", "workdir"):  # set by this config
         del c.evaluation[field]

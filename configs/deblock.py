@@ -38,6 +38,7 @@ def get_config(text: str = "") -> ConfigDict:
 
     c.initial_weights = ""  # weights file to start from; empty: random initialisation
     c.ranker_weights = ""  # frozen ranker; empty: stage 1's, trained if missing
+    c.feature_layers = ()  # feature maps of the ranker in L_F; empty: all
     c.loss = ConfigDict()  # eq. 6; no ranker is used if alpha and beta are 0
     c.loss.alpha = 0.01  # weight of the quality loss L_Q
     c.loss.beta = 0.9  # weight of the feature matching loss L_F

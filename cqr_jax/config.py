@@ -22,6 +22,14 @@ MAX_SEED = 2**31 - 1
 # Part of the method that a variant of Table 1 leaves out; 'none' is the full method.
 ABLATIONS = ("cqr", "dc", "lq", "lf", "none")
 
+# Variants with L_F on some of the ranker's feature maps: those at the resolution of the
+# image and at a half, those at a quarter and an eighth, and those below.
+FEATURE_LAYERS = {
+    "early": ("conv0", "conv1", "conv2"),
+    "middle": ("conv3", "conv4", "conv5", "conv6"),
+    "late": ("conv7", "conv8", "conv9"),
+}
+
 # Former names of fields and values -> their present names.
 RENAMED = {"accumulate": "grad_accum_steps", "without": "ablation"}
 RENAMED_VALUES = {
@@ -83,14 +91,31 @@ def with_new_names(fields: dict) -> dict:
     return found
 
 
+def variants(qualities: Iterable[int]) -> tuple[str, ...]:
+    """Returns the variants of an ablation study: see `ablate`.
+
+    Args:
+      qualities: quality factors of the training.
+    """
+    separate = (f"q{quality}" for quality in qualities)
+    return (*ABLATIONS, *FEATURE_LAYERS, *separate)
+
+
+def separate_quality(variant: str) -> int | None:
+    """Returns the quality factor of a variant trained for one alone, else None."""
+    number = variant.removeprefix("q")
+    return int(number) if number != variant and number.isdecimal() else None
+
+
 def ablate(config: ConfigDict, ablation: str) -> None:
-    """Changes a config of the deblocker in place to a variant of Table 1.
+    """Changes a config of the deblocker in place to a variant of an ablation study.
 
     Args:
       config: config of `configs/deblock.py`.
-      ablation: part to leave out, one of `ABLATIONS`: the ranker and its two losses
-        ('cqr'), the dilation ('dc'), the quality loss ('lq'), the feature matching loss
-        ('lf'), or nothing ('none').
+      ablation: a variant. One of `ABLATIONS` leaves a part out: the ranker and its two
+        losses ('cqr'), the dilation ('dc'), the quality loss ('lq'), the feature
+        matching loss ('lf'), or nothing ('none'). One of `FEATURE_LAYERS` restricts the
+        feature matching loss to these maps. 'qN' trains for the quality factor N alone.
     """
     if ablation in ("cqr", "lq"):
         config.loss.alpha = 0.0
@@ -98,6 +123,11 @@ def ablate(config: ConfigDict, ablation: str) -> None:
         config.loss.beta = 0.0
     if ablation == "dc":
         config.model.dilations = (1,) * len(config.model.dilations)
+    if ablation in FEATURE_LAYERS:
+        config.feature_layers = FEATURE_LAYERS[ablation]
+    if (quality := separate_quality(ablation)) is not None:
+        config.qualities = (quality,)
+        config.qualities_per_crop = min(1, config.qualities_per_crop)
 
 
 def split_list(text: str) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def test_every_field_is_in_a_table():
             '`""` - `""` `""` `""` `""`',
             "a column each; ranker: the ranker",
         ),
-        ("ablation", "seeds", "`0,1` `0,1` `0,1` `0,1`", "of each variant"),
+        ("ablation", "seeds", "`0,1,2` `0,1,2` `0,1,2` `0,1,2`", "of each variant"),
     ],
 )
 def test_rows_have_each_preset_s_value_and_the_explanation(file, field, values, words):

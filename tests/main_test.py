@@ -21,6 +21,7 @@ from configs import eval as evaluation
 from cqr_jax import config as config_lib
 from cqr_jax import tasks, weights
 from cqr_jax.errors import UserError
+from cqr_jax.models import ranker as ranker_model
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 from cqr_jax.training import ablation as table1
@@ -158,6 +159,7 @@ def test_ranker_fields_out_of_range_are_rejected(field, value, words):
         ("qualities", (10, 10), "given twice"),
         ("qualities", ("10,a",), "must be whole numbers"),
         ("qualities_per_crop", 4, r"must be in \[0, 3\]"),
+        ("feature_layers", ("conv10",), "choose from conv0, conv1, .* or conv9"),
         ("guided_steps", 400_001, r"must be in \[0, 400000\]"),
         (
             "degradation",
@@ -209,7 +211,8 @@ def test_evaluation_fields_out_of_range_are_rejected(preset, field, value, words
     ("field", "value", "words"),
     [
         ("variants", "cqr,nothing", "'nothing' is now 'none'"),
-        ("variants", "cqr,x", "'x': choose cqr, dc, lq, lf or none"),
+        ("variants", "cqr,x", "'x': choose cqr, dc, lq, .* q10, q20 or q30"),
+        ("variants", "q40", "'q40': choose"),
         ("seeds", (), "one or more"),
         ("variants", "", "one or more"),
         ("seeds", (1, 1), "none of them twice"),
@@ -269,6 +272,37 @@ def test_each_ablation_changes_only_its_own_fields(preset):
     assert [name for name, on in changed["dc"].items() if on] == ["dilations"]
     assert [name for name, on in changed["lq"].items() if on] == ["alpha"]
     assert [name for name, on in changed["lf"].items() if on] == ["beta"]
+
+
+def test_further_variants_change_the_layers_or_the_qualities():
+    full = deblock.get_config("compact")
+    for variant in config_lib.variants(full.qualities)[5:]:
+        config = deblock.get_config("compact")
+        config_lib.ablate(config, variant)
+        tasks.check(config)
+        if variant.startswith("q"):
+            assert config.qualities == (int(variant[1:]),)
+            config.qualities = full.qualities
+        else:
+            assert config.feature_layers
+            config.feature_layers = ()
+        assert config == full
+    parts = config_lib.FEATURE_LAYERS.values()
+    assert sum(parts, ()) == ranker_model.FEATURES
+
+
+def test_feature_layers_are_those_of_the_feature_matching_loss():
+    config = deblock.get_config("compact")
+    config.feature_layers = ("conv1", "conv3")
+    model = Ranker(4)
+    variables = state.init(model, 48, 0)
+    image = np.random.default_rng(0).random((1, 48, 48, 1), np.float32)
+    step = stages.deblock_steps(config, model).train_step
+    score, features = step.keywords["rank"](variables, image)
+    every = model.apply(variables, image)
+    assert set(features) == {"conv1", "conv3"}
+    np.testing.assert_array_equal(score, every[0])
+    np.testing.assert_array_equal(features["conv3"], every[1]["conv3"])
 
 
 def test_ranker_is_trained_only_if_a_variant_needs_it(monkeypatch, tmp_path):

@@ -23,6 +23,9 @@ _CONVOLUTIONS = (
     (4, 2, 8),
 )
 
+# Names of the feature maps.
+FEATURES = tuple(f"conv{i}" for i in range(len(_CONVOLUTIONS)))
+
 
 class Ranker(nn.Module):
     """Siamese branch of the ranker: a VGG of ten convolutions and two dense layers.
@@ -90,7 +93,7 @@ class Ranker(nn.Module):
                     name=f"norm{i}",
                 )(x)
             x = nn.leaky_relu(x, 0.2)
-            features[f"conv{i}"] = x
+            features[FEATURES[i]] = x
         x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
         x = nn.leaky_relu(nn.Dense(self.hidden, name="dense0")(x), 0.2)
         return nn.Dense(1, name="dense1")(x)[:, 0], features

@@ -3,7 +3,6 @@
 from ml_collections import ConfigDict
 
 from cqr_jax.config import (
-    ABLATIONS,
     MAX_SEED,
     RENAMED_VALUES,
     at_least,
@@ -14,6 +13,7 @@ from cqr_jax.config import (
     one_of,
     split_list,
     two_numbers,
+    variants,
     whole,
 )
 from cqr_jax.data.compression import CONDITIONINGS
@@ -109,10 +109,9 @@ def _check_runs(config: ConfigDict) -> None:
     for variant in given["variants"]:
         if new := RENAMED_VALUES.get(("ablation", variant)):
             raise UserError(f"config.variants: {variant!r} is now {new!r}")
-        if variant not in ABLATIONS:
-            raise UserError(
-                f"config.variants: {variant!r}: choose {list_of(ABLATIONS)}"
-            )
+        known = variants(config.qualities)
+        if variant not in known:
+            raise UserError(f"config.variants: {variant!r}: choose {list_of(known)}")
     whole(config, "config", "seeds")
     if min(config.seeds) < 0 or max(config.seeds) > MAX_SEED:
         raise UserError(f"config.seeds={config.seeds}: must be 0 to {MAX_SEED}")
@@ -202,8 +201,16 @@ def _check_colour(config) -> None:
 
 
 def _check_loss(config: ConfigDict) -> None:
-    from cqr_jax import losses  # imports JAX, which the other checks don't need
+    # These import JAX, which the other checks don't need.
+    from cqr_jax import losses
+    from cqr_jax.models.ranker import FEATURES
 
+    unknown = set(config.feature_layers) - set(FEATURES)
+    if unknown and config.ranker.model.name == "ranker":
+        raise UserError(
+            f"config.feature_layers={config.feature_layers}: choose from "
+            f"{list_of(FEATURES)}"
+        )
     one_of(config.loss, "config.loss", "pixel", tuple(losses.PIXEL))
     for field, value in config.loss.items():
         if field == "pixel":

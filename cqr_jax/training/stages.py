@@ -1,7 +1,7 @@
 """The two stages of training: their models, steps and data."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -103,6 +103,8 @@ def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -
     optimizer = state.create_optimizer(config.optimizer, config.steps)
     apply = model.apply
     rank = ranker and ranker.clone(dtype=config.compute_dtype).apply
+    if rank and config.feature_layers:
+        rank = _restricted(rank, config.feature_layers)
     if models.channels(model) == 3:
         apply, rank = colour.on_rgb(apply), rank and colour.on_luma(rank)
     train_step = functools.partial(
@@ -124,6 +126,16 @@ def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -
         pixel = {name: x for name, x in terms.items() if name in losses.PIXEL}
         unguided = functools.partial(train_step, loss_weights=pixel)
     return Steps(model, optimizer, guided, eval_step, unguided)
+
+
+def _restricted(rank: Callable, layers: Sequence[str]) -> Callable:
+    """Returns a ranker that returns only the feature maps of these layers."""
+
+    def restricted(variables, image):
+        score, features = rank(variables, image)
+        return score, {name: features[name] for name in layers}
+
+    return restricted
 
 
 def ranker_stage(config: ml_collections.ConfigDict) -> Stage:
