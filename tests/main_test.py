@@ -28,6 +28,7 @@ from cqr_jax.training import ablation as table1
 from cqr_jax.training import checkpoint, loop, stages, state
 from cqr_jax.training.workdir import Workdir
 from tests.conftest import run, start
+from tests.networks import NETWORKS, SMALL, drawn
 
 # A ranker and a deblocker that train in seconds.
 RANKER = (
@@ -734,6 +735,34 @@ def test_table_1_without_finished_runs_is_an_error(tmp_path):
     assert err.splitlines()[-1].startswith(
         f"error: {tmp_path}: contains no finished run"
     )
+
+
+@pytest.mark.parametrize("kind", ["modulation", "pooled", "unconditioned"])
+def test_luma_of_a_colour_deblocker_computes_the_same_y(tmp_path, kind):
+    path, converted = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    colour = drawn(**SMALL | NETWORKS[kind])
+    weights.save(path, "deblocker", colour.fields, colour.variables, {"step": 3})
+    code, out, err = run("cqr_jax.weights", path, f"--luma={converted}")
+    assert (code, out) == (0, ""), err
+    gray = weights.load(converted, "deblocker")
+    assert gray.model.channels == 1
+    assert gray.provenance == {"step": 3}
+    y = np.random.default_rng(0).random((1, 24, 32, 1), np.float32)
+    planes = np.concatenate([y, np.full((1, 24, 32, 2), 0.5, np.float32)], axis=-1)
+    expected = colour.model.apply(colour.variables, planes)[..., :1]
+    assert np.abs(expected - y).max() > 0.01
+    np.testing.assert_allclose(gray.model.apply(gray.variables, y), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("planes", 3), ("unconditioned", 1)])
+def test_other_deblockers_have_no_luma(tmp_path, kind, channels):
+    path, converted = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    other = drawn(**SMALL | NETWORKS[kind] | {"channels": channels})
+    weights.save(path, "deblocker", other.fields, other.variables, {})
+    code, _, err = run("cqr_jax.weights", path, f"--luma={converted}")
+    assert code == 1
+    assert "only deblockers for colour" in err.splitlines()[-1]
+    assert not converted.exists()
 
 
 def test_deepened_deblocker_computes_the_same_function(tmp_path):

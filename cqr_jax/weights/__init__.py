@@ -186,7 +186,8 @@ def _flatten(variables: Any) -> dict:
 
     flat = flatten_dict(dict(variables), sep="/")
     return {
-        name: x if isinstance(x, jax.ShapeDtypeStruct) else np.asarray(x)
+        # safetensors writes the wrong values of an array that is not contiguous.
+        name: x if isinstance(x, jax.ShapeDtypeStruct) else np.asarray(x, order="C")
         for name, x in flat.items()
     }
 

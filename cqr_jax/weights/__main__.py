@@ -2,6 +2,7 @@
 
     python -m cqr_jax.weights runs/a/deblocker.safetensors
     python -m cqr_jax.weights runs/a/deblocker.safetensors --ship=a.safetensors
+    python -m cqr_jax.weights runs/a/deblocker.safetensors --luma=luma.safetensors
     python -m cqr_jax.weights runs/a/deblocker.safetensors --deepen=deeper.safetensors
     python -m cqr_jax.weights runs/a/deblocker.safetensors \
         --interpolate=mixed.safetensors --other=runs/b/deblocker.safetensors \
@@ -11,6 +12,9 @@ The first command prints the model, the number of parameters and the provenance 
 
 --ship rounds the parameters to half precision, which halves the size of the file. It
 removes the folders of the training machine from the provenance.
+
+--luma converts a colour deblocker to one for Y alone, without conditioning. It computes
+what the colour network computes for Y on gray images of unknown compression.
 
 --deepen adds a local block to a deblocker. The block changes nothing until it is
 trained.
@@ -30,6 +34,7 @@ import jax
 import numpy as np
 
 from cqr_jax import weights
+from cqr_jax.data.compression import FEATURES
 from cqr_jax.errors import UserError, one_line_errors
 
 _FOLDERS = ("workdir", "data_dir", "set_dir")
@@ -58,6 +63,43 @@ def ship(path: str, output: str) -> None:
         for name, x in arrays.items()
     }
     weights.save(output, kind, fields, halved, _without_folders(provenance))
+
+
+def luma(path: str, output: str) -> None:
+    """Converts the colour deblocker of `path` to one for Y alone.
+
+    The head and the tail keep their weights for Y. Modulation by an unknown compression
+    is constant, and becomes part of the convolution before it.
+
+    Raises:
+      UserError: if `path` doesn't hold a deblocker with three channels, or if it takes
+        the compression as planes.
+    """
+    held = weights.load(path, "deblocker")
+    if held.model.channels != 3 or held.model.conditioning == "planes":
+        raise UserError(
+            f"{path}: only deblockers for colour, with modulation or without "
+            "conditioning, can be converted"
+        )
+    arrays = flax.traverse_util.flatten_dict(held.variables["params"])
+    head, tail = ("head", "kernel"), ("tail", "kernel")
+    embedding = np.zeros((1, FEATURES), np.float32)  # of an unknown compression
+    for i in range(2 * (held.model.conditioning == "modulation")):
+        kernel, bias = (arrays.pop((f"embedding{i}", x)) for x in ("kernel", "bias"))
+        embedding = np.maximum(embedding @ kernel + bias, 0)
+    for *block, layer, name in list(arrays):
+        if layer == "modulation" and name == "kernel":
+            kernel, bias = (arrays.pop((*block, layer, x)) for x in ("kernel", "bias"))
+            scale, shift = np.split((embedding @ kernel + bias)[0], 2)
+            kernel, bias = ((*block, "inner", x) for x in ("kernel", "bias"))
+            arrays[kernel] = arrays[kernel] * (1 + scale)
+            arrays[bias] = arrays[bias] * (1 + scale) + shift
+    arrays[head] = arrays[head][:, :, ::3]
+    arrays[tail] = arrays[tail][..., ::3]
+    arrays["tail", "bias"] = arrays["tail", "bias"][::3]
+    fields = {**held.fields, "channels": 1, "conditioning": "none"}
+    params = flax.traverse_util.unflatten_dict(arrays)
+    weights.save(output, "deblocker", fields, {"params": params}, held.provenance)
 
 
 def deepen(path: str, output: str) -> None:
@@ -135,6 +177,7 @@ def main() -> None:
     parser.add_argument("file", metavar="FILE", help="weights, a .safetensors file")
     outputs = parser.add_mutually_exclusive_group()
     outputs.add_argument("--ship", metavar="OUTPUT", help="file to write")
+    outputs.add_argument("--luma", metavar="OUTPUT", help="file to write")
     outputs.add_argument("--deepen", metavar="OUTPUT", help="file to write")
     outputs.add_argument("--interpolate", metavar="OUTPUT", help="file to write")
     parser.add_argument("--other", metavar="FILE", help="weights to interpolate with")
@@ -148,6 +191,8 @@ def main() -> None:
     with one_line_errors():
         if args.ship:
             ship(args.file, args.ship)
+        elif args.luma:
+            luma(args.file, args.luma)
         elif args.deepen:
             deepen(args.file, args.deepen)
         elif args.interpolate:
