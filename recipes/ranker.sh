@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Trains the compact ranker and makes its files in the package.
+#
+#   recipes/ranker.sh PHOTOGRAPHS
+#
+# PHOTOGRAPHS is a folder of images that were not compressed visibly, with sides of at
+# least 128 pixels.
+#
+# The script makes the records, trains the ranker, writes its weights to the package, and
+# measures the median score of the held-out photographs at each quality factor. If it is
+# stopped and started again, it continues from the last checkpoint. STEPS is the number
+# of steps. PYTHON sets the interpreter. The default is the one in .venv.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# -eq 1 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+python=${PYTHON:-.venv/bin/python}
+photographs=$(realpath "$1")
+
+"$python" -m data_prep.build --source="$photographs" --name=photos
+"$python" -m cqr_jax.main --config=configs/ranker.py:compact \
+    --config.data.name=photos ${STEPS:+--config.steps="$STEPS"}
+"$python" -m cqr_jax.weights runs/ranker-compact/ranker.safetensors \
+    --ship=cqr_jax/weights/compact-ranker.safetensors
+"$python" -m cqr_jax.main --config=configs/eval.py:ranker \
+    --config.sets="$photographs:validation" \
+    --config.weights=cqr_jax/weights/compact-ranker.safetensors
+cp runs/eval-ranker/typical.tsv cqr_jax/weights/compact-ranker-scores.tsv
