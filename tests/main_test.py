@@ -544,11 +544,11 @@ def test_ranker_config_is_the_same_alone_and_before_stage_2(preset, tmp_path):
     before = deblock.get_config(preset).ranker
     for first, second in ((alone, before), (before, alone)):
         first.workdir = second.workdir = str(tmp_path)
-        Workdir(str(tmp_path)).keep_config(first, resuming=False)
-        Workdir(str(tmp_path)).keep_config(second, resuming=True)
+        Workdir(str(tmp_path)).keep_config(first, None)
+        Workdir(str(tmp_path)).keep_config(second, 1)
     second.margin = 0.4
     with pytest.raises(UserError, match=r"begun with margin=0\.5, now 0\.4"):
-        Workdir(str(tmp_path)).keep_config(second, resuming=True)
+        Workdir(str(tmp_path)).keep_config(second, 1)
 
 
 def test_run_with_former_field_names_is_resumed(tmp_path):
@@ -559,10 +559,52 @@ def test_run_with_former_field_names_is_resumed(tmp_path):
     config.optimizer.schedule = "step_decay"
     old["optimizer"]["schedule"] = "halving"
     (tmp_path / "config.json").write_text(json.dumps(old))
-    Workdir(str(tmp_path)).keep_config(config, resuming=True)
+    Workdir(str(tmp_path)).keep_config(config, 1)
     config.grad_accum_steps = 2
     with pytest.raises(UserError, match="begun with grad_accum_steps=1, now 2"):
-        Workdir(str(tmp_path)).keep_config(config, resuming=True)
+        Workdir(str(tmp_path)).keep_config(config, 1)
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "decay", "allowed"),
+    [
+        (40_000, 60_000, 10_000, True),
+        (40_001, 60_000, 10_000, False),  # the rate has begun to fall
+        (30_000, 30_000, 0, True),  # ends the run now
+        (30_001, 30_000, 0, False),
+        (30_000, 40_000, 10_000, True),
+        (30_001, 40_000, 10_000, False),
+    ],
+)
+def test_steps_may_change_while_the_learning_rate_is_constant(
+    tmp_path, step, steps, decay, allowed
+):
+    config = deblock.get_config("colour")  # 50,000 steps, the last 10,000 of which fall
+    workdir = Workdir(str(tmp_path))
+    workdir.keep_config(config, None)
+    config.steps, config.optimizer.decay_steps = steps, decay
+    if allowed:
+        workdir.keep_config(config, step)
+        assert json.loads((tmp_path / "config.json").read_text())["steps"] == steps
+        return
+    with pytest.raises(UserError, match="was begun with "):
+        workdir.keep_config(config, step)
+
+
+@pytest.mark.parametrize(("value", "allowed"), [(0, True), (5, False)])
+def test_a_run_older_than_a_field_is_resumed_if_the_field_is_off(
+    tmp_path, value, allowed
+):
+    config = deblock.get_config("compact")
+    old = json.loads(config.to_json())
+    del old["guided_steps"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    config.guided_steps = value
+    if allowed:
+        Workdir(str(tmp_path)).keep_config(config, 1)
+        return
+    with pytest.raises(UserError, match="begun with guided_steps=None, now 5"):
+        Workdir(str(tmp_path)).keep_config(config, 1)
 
 
 def test_a_non_finite_loss_stops_with_its_step(data_dir, tmp_path):

@@ -115,7 +115,7 @@ def _run(
         checkpoints as manager,
         distributed.exit_without_barrier(),
     ):
-        workdir.keep_config(config, resuming=manager.latest_step() is not None)
+        workdir.keep_config(config, manager.latest_step())
         workdir.check_shared()
         train_state = _start(config, stage, manager, initial)
         if train_state.step < config.steps:

@@ -34,6 +34,9 @@ _FREE_FIELDS = (
     "workdir",
 )
 
+# Fields that have no effect before `_constant_until`.
+_LENGTH_FIELDS = ("steps", "guided_steps", "optimizer.decay_steps")
+
 
 class Workdir:
     """The folder of a training run.
@@ -85,24 +88,33 @@ class Workdir:
             pass
         return lock
 
-    def keep_config(self, config: ml_collections.ConfigDict, resuming: bool) -> None:
+    def keep_config(
+        self, config: ml_collections.ConfigDict, latest: int | None
+    ) -> None:
         """Writes the config to the folder.
 
         Args:
           config: config of the run.
-          resuming: whether the folder has a checkpoint to resume from.
+          latest: step of the checkpoint to resume from; None if there is none.
 
         Raises:
-          UserError: if the run to resume was started with another config.
+          UserError: if the run to resume was started with another config. The number
+            of steps may change while the learning rate of stable_decay is constant and
+            the ranker does not guide yet.
         """
         path = self.path / _CONFIG_FILE
         text = config.to_json(indent=2) + "\n"
-        if resuming and path.is_file():
+        if latest is not None and path.is_file():
             old = with_new_names(json.loads(path.read_text()))
             ours, theirs = _learned(json.loads(text)), _learned(old)
-            # In older runs, models had no names.
-            theirs.setdefault("model.name", ours.get("model.name"))
-            theirs.setdefault("ranker.model.name", ours.get("ranker.model.name"))
+            for field, value in ours.items():
+                # In older runs, models had no names. Other fields that older runs lack
+                # change nothing if they are zero or empty.
+                if field.endswith("model.name") or not value:
+                    theirs.setdefault(field, value)
+            if latest <= min(map(_constant_until, (ours, theirs))):
+                for field in ours.keys() & set(_LENGTH_FIELDS):
+                    theirs[field] = ours[field]
             for field in sorted(ours.keys() | theirs.keys()):
                 if ours.get(field) != theirs.get(field):
                     raise UserError(
@@ -176,6 +188,17 @@ class History:
         if stopped["step"] == step:
             return stopped["hours"]
         return self._curve[-1]["hours"] if self._curve else 0.0
+
+
+def _constant_until(fields: dict) -> int:
+    """Returns the last step before the learning rate or the loss changes.
+
+    Returns -1 if the schedule of the learning rate is not stable_decay.
+    """
+    if fields.get("optimizer.schedule") != "stable_decay":
+        return -1
+    final = max(fields["optimizer.decay_steps"], fields.get("guided_steps", 0))
+    return fields["steps"] - final
 
 
 def _learned(fields: dict, prefix: str = "") -> dict:
