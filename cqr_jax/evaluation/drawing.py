@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,18 +15,29 @@ from cqr_jax.evaluation import metrics
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Metric = Callable[[np.ndarray, np.ndarray], float]  # of a reference and an image
+
 _GAP = 8  # pixels between images
 _LEAST_WIDTH = 256  # pixels; narrower images are enlarged by an integer factor
 
 
-def caption(name: str, reference: np.ndarray, image: np.ndarray) -> str:
+def caption(
+    name: str,
+    reference: np.ndarray,
+    image: np.ndarray,
+    measures: Mapping[str, Metric] = metrics.METRICS,
+) -> str:
     """Returns a caption of two lines: the method, and PSNR | SSIM | PSNR-B.
 
-    The images have shape (height, width).
+    Args:
+      name: name of the method.
+      reference, image: images that the measures take: of shape (height, width) for
+        `metrics.METRICS`.
+      measures: the measures, by name.
     """
     values = (
-        tables.shown(name, metrics.METRICS[name](reference, image))
-        for name in tables.MEASURES
+        tables.shown(measure, measures[measure](reference, image))
+        for measure in tables.MEASURES
     )
     return f"{name}\n{' | '.join(values)}"
 
@@ -34,24 +46,25 @@ def panel(images: dict[str, np.ndarray], path: pathlib.Path) -> None:
     """Writes images side by side as a PNG, with captions below.
 
     Args:
-      images: caption (one or two lines) -> uint8 image of shape (height, width). All
-        have the same shape. Small images are enlarged by an integer factor, without
-        interpolation.
+      images: caption (one or two lines) -> uint8 image of shape (height, width), or
+        (height, width, 3) for RGB. All have the same shape. Small images are enlarged
+        by an integer factor, without interpolation.
       path: path of the PNG.
     """
-    height, width = next(iter(images.values())).shape
+    height, width, *channels = next(iter(images.values())).shape
     zoom = -(-_LEAST_WIDTH // width)
     height, width = height * zoom, width * zoom
     font = ImageFont.load_default(size=14)
     below = 44
-    sheet = Image.new("L", (len(images) * (width + _GAP) - _GAP, height + below), 255)
+    size = len(images) * (width + _GAP) - _GAP, height + below
+    sheet = Image.new("RGB" if channels else "L", size, "white")
     draw = ImageDraw.Draw(sheet)
     for i, (words, image) in enumerate(images.items()):
         left = i * (width + _GAP)
         sheet.paste(Image.fromarray(image.repeat(zoom, 0).repeat(zoom, 1)), (left, 0))
         center = (left + width // 2, height + below // 2)
         draw.multiline_text(
-            center, words, fill=0, font=font, anchor="mm", align="center"
+            center, words, fill="black", font=font, anchor="mm", align="center"
         )
     files.write(path, jpeg.encode_png(np.asarray(sheet)))
 

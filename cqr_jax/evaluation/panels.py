@@ -3,16 +3,21 @@
     python -m cqr_jax.evaluation.panels panel IMAGE \
         --weights=A.safetensors,B.safetensors --quality=10 --crop=200,120,96,96 \
         --output=panel.png
+    python -m cqr_jax.evaluation.panels panel IMAGE --colour \
+        --weights=cqr_jax/weights/colour.safetensors --output=panel.png
     python -m cqr_jax.evaluation.panels features IMAGE --weights=ranker.safetensors \
         --output=features.png
 
 panel draws a crop of the original, of its JPEG and of each deblocker's output, with
-PSNR | SSIM | PSNR-B of the whole image below. features draws how strongly each
-convolution of the ranker responds to the clean image and to QF 10, 20 and 30.
+PSNR | SSIM | PSNR-B of the whole image below, on Y or, with --colour, over RGB. JPEGs
+in colour have 4:2:0 chroma, and are restored as by cqr-restore. features draws how
+strongly each convolution of the ranker responds to the clean image and to QF 10, 20 and
+30.
 """
 
 import argparse
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -23,25 +28,33 @@ from cqr_jax.evaluation import drawing, metrics
 
 def _draw_panel(args: argparse.Namespace) -> None:
     with extra("train"):  # after parsing the flags, so that --help is fast
-        from cqr_jax import weights
-        from cqr_jax.config import split_list
-        from cqr_jax.evaluation import table2
-        from cqr_jax.restoring import jax_network
+        from cqr_jax.config import SUBSAMPLINGS, split_list
+        from cqr_jax.data.compression import libjpeg
+        from cqr_jax.evaluation import colour, table2
+        from cqr_jax.restoring import restorer
 
     if not 1 <= args.quality <= 100:
         raise UserError(f"--quality={args.quality}: must be 1 to 100")
-    clean = table2.load(args.image)
-    compressed = jpeg.compress(clean, args.quality)
     methods = table2.by_name(split_list(args.weights), [table2.JPEG])
-    images = {
-        drawing.caption(f"JPEG, QF {args.quality}", clean, compressed): compressed
-    }
-    for name, path in methods.items():
-        run = jax_network.JaxNetwork(weights.load(path, "deblocker"))
-        restored = metrics.to_uint8(run(compressed[None])[0])
-        images[drawing.caption(name, clean, restored)] = restored
-    images = {"original": clean, **images}
-    rows, columns = _window(args.crop, clean.shape)
+    results = {}
+    if args.colour:
+        clean = colour.load(args.image)
+        measures: Mapping[str, drawing.Metric] = colour.METRICS
+        picture = colour.compress(clean, libjpeg(args.quality, SUBSAMPLINGS["4:2:0"]))
+        compressed = picture.pixels
+        for name, run in table2.networks(methods).items():
+            (restored,) = restorer.restore_pictures(run, [picture], projecting=True)
+            results[name] = restored.pixels
+    else:
+        clean, measures = table2.load(args.image), metrics.METRICS
+        compressed = jpeg.compress(clean, args.quality)
+        told = table2.told_gray(args.quality)[None]
+        for name, run in table2.networks(methods).items():
+            results[name] = metrics.to_uint8(run(compressed[None], told)[0])
+    images = {"original": clean}
+    for name, image in {f"JPEG, QF {args.quality}": compressed, **results}.items():
+        images[drawing.caption(name, clean, image, measures)] = image
+    rows, columns = _window(args.crop, clean.shape[:2])
     drawing.panel(
         {k: x[rows, columns] for k, x in images.items()}, pathlib.Path(args.output)
     )
@@ -119,6 +132,9 @@ def main() -> None:
         )
         command.add_argument("--output", required=True, help="PNG to write")
         if name == "panel":
+            command.add_argument(
+                "--colour", action="store_true", help="restore colour, not only Y"
+            )
             command.add_argument(
                 "--quality",
                 type=int,

@@ -1,5 +1,7 @@
 """The command that draws panels and feature maps, and the content of its images."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -50,6 +52,25 @@ def test_panel_shows_the_output_of_an_identity_deblocker(tmp_path):
     sheet = np.asarray(_draw(tmp_path, *arguments))[:64]
     assert sheet.shape == (64, 3 * 256 + 2 * 8)
     np.testing.assert_array_equal(sheet[:, 264:520], sheet[:, 528:])
+
+
+def test_panel_shows_colours_and_their_metrics(tmp_path):
+    path = save_fresh(tmp_path, "deblocker")
+    sheet = _draw(tmp_path, "panel", IMAGE, f"--weights={path}", "--colour")
+    clean = jpeg.load_rgb(IMAGE)
+    height, width, _ = clean.shape
+    assert (sheet.mode, sheet.size) == ("RGB", (3 * width + 16, height + 44))
+    pixels = np.asarray(sheet)[:height]
+    np.testing.assert_array_equal(pixels[:, :width], clean)
+    bad, same = pixels[:, width + 8 : 2 * width + 8], pixels[:, 2 * width + 16 :]
+    buffer = io.BytesIO()
+    Image.fromarray(clean).save(buffer, "JPEG", quality=10)
+    with Image.open(buffer) as expected:
+        np.testing.assert_array_equal(bad, np.asarray(expected))
+    # The deblocker is the identity. Rounding and projection change single pixels.
+    change = np.abs(same.astype(int) - bad)
+    assert change.max() <= 8
+    assert change.mean() < 0.1
 
 
 def test_feature_maps_have_a_row_for_each_convolution(tmp_path):
