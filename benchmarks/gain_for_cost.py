@@ -26,7 +26,7 @@ from cqr_jax.restoring import tiles
 QUALITY = 10
 _PICTURE = pathlib.Path("docs/gain-for-cost.png")
 _REPORT = pathlib.Path("benchmarks/results/gain_for_cost.md")
-_SHIPPED = {"gray": ("compact", "compact-blind"), "colour": ("compact-blind",)}
+_SHIPPED = {"gray": ("compact", "colour"), "colour": ("colour",)}
 # A network of Y takes Cb and Cr at a quarter of the resolution each (4:2:0).
 _PLANES = {"gray": 1.0, "colour": 1.5}
 

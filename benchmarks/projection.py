@@ -43,6 +43,7 @@ last two columns are the errors of this decision.
 """
 _FIRST = (10, 20, 30, 50, 75, 90)  # qualities of the first of two compressions
 _SIDE = 256  # side of a tile, which covers the whole photograph
+_HARM = 0.05  # dB; a larger loss against the JPEG is not acceptable
 _CROP = (3, 5)  # rows and columns cropped away between two compressions
 
 
@@ -95,7 +96,8 @@ def best_limit(found: list[Case]) -> float:
     """Returns the limit of the share with the highest mean PSNR of these files.
 
     The files that were compressed once have the same total weight as those that were
-    compressed twice.
+    compressed twice. The limit is at least so high that every file that was compressed
+    once is projected if it would lose more than `_HARM` without projection.
     """
     shares = np.array([x.share for x in found])
     twice = np.array([x.before > 0 for x in found])
@@ -103,7 +105,10 @@ def best_limit(found: list[Case]) -> float:
     gained /= np.where(twice, max(1, twice.sum()), (~twice).sum())
     order = np.argsort(shares)
     gains = np.concatenate([[0], np.cumsum(gained[order])])
-    count = int(np.argmax(gains))  # number of projected files
+    harmed = np.array([x.psnr[1] - x.psnr[0] < -_HARM for x in found])
+    must = np.flatnonzero((harmed & ~twice & (gained > 0))[order])
+    least = int(must[-1]) + 1 if len(must) else 0
+    count = least + int(np.argmax(gains[least:]))  # number of projected files
     ends = np.concatenate([[0], shares[order], [1]])
     return float((ends[count] + ends[count + 1]) / 2)
 

@@ -7,6 +7,7 @@ kind of command needs a new pattern.
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -102,22 +103,24 @@ def test_every_command_matches_one_of_the_ways():
 def workplace(tmp_path, image):
     """A folder with the files that the commands name."""
     runs = ("runs/NAME", "runs/deblock-colour")
-    for folder in ("holidays/beach", *runs, "cqr_jax/weights", "docs"):
+    folders = ("holidays/beach", *runs, "runs/ranker-compact")
+    for folder in (*folders, "cqr_jax/weights", "docs"):
         (tmp_path / folder).mkdir(parents=True)
     picture = Image.fromarray(image)
-    picture.save(tmp_path / "IMAGE", "png")
+    picture.convert("RGB").save(tmp_path / "IMAGE", "png")
     for name in ("photo.jpg", "holidays/a.jpg", "holidays/beach/b.jpg"):
         picture.save(tmp_path / name, quality=10)
     shipped = ROOT / "cqr_jax" / "weights"
-    for path in shipped.glob("*.safetensors"):
-        (tmp_path / "cqr_jax" / "weights" / path.name).symlink_to(path)
+    for path in shipped.glob("*.safetensors"):  # which some commands overwrite
+        shutil.copy(path, tmp_path / "cqr_jax" / "weights")
     for name, weights in (
         ("A", "compact"),
         ("RANKER", "compact-ranker"),
+        ("runs/ranker-compact/ranker", "compact-ranker"),
         *((f"{run}/deblocker", "compact") for run in runs),
     ):
         path = tmp_path / f"{name}.safetensors"
-        path.symlink_to(shipped / f"{weights}.safetensors")
+        shutil.copy(shipped / f"{weights}.safetensors", path)
     return tmp_path
 
 

@@ -22,6 +22,15 @@ def test_both_kinds_have_the_same_total_weight():
     assert row(90, once + twice)[-2:] == ["0.0%", "100.0%"]
 
 
+def test_no_file_compressed_once_loses_much():
+    """The mean would be better without projecting the files compressed twice."""
+    twice = [_case(50, 0.1 + i / 100, 31.0, 29.0) for i in range(8)]
+    for plain, found in ((29.94, 0.25), (29.96, 0.05)):
+        once = [_case(0, 0.2, plain, 30.1)]
+        limit = best_limit(once + twice)
+        assert (limit > 0.2) == (found > 0.2), plain
+
+
 def test_nothing_is_projected_if_the_loss_outweighs_the_gain():
     twice = [_case(50, 0.1, 31.0, 30.5)]
     once = [_case(0, 0.2, 31.0, 31.1)]

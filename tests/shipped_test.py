@@ -53,11 +53,12 @@ def test_ranker_scores_rise_with_the_quality(photograph):
 def test_provenance_names_no_folder(path):
     _, _, provenance, arrays = weights.read(path)
     latest = provenance.get("mixed", [provenance])[-1]
-    assert latest["config"]["data"]["name"] == "photos"
+    data = "colour-photographs" if path.stem == "colour" else "photos"
+    assert latest["config"]["data"]["name"] == data
     assert "workdir" not in json.dumps(provenance)
     strings = re.findall(r'"([^"]*)"', json.dumps(provenance))
     assert [x for x in strings if "/" in x] == []
-    assert path.stat().st_size < 3e6
+    assert path.stat().st_size < (12e6 if path.stem == "colour" else 3e6)
     assert all(np.isfinite(x).all() for x in arrays.values())
     assert path.name in (weights.SHIPPED / "README.md").read_text()
 
@@ -66,6 +67,12 @@ def test_provenance_names_no_folder(path):
 def test_weights_fit_the_compact_preset(name, blocks):
     fields = deblock.get_config("compact").model.to_dict() | {"local_blocks": blocks}
     weights.load(weights.SHIPPED / f"{name}.safetensors", "deblocker", fields)
+
+
+def test_the_network_of_cqr_restore_fits_the_colour_preset():
+    fields = deblock.get_config("colour").model.to_dict()
+    held = weights.load(weights.DEBLOCKER, "deblocker", fields)
+    assert (held.model.channels, held.model.conditioning) == (3, "modulation")
 
 
 def test_every_photograph_is_credited():

@@ -20,7 +20,7 @@ from cqr_jax import files
 from cqr_jax.errors import UserError
 
 SHIPPED = pathlib.Path(__file__).parent  # folder of the weights in the package
-DEBLOCKER = SHIPPED / "compact-blind.safetensors"  # the network of `cqr-restore`
+DEBLOCKER = SHIPPED / "colour.safetensors"  # the network of `cqr-restore`
 
 
 class Weights(NamedTuple):
