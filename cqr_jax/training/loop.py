@@ -32,6 +32,10 @@ _log = logging.getLogger(__name__)
 # Number of steps after which the processes exchange the signals that they received.
 _AGREE_EVERY = 10
 
+# Number of steps that are dispatched before the results of the first are awaited. A
+# signal is answered only when the dispatched steps have run.
+_AHEAD = 8
+
 
 def train_ranker(
     config: ml_collections.ConfigDict, where: str = "config"
@@ -279,6 +283,8 @@ class _PendingMetrics:
 
     def append(self, step: int, metrics: dict) -> None:
         self._pending.append((step, metrics))
+        if len(self._pending) > _AHEAD:
+            jax.block_until_ready(self._pending[-1 - _AHEAD])
 
     def flush(self) -> dict[str, float]:
         """Checks that all losses are finite; returns the metrics of the last step."""
