@@ -598,12 +598,13 @@ def test_interrupt_in_a_destructor_is_not_lost():
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
 
+    former = signal.getsignal(signal.SIGINT)
     with file_loop._interrupts() as check:
         check()
         Last()  # no exception leaves a destructor
         with pytest.raises(KeyboardInterrupt):
             check()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is former
 
 
 def test_strength_and_self_ensemble_change_the_result(folder):
