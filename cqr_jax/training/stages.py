@@ -122,7 +122,7 @@ def deblock_steps(config: ml_collections.ConfigDict, ranker: nn.Module | None) -
     terms = losses.weights(config.loss)
     guided = functools.partial(train_step, loss_weights=terms)
     unguided = None
-    if terms.keys() & losses.RANKED.keys():
+    if losses.needs_ranker(config.loss):
         pixel = {name: x for name, x in terms.items() if name in losses.PIXEL}
         unguided = functools.partial(train_step, loss_weights=pixel)
     return Steps(model, optimizer, guided, eval_step, unguided)
