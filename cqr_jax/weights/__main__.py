@@ -82,11 +82,11 @@ def luma(path: str, output: str) -> None:
             "conditioning, can be converted"
         )
     arrays = flax.traverse_util.flatten_dict(held.variables["params"])
-    head, tail = ("head", "kernel"), ("tail", "kernel")
-    embedding = np.zeros((1, FEATURES), np.float32)  # of an unknown compression
-    for i in range(2 * (held.model.conditioning == "modulation")):
-        kernel, bias = (arrays.pop((f"embedding{i}", x)) for x in ("kernel", "bias"))
-        embedding = np.maximum(embedding @ kernel + bias, 0)
+    if held.model.conditioning == "modulation":
+        embedding = np.zeros((1, FEATURES), np.float32)  # of an unknown compression
+        for layer in ("embedding0", "embedding1"):
+            kernel, bias = (arrays.pop((layer, x)) for x in ("kernel", "bias"))
+            embedding = np.maximum(embedding @ kernel + bias, 0)
     for *block, layer, name in list(arrays):
         if layer == "modulation" and name == "kernel":
             kernel, bias = (arrays.pop((*block, layer, x)) for x in ("kernel", "bias"))
@@ -94,9 +94,9 @@ def luma(path: str, output: str) -> None:
             kernel, bias = ((*block, "inner", x) for x in ("kernel", "bias"))
             arrays[kernel] = arrays[kernel] * (1 + scale)
             arrays[bias] = arrays[bias] * (1 + scale) + shift
-    arrays[head] = arrays[head][:, :, ::3]
-    arrays[tail] = arrays[tail][..., ::3]
-    arrays["tail", "bias"] = arrays["tail", "bias"][::3]
+    arrays["head", "kernel"] = arrays["head", "kernel"][:, :, ::3]
+    for name in ("kernel", "bias"):
+        arrays["tail", name] = arrays["tail", name][..., ::3]
     fields = {**held.fields, "channels": 1, "conditioning": "none"}
     params = flax.traverse_util.unflatten_dict(arrays)
     weights.save(output, "deblocker", fields, {"params": params}, held.provenance)
