@@ -6,7 +6,8 @@ import pathlib
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import IO
 
 from cqr_jax.errors import UserError
 
@@ -94,3 +95,53 @@ def writing_to(path: str | os.PathLike) -> Iterator[None]:
         raise UserError(
             f"can't be written to {path}: {error.strerror or error}"
         ) from None
+
+
+@contextlib.contextmanager
+def lock(path: pathlib.Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Locks a file in the context. If another process holds the lock, waits for it.
+
+    The file is made if it does not exist, and so is its folder. It is removed when the
+    context ends, and so are the folders that were made for it if they are empty. On
+    systems and file systems without locks, the file is not locked.
+
+    Args:
+      path: the file.
+      on_wait: called before waiting. It may raise an error instead.
+
+    Raises:
+      UserError: if the file can't be written.
+    """
+    made = [folder for folder in path.parents if not folder.exists()]
+    with contextlib.ExitStack() as stack:
+        while True:
+            with writing_to(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(path.open("w"))
+            _wait_for_lock(file, on_wait)
+            # The process that held the lock may have removed the file meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                    break
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            with contextlib.suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
+
+
+def _wait_for_lock(file: IO[str], on_wait: Callable[[], None]) -> None:
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        on_wait()
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks
+        pass

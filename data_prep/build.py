@@ -13,6 +13,8 @@ on many machines (docs/scaling.md).
 
 import argparse
 import contextlib
+import os
+import pathlib
 import sys
 import tempfile
 
@@ -44,6 +46,8 @@ def build(
 ) -> str:
     """Makes the records of `source` unless they exist; returns their name.
 
+    If another process on this machine is making them, this waits for it.
+
     Args:
       source: 'div2k', 'embedded', or a folder of images.
       data_dir: root of the records.
@@ -74,46 +78,72 @@ def build(
         raise UserError(f"processes={processes}: is negative")
     found = sources.find(source, name, validation_fraction, kind)
 
-    import tensorflow_datasets as tfds
-
     from cqr_jax.data import records
     from data_prep.qf_ladder import BUILDERS
 
     directory = records.directory(data_dir, found.name, kind)
-    if records.exists(data_dir, found.name, kind) and not overwrite:
-        metadata = records.open_builder(data_dir, found.name, kind).info.metadata
-        wanted = {
-            "origin": found.origin,
-            "counts": found.counts,
-            "side": side,
-            "min_side": min_side,
-        }
-        for key, value in wanted.items():
-            if metadata.get(key, value) != value:
-                raise UserError(
-                    f"{directory}: holds records with {key} {metadata[key]}, not "
-                    f"{value}; choose another --name, or pass --overwrite"
-                )
-        print(f"{directory}: already exists")
-        return found.name
 
-    if directory.exists() and not overwrite:
-        raise UserError(
-            f"{directory}: holds incomplete records; remove it, or pass --overwrite"
-        )
-    beam_options, even_shards = _beam(beam_pipeline_options)
-    found.fetch()
-    for leftover in directory.parent.glob("incomplete.*"):
-        leftover.rmtree()
+    def complete() -> bool:
+        return records.exists(data_dir, found.name, kind) and not overwrite
+
+    if not complete():
+        with _lock(directory.parent):
+            if not complete():  # another process may have made them meanwhile
+                if directory.exists() and not overwrite:
+                    raise UserError(
+                        f"{directory}: holds incomplete records; remove it, or pass "
+                        "--overwrite"
+                    )
+                beam_options, even_shards = _beam(beam_pipeline_options)
+                found.fetch()
+                for leftover in directory.parent.glob("incomplete.*"):
+                    leftover.rmtree()
+                on_beam = beam_options is not None
+                new = (found, data_dir, side, min_side, processes, on_beam)
+                with even_shards():
+                    _write(BUILDERS[kind](*new), directory, beam_options)
+                return found.name
+
+    metadata = records.open_builder(data_dir, found.name, kind).info.metadata
+    wanted = {
+        "origin": found.origin,
+        "counts": found.counts,
+        "side": side,
+        "min_side": min_side,
+    }
+    for key, value in wanted.items():
+        if metadata.get(key, value) != value:
+            raise UserError(
+                f"{directory}: holds records with {key} {metadata[key]}, not {value}; "
+                "choose another --name, or pass --overwrite"
+            )
+    print(f"{directory}: already exists")
+    return found.name
+
+
+def _lock(folder) -> contextlib.AbstractContextManager:
+    """Locks a folder of records until the context is closed, unless it is a bucket."""
+    if "://" in os.fspath(folder):
+        return contextlib.nullcontext()
+    return files.lock(
+        pathlib.Path(folder) / ".lock",
+        lambda: print(
+            f"{folder}: waiting for the process that makes these records",
+            file=sys.stderr,
+        ),
+    )
+
+
+def _write(builder, directory, beam_options) -> None:
+    """Writes the records of a builder to their folder, and prints a summary."""
+    import tensorflow_datasets as tfds
+
     tfds.disable_progress_bar()  # the builder shows its own, with an ETA
     with (
         tempfile.TemporaryDirectory() as downloads,  # required by TFDS, stays empty
         contextlib.redirect_stdout(None),  # hides TFDS's messages on 'downloading'
         _quiet_absl(),
-        even_shards(),
     ):
-        on_beam = beam_options is not None
-        builder = BUILDERS[kind](found, data_dir, side, min_side, processes, on_beam)
         try:
             with files.writing_to(directory), _replacing(directory):
                 builder.download_and_prepare(
@@ -125,8 +155,10 @@ def build(
         finally:
             for image, reason in sorted(builder.skipped.items()):
                 print(f"skipped {image}: {reason}", file=sys.stderr)
-    _report(builder, directory)
-    return found.name
+    for split, info in builder.info.splits.items():
+        print(f"{split}: {builder.used[split]} images, {info.num_examples} sub-images")
+    size = builder.info.dataset_size / 2**20
+    print(f"{directory}: {size:.0f} MiB, {len(builder.skipped)} images skipped")
 
 
 @contextlib.contextmanager
@@ -176,13 +208,6 @@ def _quiet_absl():
         yield
     finally:
         logging.set_verbosity(before)
-
-
-def _report(builder, directory) -> None:
-    for split, info in builder.info.splits.items():
-        print(f"{split}: {builder.used[split]} images, {info.num_examples} sub-images")
-    size = builder.info.dataset_size / 2**20
-    print(f"{directory}: {size:.0f} MiB, {len(builder.skipped)} images skipped")
 
 
 def main() -> None:

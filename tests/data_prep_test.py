@@ -1,6 +1,7 @@
 """Tests of the builder: sub-images, splits, bad images, atomicity, command line."""
 
 import io
+import pathlib
 import signal
 import time
 
@@ -10,6 +11,7 @@ import requests
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from cqr_jax import files
 from cqr_jax.data import jpeg, records
 from cqr_jax.data.held_out import EMBEDDED
 from cqr_jax.errors import UserError
@@ -189,6 +191,21 @@ def test_a_killed_build_is_incomplete_and_can_be_repeated(tmp_path):
     assert run(*arguments)[0] == 0
     assert records.exists(str(data_dir), "noise")
     assert not list(directory.parent.glob("incomplete.*"))
+
+
+def test_second_process_waits_for_the_records_of_the_first(photographs, tmp_path):
+    arguments = ("data_prep.build", f"--source={photographs}", f"--data_dir={tmp_path}")
+    folder = records.directory(str(tmp_path), "photographs0").parent
+    with files.lock(pathlib.Path(folder) / ".lock", pytest.fail):
+        process = start(*arguments, "--name=photographs0")
+        assert "waiting for the process that makes these" in process.stderr.readline()
+        assert not records.exists(str(tmp_path), "photographs0")
+        build(str(photographs), str(tmp_path / "other"), "photographs0", processes=1)
+        other = records.directory(str(tmp_path / "other"), "photographs0")
+        other.rename(folder / other.name)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "already exists" in out
 
 
 def test_embedded_photographs_exist_in_disjoint_splits():

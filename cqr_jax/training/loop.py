@@ -67,8 +67,7 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
     check_start(config, "deblocker")  # fail before stage 1, which takes hours
     if losses.needs_ranker(config.loss):
         path = config.ranker_weights or train_ranker(config.ranker, "config.ranker")
-        fields = config.ranker.model.to_dict()
-        ranker = weights.load(path, "ranker", fields)
+        ranker = _load_ranker(config, path)
     stage = functools.partial(deblock_stage, ranker=ranker)
     return _run(config, "deblocker", stage)
 
@@ -76,7 +75,7 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
 def check_start(
     config: ml_collections.ConfigDict, kind: str, where: str = "config"
 ) -> weights.Weights | None:
-    """Checks the batch sizes and the initial weights of a stage.
+    """Checks the batch sizes, the initial weights and the ranker's weights of a stage.
 
     Args:
       config: config of the stage.
@@ -88,14 +87,23 @@ def check_start(
 
     Raises:
       UserError: if a batch does not divide evenly into devices and micro-batches, or if
-        the initial weights can't be read or belong to another model.
+        weights that the config names can't be read or belong to another model.
     """
     batch, validated = config.batch_size, config.validation.batch_size
     distributed.check_batch(batch, f"{where}.batch_size", config.grad_accum_steps)
     distributed.check_batch(validated, f"{where}.validation.batch_size")
+    guided = kind == "deblocker" and losses.needs_ranker(config.loss)
+    if guided and config.ranker_weights:
+        _load_ranker(config, config.ranker_weights)
     if not config.initial_weights:
         return None
     return weights.load(config.initial_weights, kind, config.model.to_dict())
+
+
+def _load_ranker(
+    config: ml_collections.ConfigDict, path: str | pathlib.Path
+) -> weights.Weights:
+    return weights.load(path, "ranker", config.ranker.model.to_dict())
 
 
 def _run(

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import fcntl
 import json
 import logging
 import pathlib
@@ -66,27 +65,21 @@ class Workdir:
         """
         if jax.process_index():
             return contextlib.nullcontext()
-        with files.writing_to(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        path = self.path / ".lock"
+
+        def on_wait():
             if jax.process_count() > 1:  # the other processes would time out
-                lock.close()
                 with distributed.exit_without_barrier():
                     raise UserError(
-                        f"{self.path}: another run is training there ({lock.name} is "
+                        f"{self.path}: another run is training there ({path} is "
                         "locked); wait until it ends, or choose another "
                         f"{self._where}.workdir"
-                    ) from None
+                    )
             _log.info(
                 "%s: waiting for the run that is training there to end", self.path
             )
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
-        return lock
+
+        return files.lock(path, on_wait)
 
     def keep_config(
         self, config: ml_collections.ConfigDict, latest: int | None
