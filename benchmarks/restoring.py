@@ -15,6 +15,7 @@ the network alone takes for the same tiles, over the time of the process.
 """
 
 import argparse
+import collections
 import os
 import pathlib
 import shutil
@@ -28,7 +29,7 @@ from PIL import Image
 
 from benchmarks import machine, timing
 from cqr_jax import tables
-from cqr_jax.restoring import network, pictures, restorer, tiles
+from cqr_jax.restoring import network, pictures, restorer
 from data_prep import sources
 
 _MEGAPIXELS = (0.1, 1, 12, 24)
@@ -107,23 +108,24 @@ def cells(runs: dict[str, list[Process]]) -> list[str]:
 def network_seconds(files: list[pathlib.Path]) -> float:
     """Returns the seconds that the network alone takes for the tiles of these files."""
     run = restorer.load()
-    counted = [0]
+    counted: collections.Counter[tuple[int, ...]] = collections.Counter()
 
     def count(images, *compression):
-        counted[0] += len(images)
+        counted[images.shape[1:]] += len(images)
         return images
 
-    for name in ("channels", "conditioned"):
-        setattr(count, name, getattr(run, name))
+    count.__dict__.update(network.attributes(run))
     decoded = map(pictures.decode, (x.read_bytes() for x in files))
     for _ in restorer.restore_pictures(count, decoded):
         pass
-    shape = [network.tile_batch(run), tiles.SIDE, tiles.SIDE]
-    shape += [3] * (network.channels(run) == 3)
-    images = np.random.default_rng(0).random(shape, np.float32)
-    run(images)
-    each = np.median(timing.seconds(lambda: run(images), 10)) / len(images)
-    return counted[0] * float(each)
+    total = 0.0
+    for shape, number in counted.items():
+        shape = (network.tile_batch(run), *shape)
+        images = np.random.default_rng(0).random(shape, np.float32)
+        run(images)
+        each = np.median(timing.seconds(lambda x=images: run(x), 5)) / len(images)
+        total += number * float(each)
+    return total
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ from cqr_jax.restoring import (
     tiles,
 )
 
-_SIDES = (128, 192, 256, 384)  # of tiles, in pixels
+_SIDES = (128, 192, 256, 320, 384)  # of tiles, in pixels
 _OVERLAPS = (8, 16, 32)  # in pixels
 _QUALITY = 20  # quality factor of the photographs
 _LEVELS = range(1, 10)  # of zlib
@@ -159,7 +159,8 @@ def main() -> None:
         print(tables.markdown([["side", *runs], *rows]), flush=True)
         print(
             f"\n## Tiles\n\n{len(clean)} held-out photographs, Y, at QF {_QUALITY}, in "
-            f"{network.engine(chosen)}. Neighbouring tiles share twice the overlap.\n"
+            f"{network.engine(chosen)}. The side is the longest one of a tile. "
+            "Neighbouring tiles overlap by twice the overlap.\n"
         )
         rows = tile_rows(chosen, clean, args.repetitions)
         head = ["side", "overlap", "megapixels a second", "PSNR (dB)"]

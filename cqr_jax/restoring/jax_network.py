@@ -20,7 +20,8 @@ class JaxNetwork:
     A batch is divided over the largest number of devices that divides it evenly.
 
     Attributes:
-      channels, conditioned, tile_batch, fixed_batch, engine: as in `network.Run`.
+      channels, conditioned, tile_batch, fixed_batch, engine: as in `network.Run`. All
+        tiles should have the same sides.
     """
 
     fixed_batch = True  # each size of a batch would be compiled

@@ -9,6 +9,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -30,8 +31,15 @@ from cqr_jax.errors import UserError
 #   conditioned: whether it takes the compression; no by default.
 #   tile_batch: number of tiles that it takes well at a time; 1 by default.
 #   fixed_batch: whether all batches of tiles should have this size; no by default.
+#   multiple: the sides of tiles may be any multiples of this; 0 (the default) if all
+#     tiles should have the same sides.
+#   parallel: number of tiles that it computes at the same time; 1 by default.
 #   engine: name of the engine; empty by default.
 Run = Callable[..., np.ndarray]
+_ATTRIBUTES = (
+    *("channels", "conditioned", "tile_batch", "fixed_batch", "multiple", "parallel"),
+    "engine",
+)
 
 
 def channels(run: Run) -> int:
@@ -54,9 +62,27 @@ def fixed_batch(run: Run) -> bool:
     return getattr(run, "fixed_batch", False)
 
 
+def multiple(run: Run) -> int:
+    """Returns what the sides of a network's tiles are multiples of.
+
+    If it is 0, all tiles should have the same sides.
+    """
+    return getattr(run, "multiple", 0)
+
+
+def parallel(run: Run) -> int:
+    """Returns the number of tiles that a network computes at the same time."""
+    return getattr(run, "parallel", 1)
+
+
 def engine(run: Run) -> str:
     """Returns the name of the engine of a network."""
     return getattr(run, "engine", "")
+
+
+def attributes(run: Run) -> dict[str, Any]:
+    """Returns name -> value of the attributes that a network has."""
+    return {name: getattr(run, name) for name in _ATTRIBUTES if hasattr(run, name)}
 
 
 def load(path: str | os.PathLike, engine: str = "auto") -> Run:
@@ -170,7 +196,5 @@ def self_ensemble(run: Run) -> Run:
                 total += np.rot90(restored, -turns, (1, 2))
         return total[:, :height, :width] / 8
 
-    for name in ("channels", "conditioned", "tile_batch", "fixed_batch", "engine"):
-        if hasattr(run, name):
-            setattr(ensembled, name, getattr(run, name))
+    ensembled.__dict__.update(attributes(run))
     return ensembled

@@ -31,7 +31,6 @@ from cqr_jax.restoring import (
     restorer,
     sources,
     targets,
-    tiles,
 )
 from cqr_jax.restoring.command import add_restoring_options
 from cqr_jax.restoring.picture import Picture
@@ -79,7 +78,7 @@ class Restore(beam.PTransform):
         form: str | None = None,
         strength: float = 1.0,
         weights: str | None = None,
-        side: int = tiles.SIDE,
+        side: int | None = None,
         quality: int = 95,
         quality_factor: int | None = None,
         projection: bool = True,
@@ -89,7 +88,7 @@ class Restore(beam.PTransform):
         Args:
           root, output, form: as in `target`.
           strength, weights: as in `cqr_jax.restore`.
-          side: side of a tile in pixels.
+          side: longest side of a tile in pixels; None for the network's choice.
           quality: quality factor of the JPEGs to write.
           quality_factor, projection: as in `cqr_jax.restore`.
         """
@@ -132,7 +131,7 @@ class _Restore(beam.DoFn):
         self,
         weights: str | None,
         strength: float,
-        side: int,
+        side: int | None,
         quality: int,
         quality_factor: int | None,
         projection: bool,

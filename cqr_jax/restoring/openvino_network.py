@@ -8,6 +8,7 @@ on disk, so that later processes need neither JAX nor ONNX.
 import contextlib
 import hashlib
 import importlib.util
+import math
 import os
 import pathlib
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 
 from cqr_jax import files, weights
 from cqr_jax.data.compression import FEATURES
+from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.errors import UserError
 from cqr_jax.restoring import network
 
@@ -26,6 +28,7 @@ from cqr_jax.restoring import network
 _NOT_IMPORTED = "openvino.tools.ovc"
 
 _CACHED = 8  # number of compiled networks to keep, those that were used last
+_LONGEST = 512  # longest side of a tile in pixels that the network is compiled for
 
 
 def import_openvino() -> Any:
@@ -46,13 +49,15 @@ def import_openvino() -> Any:
 
 
 class OpenvinoNetwork:
-    """A `network.Run` that compiles the network for each size of its images.
+    """A `network.Run` that compiles the network once for all usual sides of tiles.
 
-    The images of a batch are restored one by one, several at a time. It may be called
-    from several threads, which take turns.
+    It is compiled again for each other size of images. The images of a batch are
+    restored one by one, several at a time. It may be called from several threads, which
+    take turns.
 
     Attributes:
-      channels, conditioned, tile_batch, fixed_batch, engine: as in `network.Run`.
+      channels, conditioned, tile_batch, fixed_batch, multiple, parallel, engine: as in
+        `network.Run`.
     """
 
     fixed_batch = False
@@ -73,6 +78,7 @@ class OpenvinoNetwork:
         if importlib.util.find_spec("onnx") is None:
             raise ImportError("the package onnx is missing")
         self._queue_class = openvino.AsyncInferQueue
+        self._dimension = openvino.Dimension
         self._core = openvino.Core()
         try:
             precision = (
@@ -95,13 +101,17 @@ class OpenvinoNetwork:
         # A file that is older than a field was made with the field's default.
         self.channels: int = held.fields.get("channels", 1)
         self.conditioned: bool = held.fields.get("conditioning", "none") != "none"
+        # With other sides, OpenVINO 2026.4 fails where a level has an odd side.
+        levels = len(held.fields.get("deeper_widths", ()))
+        self.multiple = math.lcm(BLOCK, 2 * held.fields.get("scale", 1) << levels)
+        self.parallel = cores
         self.tile_batch = 4 * cores
         self._path = pathlib.Path(path)
         self._key = _digest(
             self._path.read_bytes(), _source_of_graph(), *about, str(self._settings)
         )
         self._onnx: bytes | None = None
-        self._queues: dict[tuple[int, int], Any] = {}
+        self._queues: dict[tuple[Any, Any], Any] = {}
         self._lock = threading.Lock()
 
     def __call__(
@@ -122,7 +132,7 @@ class OpenvinoNetwork:
             restored[index] = request.get_output_tensor().data[0]
 
         with self._lock:
-            queue = self._queue(images.shape[1:3])
+            queue = self._queue(*images.shape[1:3])
             queue.set_callback(take)
             try:
                 for i in range(len(images)):
@@ -131,14 +141,22 @@ class OpenvinoNetwork:
                 queue.wait_all()
         return restored[..., 0] if images.ndim == 3 else restored
 
-    def _queue(self, sides: tuple[int, int]) -> Any:
+    def _queue(self, height: int, width: int) -> Any:
         """Returns the requests for images of these sides; compiles them first."""
+        longest = _LONGEST // self.multiple * self.multiple
+        tiles = f"{self.multiple}..{longest}"
+        usual = all(x % self.multiple == 0 and x <= longest for x in (height, width))
+        sides = (tiles, tiles) if usual else (height, width)
         if sides not in self._queues:
             self._queues[sides] = self._queue_class(self._compile(sides))
         return self._queues[sides]
 
-    def _compile(self, sides: tuple[int, int]) -> Any:
-        """Returns the compiled network, from the cache if it is there."""
+    def _compile(self, sides: tuple[Any, Any]) -> Any:
+        """Returns the compiled network, from the cache if it is there.
+
+        Args:
+          sides: height and width, each a number or a range in OpenVINO's notation.
+        """
         cached = network.cache_folder() / f"{_digest(self._key, str(sides))}.openvino"
         # A file that can't be read or is damaged is made anew.
         with contextlib.suppress(OSError, RuntimeError):
@@ -146,7 +164,7 @@ class OpenvinoNetwork:
             os.utime(cached)
             return self._core.import_model(data, "CPU", self._settings)
         model = self._core.read_model(self._exported())
-        shapes = {"image": [1, *sides, self.channels]}
+        shapes = {"image": [1, *map(self._dimension, sides), self.channels]}
         if self.conditioned:
             shapes["compression"] = [1, FEATURES]
         model.reshape(shapes)

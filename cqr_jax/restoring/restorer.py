@@ -51,7 +51,7 @@ def restore_pictures(
     run: network.Run,
     pictures: Iterable[Picture],
     strength: float = 1.0,
-    side: int = tiles.SIDE,
+    side: int | None = None,
     dtype: np.typing.DTypeLike | None = None,
     quality_factor: int | None = None,
     projecting: bool = True,
@@ -67,7 +67,8 @@ def restore_pictures(
       run: the network, from `load`.
       pictures: are taken one at a time, when there is room for their tiles.
       strength: share of the network's change that is applied, 0 (none) to 1 (all).
-      side: side of a tile in pixels, a multiple of 8.
+      side: longest side of a tile in pixels, a multiple of 8; None for the network's
+        choice.
       dtype: dtype of the output pixels, uint8 or uint16; None for that of the input.
       quality_factor: 1 to 100; the network receives it instead of the picture's
         own. A lower one removes more. Results are not projected then.
@@ -86,7 +87,7 @@ def restorations(
     run: network.Run,
     pictures: Iterable[Picture],
     strength: float = 1.0,
-    side: int = tiles.SIDE,
+    side: int | None = None,
     dtype: np.typing.DTypeLike | None = None,
     quality_factor: int | None = None,
     projecting: bool = True,

@@ -1,12 +1,13 @@
-"""Restores images of any size in overlapping tiles of one size.
+"""Restores images of any size in overlapping tiles.
 
-The cost of a tile in time and memory does not depend on the image, and the network is
+Time and memory of a tile are bounded whatever the size of the image, and the network is
 compiled once.
 """
 
 import collections
 import concurrent.futures
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -17,8 +18,13 @@ from cqr_jax.prefetch import prefetch
 from cqr_jax.restoring import network
 
 # benchmarks/results/restoring_choices.md
-SIDE = 192
+SIDE = 192  # of tiles that all have the same sides, in pixels
+LONGEST = 320  # longest side of other tiles, in pixels
 OVERLAP = 8
+_SHORTEST = 64  # of other tiles; the border of a smaller tile is a large part of it
+
+
+Sides = tuple[int, int]  # height and width of a tile in pixels
 
 
 class _Span(NamedTuple):
@@ -44,17 +50,21 @@ class Conditioned(NamedTuple):
 class _Work:
     """An image in work: padded, the sum of its tiles so far, the number missing."""
 
-    def __init__(self, image: np.ndarray | Conditioned, side: int, overlap: int):
-        self.told = None
-        if isinstance(image, Conditioned):
-            image, self.told = image
-        self.shape = sides = image.shape[:2]
-        padding = [(0, max(side - length, -length % BLOCK)) for length in sides]
+    def __init__(
+        self, image: np.ndarray, told: np.ndarray | None, sides: Sides, overlap: int
+    ):
+        self.told = told
+        self.shape = image.shape[:2]
+        self.sides = sides
+        padding = [
+            (0, max(side - length, -length % BLOCK))
+            for length, side in zip(self.shape, sides, strict=True)
+        ]
         padding += [(0, 0)] * (image.ndim - 2)
         self.image = np.pad(image, padding, mode="reflect")
         self.restored = np.zeros(self.image.shape, np.float32)
-        axes = (_spans(length, side, overlap) for length in self.image.shape[:2])
-        rows, columns = axes
+        padded = self.image.shape[:2]
+        rows, columns = (_spans(*x, overlap) for x in zip(padded, sides, strict=True))
         self.tiles = list(itertools.product(rows, columns))
         self.lacking = len(self.tiles)
 
@@ -74,11 +84,14 @@ class _Work:
 def restore(
     run: network.Run,
     images: Iterable[np.ndarray | Conditioned],
-    side: int = SIDE,
+    side: int | None = None,
     overlap: int = OVERLAP,
     batch: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Restores images tile by tile. Tiles of several images share a batch.
+
+    If the network takes tiles of any sides, they are chosen for each image, so that the
+    tiles cover it with little to spare.
 
     The network runs on a thread. Meanwhile, the next batch is prepared and the previous
     one is added to its images.
@@ -91,7 +104,8 @@ def restore(
       run: the network. It takes the compression if the images are `Conditioned`.
       images: (height, width) or (height, width, channels), of any sizes and one dtype.
         Either all or none are `Conditioned`. Each is taken when the batch has room.
-      side: side of a tile in pixels, a multiple of 8.
+      side: side of a tile in pixels, a multiple of 8. If the network takes tiles of any
+        sides, it is the longest side. None for the network's choice.
       overlap: in pixels, a multiple of 8, less than half of the side.
       batch: tiles per batch; None for the network's choice.
 
@@ -101,6 +115,10 @@ def restore(
     Raises:
       ValueError: side or overlap is not as above.
     """
+    multiple = network.multiple(run)
+    side = side or (LONGEST if multiple else SIDE)
+    if multiple:
+        side = max(side // multiple, 1) * multiple
     if side % BLOCK or overlap % BLOCK or not 0 <= 2 * overlap < side:
         raise ValueError(
             f"side={side} and overlap={overlap}: must be multiples of {BLOCK}, overlap "
@@ -111,18 +129,24 @@ def restore(
 
     def all_tiles() -> Iterator[tuple[_Work, tuple[_Span, _Span]]]:
         for image in images:
-            waiting.append(_Work(image, side, overlap))
+            told = None
+            if isinstance(image, Conditioned):
+                image, told = image
+            sides = side, side
+            if multiple:
+                sides = fitting(
+                    image.shape[:2], side, overlap, multiple, network.parallel(run)
+                )
+            waiting.append(_Work(image, told, sides, overlap))
             for tile in waiting[-1].tiles:
                 yield waiting[-1], tile
 
     def restored(group: _Group) -> tuple[_Group, np.ndarray]:
-        return group, _run(run, group, side, batch)
+        return group, _run(run, group, batch)
 
-    stream = all_tiles()
-    groups = iter(lambda: list(itertools.islice(stream, batch)), [])
     pool = concurrent.futures.ThreadPoolExecutor(1)
     try:
-        for group, done in prefetch(pool, restored, groups, 1):
+        for group, done in prefetch(pool, restored, _groups(all_tiles(), batch), 1):
             for (work, tile), values in zip(group, done, strict=False):
                 work.add(tile, values)
             while waiting and not waiting[0].lacking:
@@ -137,10 +161,20 @@ def restore(
 _Group = list[tuple[_Work, tuple[_Span, _Span]]]
 
 
-def _run(run: network.Run, group: _Group, side: int, batch: int) -> np.ndarray:
+def _groups(
+    stream: Iterable[tuple[_Work, tuple[_Span, _Span]]], batch: int
+) -> Iterator[_Group]:
+    """Yields batches of consecutive tiles that have the same sides."""
+    for _, same in itertools.groupby(stream, lambda x: x[0].sides):
+        while group := list(itertools.islice(same, batch)):
+            yield group
+
+
+def _run(run: network.Run, group: _Group, batch: int) -> np.ndarray:
     """Runs the network on tiles, with black ones if it needs a batch of fixed size."""
+    height, width = group[0][0].sides
     tiles = [
-        work.image[rows.start : rows.start + side, columns.start :][:, :side]
+        work.image[rows.start : rows.start + height, columns.start :][:, :width]
         for work, (rows, columns) in group
     ]
     told = [work.told for work, _ in group if work.told is not None]
@@ -149,6 +183,37 @@ def _run(run: network.Run, group: _Group, side: int, batch: int) -> np.ndarray:
         tiles += [np.zeros_like(tiles[0])] * lacking
         told += told[:1] * lacking
     return run(np.stack(tiles), *([np.stack(told)] if told else []))
+
+
+def fitting(
+    shape: Sides, longest: int, overlap: int, multiple: int, parallel: int
+) -> Sides:
+    """Returns the sides of the tiles that cover an image with the least work.
+
+    Args:
+      shape: height and width of the image in pixels.
+      longest: longest side of a tile in pixels, a multiple of `multiple`.
+      overlap: neighbouring tiles overlap by twice this number of pixels.
+      multiple: what the sides are multiples of, in pixels.
+      parallel: number of tiles that are computed at the same time.
+    """
+
+    def choices(length: int) -> list[tuple[int, int]]:
+        """Returns pairs of a number of tiles along an axis, and their side."""
+        fewest = max(1, math.ceil((length - 2 * overlap) / (longest - 2 * overlap)))
+        found = []
+        for count in range(fewest, fewest + 3):
+            side = math.ceil((length + (count - 1) * 2 * overlap) / count)
+            side = max(side, min(_SHORTEST, longest))
+            found.append((count, math.ceil(side / multiple) * multiple))
+        return found
+
+    def work(pair) -> int:
+        (rows, height), (columns, width) = pair
+        return math.ceil(rows * columns / parallel) * height * width
+
+    (_, height), (_, width) = min(itertools.product(*map(choices, shape)), key=work)
+    return height, width
 
 
 def _spans(length: int, side: int, overlap: int) -> list[_Span]:

@@ -26,7 +26,6 @@ from cqr_jax.restoring import (
     projection,
     quality,
     restorer,
-    tiles,
 )
 from data_prep import sources
 from tests.conftest import save_fresh
@@ -774,10 +773,6 @@ def test_files_with_random_damage_are_restored_or_reported(tmp_path, photograph)
     for path in restored:
         with Image.open(path) as image:
             image.load()
-
-
-def test_the_default_tile_is_that_of_the_library():
-    assert command.parser().get_default("tile") == tiles.SIDE
 
 
 def test_imports_no_packages_of_training_and_jax_only_after_the_flags():

@@ -185,12 +185,9 @@ def test_a_bad_file_is_one_line(tmp_path):
 def test_self_ensemble_keeps_what_is_known_of_a_network():
     run = openvino_network.OpenvinoNetwork(weights.DEBLOCKER)
     both = network.self_ensemble(run)
-    for of in (
-        *(network.channels, network.conditioned, network.tile_batch),
-        *(network.fixed_batch, network.engine),
-    ):
-        assert of(both) == of(run)
-    assert network.tile_batch(run) == 4 * len(os.sched_getaffinity(0))
+    assert network.attributes(both) == network.attributes(run)
+    assert network.parallel(both) == len(os.sched_getaffinity(0))
+    assert network.multiple(both) == 16
 
 
 def test_features_that_are_not_given_are_unknown(tmp_path):

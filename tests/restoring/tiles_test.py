@@ -48,6 +48,42 @@ def test_tiled_equals_whole_within_reach(batch):
         np.testing.assert_allclose(restored, _whole(y), atol=1e-3)
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_tiles_that_fit_equal_the_whole_within_reach(batch):
+    shapes = [(40, 40), (64, 100), (1, 1), (33, 47), (7, 121), (130, 90)]
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
+    sides = []
+
+    def run(images):
+        sides.append(images.shape[1:])
+        return _mean_of_neighbours(images)
+
+    run.multiple, run.parallel = 16, 2
+    found = tiles.restore(run, iter(images), side=80, overlap=8, batch=batch)
+    for y, restored in zip(images, found, strict=True):
+        padded = np.pad(y, [(0, max(64 - n, -n % 16)) for n in y.shape], "reflect")
+        whole = _mean_of_neighbours(padded[None])[0, : y.shape[0], : y.shape[1]]
+        np.testing.assert_allclose(restored, whole, atol=1e-3)
+    assert len(set(sides)) > 2
+    assert {x % 16 for pair in sides for x in pair} == {0}
+    assert max(max(pair) for pair in sides) <= 80
+
+
+@pytest.mark.parametrize(
+    ("shape", "parallel", "sides"),
+    [
+        ((200, 300), 1, (208, 304)),  # one tile
+        ((200, 300), 2, (208, 160)),  # two tiles: (300 + 16) / 2 = 158
+        ((20, 30), 1, (64, 64)),  # the shortest side
+        ((816, 1225), 1, (288, 320)),  # 3 x 4 tiles: 848 / 3 and 1273 / 4
+        ((816, 1225), 5, (176, 320)),  # 5 x 4 tiles are computed in four rounds
+    ],
+)
+def test_sides_of_tiles_cover_an_image_with_the_least_work(shape, parallel, sides):
+    assert tiles.fitting(shape, 320, 8, 16, parallel) == sides
+
+
 def test_images_are_taken_when_a_batch_has_room():
     taken = []
 
