@@ -1,13 +1,14 @@
 """Compares the speed of a deblocker with DnCNN-3 (Zhang et al. 2017) in PyTorch.
 
-    python -m benchmarks.beside_dncnn --devices=3 > benchmarks/results/beside_dncnn.md
+    python -m benchmarks.beside_dncnn > benchmarks/results/beside_dncnn.md
 
 Prints a report in Markdown. Like our deblocker, DnCNN-3 is one model for all qualities.
 It has 20 3x3 convolutions with 64 channels and ReLUs between them, and costs 0.67 M
 multiply-adds per pixel. Its batch norms are folded into the convolutions. Its weights
-are random, because they do not affect the speed. Each framework runs in a separate
-process on all cores of the same machine, and the two alternate. PyTorch runs in both of
-its memory formats, and the report contains the faster one.
+are random, because they do not affect the speed. Our deblocker runs in the engine that
+`cqr-restore` uses on this machine. Each of the two runs in a separate process on all
+cores of the same machine, and they alternate. PyTorch runs in both of its memory
+formats, and the report contains the faster one.
 """
 
 import argparse
@@ -17,15 +18,13 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor as Pool
 
-import jax
 import numpy as np
 import torch
 from torch import nn
 
 from benchmarks import machine
 from benchmarks.side_by_side import JAX, LAYOUTS, in_turn
-from cqr_jax import weights
-from cqr_jax.training import distributed
+from cqr_jax.restoring import network
 
 _SHAPES = ((1, 256, 256), (1, 512, 512), (3, 321, 481), (6, 192, 192))
 _works: dict = {}  # (layout, shape) -> restoring function, in a worker
@@ -40,12 +39,8 @@ def dncnn3() -> nn.Module:
 
 
 def _ours(path: str, shape: tuple[int, ...]):
-    deblocker = weights.load(path, "deblocker")
-    everywhere, divided = distributed.shardings(distributed.dividing(shape[0]))
-    params = jax.device_put({"params": deblocker.variables["params"]}, everywhere)
-    image = jax.device_put(_images(shape)[..., None], divided)
-    restore = jax.jit(deblocker.model.apply)
-    return lambda: jax.block_until_ready(restore(params, image))
+    run, images = network.load(path), _images(shape)
+    return lambda: run(images)
 
 
 def _theirs(layout: str, shape: tuple[int, ...]):
@@ -96,9 +91,10 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="duration of a repetition"
     )
-    parser.add_argument("--devices", type=int, default=1, help="number of JAX devices")
     args = parser.parse_args()
-    os.environ["JAX_NUM_CPU_DEVICES"] = str(args.devices)  # read by the workers
+    # As in `cqr-restore`; read by the workers.
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(network.cores()))
+    engine = network.engine(network.load(args.weights))
     spawn = multiprocessing.get_context("spawn")
     with Pool(1, spawn) as ours, Pool(1, spawn) as theirs:
         pools = {JAX: ours, **dict.fromkeys(LAYOUTS, theirs)}
@@ -110,12 +106,11 @@ def main() -> None:
     print("# Speed compared with DnCNN-3\n")
     print(f"`{command}`\n\n{machine.describe()}, torch {torch.__version__}\n")
     print(
-        f"Megapixels per second of {args.weights} in JAX on {args.devices} devices of "
-        "the CPU, and of DnCNN-3 in PyTorch in the faster of its memory formats (NHWC "
-        f"is `channels_last`): median (range) of {args.repetitions} repetitions, in "
-        f"which the two alternate. A repetition lasts about {args.seconds:g} s, or one "
-        "call if that is longer. The ratio is our speed divided by DnCNN-3's in each "
-        "repetition.\n"
+        f"Megapixels per second of {args.weights} in {engine}, and of DnCNN-3 in "
+        "PyTorch in the faster of its memory formats (NHWC is `channels_last`): median "
+        f"(range) of {args.repetitions} repetitions, in which the two alternate. A "
+        f"repetition lasts about {args.seconds:g} s, or one call if that is longer. "
+        "The ratio is our speed divided by DnCNN-3's in each repetition.\n"
     )
     print("| images | ours | DnCNN-3 | ratio |\n|---|---|---|---|")
     for row in rows:

@@ -1,7 +1,7 @@
 """Compares the speed of this package with the same models and steps in PyTorch.
 
     python -m benchmarks.side_by_side > benchmarks/results/side_by_side.md
-    python -m benchmarks.side_by_side --devices=3
+    python -m benchmarks.side_by_side --devices=2
     python -m benchmarks.side_by_side --preset=paper
 
 Prints a report in Markdown. Both frameworks use the same weights and images. Before
@@ -9,8 +9,8 @@ the measurements, their outputs and losses are checked to be equal. Each framewo
 in a separate process, on all cores or on --threads of them. The two alternate, so that
 other load on the machine affects both. With --devices=N, JAX divides the cores into N
 devices, as JAX_NUM_CPU_DEVICES=N does in training. It splits a batch over the largest
-number of devices that divides it. PyTorch runs in both of its memory formats, and the
-report contains the faster one.
+number of devices that divides it. JAX runs with the flags of XLA that training sets.
+PyTorch runs in both of its memory formats, and the report contains the faster one.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import torch
 
 from benchmarks import machine, pytorch_models, timing
 from configs import deblock
+from cqr_jax.main import set_up_xla
 from cqr_jax.models import create
 from cqr_jax.restoring import tiles
 from cqr_jax.training import distributed, stages, state
@@ -321,6 +322,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=1, help="number of JAX devices")
     args = parser.parse_args()
     os.environ["JAX_NUM_CPU_DEVICES"] = str(args.devices)  # read by the workers
+    set_up_xla("deblock")
     cores = sorted(os.sched_getaffinity(0))[: args.threads]
     os.sched_setaffinity(0, cores)  # before the workers start, because they inherit it
     variables = _variables(args.preset)
@@ -333,7 +335,8 @@ def main() -> None:
             print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
     command = " ".join(["python -m benchmarks.side_by_side", *sys.argv[1:]])
     print(f"# JAX compared with PyTorch, {args.preset} preset\n")
-    print(f"`{command}`\n\n{machine.describe()}; {len(cores)} threads\n")
+    flags = os.environ.get("XLA_FLAGS", "")
+    print(f"`{command}`\n\n{machine.describe()}; {len(cores)} threads; `{flags}`\n")
     print(
         f"Images per second: median (range) of {args.repetitions} repetitions, in "
         f"which the two alternate. A repetition lasts about {args.seconds:g} s, or one "

@@ -622,8 +622,7 @@ def test_a_non_finite_loss_stops_with_its_step(data_dir, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
-def test_both_stages_train_and_are_evaluated(data_dir, tmp_path, photographs, parallel):
+def test_both_stages_train_and_are_evaluated(data_dir, tmp_path, photographs):
     workdir = tmp_path / "deblock"
     code, out, err = run(
         "cqr_jax.main",
@@ -633,7 +632,6 @@ def test_both_stages_train_and_are_evaluated(data_dir, tmp_path, photographs, pa
         f"--config.data.data_dir={data_dir}",
         "--config.data.name=photos",
         f"--config.evaluation.sets={photographs}",
-        f"--config.parallel={parallel}",
         *DEBLOCKER,
     )
     assert code == 0, err
@@ -684,6 +682,7 @@ def test_training_options_work_together(tmp_path):
         "--config.loss.pixel=log_mse",
         "--config.compute_dtype=bfloat16",
         "--config.grad_accum_steps=2",
+        "--config.parallel=pmap",
         "--config.evaluation.sets=",
         *DEBLOCKER,
     )

@@ -29,26 +29,38 @@ class Plane(NamedTuple):
     sampling: tuple[int, int] = (1, 1)
 
 
-def planes(picture: Picture) -> list[Plane]:
-    """Returns the planes of a picture.
+def samples(picture: Picture) -> np.ndarray:
+    """Returns float32 samples in [0, 1], (height, width, channels).
 
-    These are gray; Y, Cb and Cr of RGB; or Y, Cb and Cr of inverted CMY, and K.
+    The channels are gray; Y, Cb and Cr of RGB; or Y, Cb and Cr of inverted CMY, and K.
     """
-    height, width, channels = picture.pixels.shape
-    values = [np.empty((height, width), np.float32) for _ in range(channels)]
-    for rows in _bands(height):
+    channels = picture.pixels.shape[-1]
+    found = np.empty(picture.pixels.shape, np.float32)
+    for rows in _bands(len(found)):
         x = picture.pixels[rows].astype(np.float32)
         x /= np.iinfo(picture.pixels.dtype).max
         if channels == 4:
             x[..., :3] = 1 - x[..., :3]
         if channels > 1:
             x[..., :3] = x[..., :3] @ FROM_RGB.T.astype(np.float32) + ZERO
-        for i, plane in enumerate(values):
-            plane[rows] = x[..., i]
+        found[rows] = x
+    return found
+
+
+def planes(picture: Picture, values: np.ndarray | None = None) -> list[Plane]:
+    """Returns the planes of a picture, as views of its samples.
+
+    Args:
+      picture: the picture.
+      values: `samples` of the picture, if they are there already.
+    """
+    if values is None:
+        values = samples(picture)
     known = picture.compression
     chroma = known.sampling if known and known.chroma else _DEFAULT_SAMPLING
     sampling = [(1, 1), chroma, chroma, (1, 1)]
-    return [Plane(*x) for x in zip(values, sampling, strict=False)]
+    parts = np.moveaxis(values, -1, 0)
+    return [Plane(*x) for x in zip(parts, sampling, strict=False)]
 
 
 def with_planes(
@@ -58,7 +70,7 @@ def with_planes(
 
     Args:
       picture: the original picture.
-      values: float32 in [0, 1], (height, width) each, in the order of `planes`. Values
+      values: float32 in [0, 1], (height, width) each, in the order of `samples`. Values
         outside of the range are clipped.
       dtype: uint8 or uint16. Alpha is scaled if its dtype differs.
     """

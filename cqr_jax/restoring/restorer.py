@@ -109,11 +109,12 @@ def restorations(
     def inputs() -> Iterator[np.ndarray | tiles.Conditioned]:
         for picture in pictures:
             seen = transparency.filled(picture)
-            planes = colour.planes(seen)
+            samples = colour.samples(seen)
+            planes = colour.planes(seen, samples)
             told, by = _told(run, seen, quality_factor)
-            samples = [x.values if joint else colour.reduce(x) for x in planes]
-            waiting.append((picture, planes, samples, told, by))
-            yield from _images(planes, told) if joint else samples
+            before = [x.values if joint else colour.reduce(x) for x in planes]
+            waiting.append((picture, planes, before, told, by))
+            yield from _images(samples, told) if joint else before
 
     restored = tiles.restore(run, inputs(), side)
     for first in restored:
@@ -125,14 +126,16 @@ def restorations(
             planes = [plane._replace(sampling=(1, 1)) for plane in planes]
             after = [x for image in after for x in np.moveaxis(image, -1, 0)]
         values = list(map(_changed, planes, before, after))
+        del first, after  # frees memory
         projected = compressed_before = False
         if projecting and quality_factor is None and _has_intervals(picture):
             values, projected = _projected(values, picture.stored, picture.compression)
             compressed_before = not projected
-        values = [
-            plane.values + np.float32(strength) * (new - plane.values)
-            for plane, new in zip(planes, values, strict=True)
-        ]
+        if strength < 1:
+            values = [
+                plane.values + np.float32(strength) * (new - plane.values)
+                for plane, new in zip(planes, values, strict=True)
+            ]
         found = colour.with_planes(picture, values, dtype or picture.pixels.dtype)
         yield Restoration(
             transparency.with_hidden(found, picture),
@@ -153,7 +156,9 @@ def _projected(
     """
     if projection.was_compressed_before(values[0], stored[0], compression):
         return values, False
-    return list(map(projection.project, values, stored)), True
+    for i, component in enumerate(stored):
+        values[i] = projection.project(values[i], component)  # frees each plane
+    return values, True
 
 
 def _changed(plane: Plane, before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -202,18 +207,19 @@ def check_quality_factor(run: network.Run, quality_factor: int | None) -> None:
 
 
 def _images(
-    planes: list[Plane], told: Compression | None
+    samples: np.ndarray, told: Compression | None
 ) -> Iterator[tiles.Conditioned]:
-    """Yields planes as images of three channels: Y, Cb and Cr, or gray without colour.
+    """Yields images of three channels: Y, Cb and Cr, or gray without colour.
 
     For the black plane of CMYK, the network receives the compression of luma.
     """
-    if len(planes) >= 3:
-        image = np.stack([plane.values for plane in planes[:3]], axis=-1)
-        yield tiles.Conditioned(image, features(told))
-    for plane in planes[3:] if len(planes) >= 3 else planes:
+    channels = samples.shape[-1]
+    if channels >= 3:
+        yield tiles.Conditioned(samples[..., :3], features(told))
+    for i in range(3 if channels >= 3 else 0, channels):
         alone = told and Compression(told.luma)
-        yield tiles.Conditioned(colour.without_colour(plane.values), features(alone))
+        image = colour.without_colour(samples[..., i])
+        yield tiles.Conditioned(image, features(alone))
 
 
 def _has_intervals(picture: Picture) -> bool:

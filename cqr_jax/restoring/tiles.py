@@ -61,12 +61,20 @@ class _Work:
             for length, side in zip(self.shape, sides, strict=True)
         ]
         padding += [(0, 0)] * (image.ndim - 2)
-        self.image = np.pad(image, padding, mode="reflect")
+        needed = np.any(padding)
+        self.image = np.pad(image, padding, mode="reflect") if needed else image
         self.restored = np.zeros(self.image.shape, np.float32)
         padded = self.image.shape[:2]
         rows, columns = (_spans(*x, overlap) for x in zip(padded, sides, strict=True))
         self.tiles = list(itertools.product(rows, columns))
         self.lacking = len(self.tiles)
+
+    def take(self) -> np.ndarray:
+        """Returns the restored image without the padding, and frees the memory."""
+        height, width = self.shape
+        restored = self.restored[:height, :width]
+        del self.image, self.restored
+        return restored
 
     def add(self, tile: tuple[_Span, _Span], values: np.ndarray) -> None:
         """Adds a restored tile, weighted, to the sum."""
@@ -150,9 +158,7 @@ def restore(
             for (work, tile), values in zip(group, done, strict=False):
                 work.add(tile, values)
             while waiting and not waiting[0].lacking:
-                work = waiting.popleft()
-                height, width = work.shape
-                yield work.restored[:height, :width]
+                yield waiting.popleft().take()
     finally:
         pool.shutdown(cancel_futures=True)
 

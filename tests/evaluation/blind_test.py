@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from configs import eval as eval_config
+from cqr_jax import tasks
 from cqr_jax.data import jpeg
 from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.errors import UserError
@@ -15,7 +16,7 @@ from cqr_jax.evaluation import blind, colour, metrics, table2
 from cqr_jax.evaluation.blind import Degradation
 from cqr_jax.restoring import tiles
 from data_prep import sources
-from tests.conftest import run, save_fresh
+from tests.conftest import save_fresh
 from tests.evaluation.colour_test import save_colour
 
 
@@ -193,24 +194,23 @@ def test_an_identity_deblocker_gains_nothing_in_colour(
         blind.evaluate_blind_colour(config)
 
 
-@pytest.mark.slow
-def test_the_command_reports_no_gains_of_an_identity_deblocker(photographs, tmp_path):
+def test_the_task_reports_no_gains_of_an_identity_deblocker(
+    photographs, tmp_path, monkeypatch, capsys
+):
     folder = tmp_path / "small"
     folder.mkdir()
     for file in sorted(photographs.iterdir())[:2]:
         y = jpeg.load_luma(file)[:90, :100]
         (folder / file.name).write_bytes(jpeg.encode_png(y))
     path = save_fresh(tmp_path, "deblocker")
-    arguments = (
-        "cqr_jax.main",
-        "--config=configs/eval.py:blind",
-        f"--config.sets={folder}",
-        f"--config.workdir={tmp_path}/out",
-    )
-    code, out, err = run(*arguments, f"--config.weights={path}")
-    assert code == 0, err
+    config = eval_config.get_config("blind")
+    config.update(sets=str(folder), workdir=str(tmp_path / "out"), weights=str(path))
+    kinds = {x.title(): x for x in reversed(blind.DEGRADATIONS)}
+    degradations = list(reversed(kinds.values()))  # the first of each kind
+    monkeypatch.setattr(blind, "DEGRADATIONS", degradations)
+    tasks.TASKS[config.task].run(config)
     rows = json.loads((tmp_path / "out" / "blind.json").read_text())
-    assert len(rows) == len(blind.DEGRADATIONS)
+    assert len(rows) == len(degradations) == 5
     kept = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert (kept["sets"], kept["weights"]) == (str(folder), str(path))
     assert {row["gain"] for row in rows} == {row["worst"] for row in rows} == {0.0}
@@ -219,9 +219,10 @@ def test_the_command_reports_no_gains_of_an_identity_deblocker(photographs, tmp_
         for y in map(jpeg.load_luma, folder.iterdir())
     ]
     assert rows[0]["psnr"] == pytest.approx(np.mean(plain))
-    assert out.splitlines()[1].split()[:2] == ["aligned", "5"]
-    assert "+0.00 (+0.00)" in out.splitlines()[1]
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.split()[:2] == ["aligned", "5"]
+    assert "+0.00 (+0.00)" in line
 
-    code, _, err = run(*arguments)
-    assert code == 1
-    assert err.splitlines()[-1].startswith("error: config.weights: name deblockers'")
+    config.weights = ""
+    with pytest.raises(UserError, match=r"^config\.weights: name deblockers'"):
+        tasks.TASKS[config.task].run(config)
