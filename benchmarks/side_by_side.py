@@ -14,6 +14,7 @@ PyTorch runs in both of its memory formats, and the report contains the faster o
 """
 
 import argparse
+import inspect
 import multiprocessing
 import os
 import sys
@@ -35,6 +36,7 @@ from cqr_jax.training import distributed, stages, state
 
 _TOLERANCE = 1e-4  # of outputs and losses, relative to their largest magnitude
 JAX = ""  # used in place of a layout
+_PRESETS = [x for x in deblock.PRESETS if x != "colour"]  # models that PyTorch has too
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
 
@@ -152,9 +154,10 @@ def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
     return work
 
 
-def _attributes(fields: Any) -> dict:
-    """Returns the fields of a model without its name."""
-    return {k: v for k, v in fields.items() if k != "name"}
+def _module(kind: type[torch.nn.Module], fields: Any) -> torch.nn.Module:
+    """Makes a PyTorch model from the fields that it has of a model in Flax."""
+    known = inspect.signature(kind).parameters
+    return kind(**{k: v for k, v in fields.items() if k in known})
 
 
 def _devices(case: Case) -> list[jax.Device]:
@@ -179,12 +182,12 @@ def _torch_work(
     def images(seed):
         return torch.tensor(_images(case, seed)).permute(0, 3, 1, 2).contiguous()
 
-    ranker = build(pytorch_models.Ranker(**_attributes(c.ranker.model)), "ranker")
+    ranker = build(_module(pytorch_models.Ranker, c.ranker.model), "ranker")
     given = images(1)
     if case.model == "ranker":
         module = ranker
     else:
-        module = build(pytorch_models.Deblocker(**_attributes(c.model)), "deblocker")
+        module = build(_module(pytorch_models.Deblocker, c.model), "deblocker")
     if not case.train:
         module.eval()
         given = to_float(given)
@@ -313,7 +316,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--preset", default="compact", choices=deblock.PRESETS)
+    parser.add_argument("--preset", default="compact", choices=_PRESETS)
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="duration of a repetition"
