@@ -18,7 +18,6 @@ import argparse
 import collections
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -136,7 +135,19 @@ def main() -> None:
     )
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--before", help="checkout of a commit to compare with")
-    parser.add_argument("--photographs", type=int, default=20, help="of the folder")
+    parser.add_argument(
+        "--photographs",
+        type=int,
+        default=20,
+        help="number of photographs in the folder; 0 for no folder (%(default)s)",
+    )
+    parser.add_argument(
+        "--megapixels",
+        type=float,
+        nargs="+",
+        default=_MEGAPIXELS,
+        help="sizes of the JPEGs (default: 0.1 1 12 24)",
+    )
     args = parser.parse_args()
     codes = {"": pathlib.Path(__file__).resolve().parent.parent}
     if args.before:
@@ -149,7 +160,10 @@ def main() -> None:
         many.mkdir()
         for i in range(args.photographs):
             photograph(1, many / f"{i}.jpg", i)
-        for i, megapixels in enumerate((_MEGAPIXELS[0], *_MEGAPIXELS, 0)):
+        sizes = [args.megapixels[0], *args.megapixels]
+        if args.photographs:
+            sizes.append(0)
+        for i, megapixels in enumerate(sizes):
             source = folder / f"{megapixels}.jpg" if megapixels else many
             if megapixels:
                 photograph(megapixels, source)
@@ -163,18 +177,19 @@ def main() -> None:
             print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
         taken = network_seconds(sorted(many.glob("*.jpg")))
         share = taken / np.median([x.seconds for x in runs[""]])
-        shutil.rmtree(many)
-    print("# Restoring files\n\n    python -m benchmarks.restoring\n")
+    command = " ".join(["python -m benchmarks.restoring", *sys.argv[1:]])
+    print(f"# Restoring files\n\n    {command}\n")
     print(f"{machine.describe()}.\n")
     print(
         f"Seconds of whole processes: median and range of {args.repetitions}. The "
         "images are in colour with 4:2:0 subsampling.\n"
     )
     print(tables.markdown(rows))
-    print(
-        f"\nThe network alone takes {taken:.1f} s for the tiles of the folder, "
-        f"{share:.2f} of the time of the process."
-    )
+    if args.photographs:
+        print(
+            f"\nThe network alone takes {taken:.1f} s for the tiles of the folder, "
+            f"{share:.2f} of the time of the process."
+        )
 
 
 if __name__ == "__main__":
