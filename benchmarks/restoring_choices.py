@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from PIL import Image
 
 from benchmarks import machine, timing
@@ -26,6 +27,8 @@ from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.data.held_out import held_out_images
 from cqr_jax.errors import one_line_errors
 from cqr_jax.evaluation import metrics
+from cqr_jax.export import onnx
+from cqr_jax.export.program import deblocker_of
 from cqr_jax.restoring import (
     colour,
     jax_network,
@@ -41,10 +44,32 @@ _QUALITY = 20  # quality factor of the photographs
 _LEVELS = range(1, 10)  # of zlib
 
 
+def onnx_runtime(deblocker: weights.Weights) -> network.Run:
+    """Returns the network in ONNX Runtime, on all cores, in float32."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = network.cores()
+    exported = onnx.network_to_onnx(
+        deblocker_of(deblocker), deblocker.variables["params"]
+    )
+    session = onnxruntime.InferenceSession(exported, options)
+    names = [x.name for x in session.get_inputs()]
+
+    def run(images, compression=None):
+        inputs = network.inputs(run, images, compression)
+        return session.run(None, dict(zip(names, inputs, strict=True)))[0]
+
+    run.channels = deblocker.model.channels
+    run.conditioned = deblocker.model.conditioning != "none"
+    run.tile_batch = 4 * network.cores()
+    return run
+
+
 def engines(path: str) -> dict[str, network.Run]:
     """Returns name -> network of each engine and precision that works here."""
+    deblocker = weights.load(path, "deblocker")
     found: dict[str, network.Run] = {
-        "JAX": jax_network.JaxNetwork(weights.load(path, "deblocker"))
+        "JAX": jax_network.JaxNetwork(deblocker),
+        "ONNX Runtime": onnx_runtime(deblocker),
     }
     openvino = openvino_network.import_openvino().Core()
     abilities = openvino.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
