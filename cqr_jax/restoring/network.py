@@ -37,7 +37,12 @@ from cqr_jax.errors import UserError
 #   engine: name of the engine; empty by default.
 Run = Callable[..., np.ndarray]
 _ATTRIBUTES = (
-    *("channels", "conditioned", "tile_batch", "fixed_batch", "multiple", "parallel"),
+    "channels",
+    "conditioned",
+    "tile_batch",
+    "fixed_batch",
+    "multiple",
+    "parallel",
     "engine",
 )
 
