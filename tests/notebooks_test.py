@@ -68,7 +68,7 @@ def test_notebook_runs_and_gives_the_committed_kinds_of_outputs(
     path, tmp_path, monkeypatch
 ):
     # Notebooks compute more than they compile.
-    flags = os.environ["XLA_FLAGS"].replace(FAST_COMPILING, "")
+    flags = os.environ["XLA_FLAGS"].replace(FAST_COMPILING, "").strip()
     monkeypatch.setenv("XLA_FLAGS", flags)
     notebook = nbformat.read(path, as_version=4)
     committed = kinds(notebook)
