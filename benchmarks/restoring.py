@@ -175,8 +175,9 @@ def main() -> None:
             kind = f"{megapixels:g}" if megapixels else f"{args.photographs} of 1"
             rows.append([kind + ", first process" * (i == 0), *cells(runs)])
             print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
-        taken = network_seconds(sorted(many.glob("*.jpg")))
-        share = taken / np.median([x.seconds for x in runs[""]])
+        if args.photographs:
+            taken = network_seconds(sorted(many.glob("*.jpg")))
+            share = taken / np.median([x.seconds for x in runs[""]])
     command = " ".join(["python -m benchmarks.restoring", *sys.argv[1:]])
     print(f"# Restoring files\n\n    {command}\n")
     print(f"{machine.describe()}.\n")

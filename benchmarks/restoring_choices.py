@@ -185,7 +185,7 @@ def main() -> None:
         print(
             f"\n## Tiles\n\n{len(clean)} held-out photographs, Y, at QF {_QUALITY}, in "
             f"{network.engine(chosen)}. The side is the longest one of a tile. "
-            "Neighbouring tiles overlap by twice the overlap.\n"
+            "The overlap is half of the pixels that neighbouring tiles share.\n"
         )
         rows = tile_rows(chosen, clean, args.repetitions)
         head = ["side", "overlap", "megapixels a second", "PSNR (dB)"]

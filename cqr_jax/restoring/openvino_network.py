@@ -101,7 +101,8 @@ class OpenvinoNetwork:
         # A file that is older than a field was made with the field's default.
         self.channels: int = held.fields.get("channels", 1)
         self.conditioned: bool = held.fields.get("conditioning", "none") != "none"
-        # With other sides, OpenVINO 2026.4 fails where a level has an odd side.
+        # With other sides, OpenVINO 2026.4 fails where a level has an odd side. The
+        # number is that of `export.program.multiple_of`, which imports JAX.
         levels = len(held.fields.get("deeper_widths", ()))
         self.multiple = math.lcm(BLOCK, 2 * held.fields.get("scale", 1) << levels)
         self.parallel = cores

@@ -186,6 +186,7 @@ def test_self_ensemble_keeps_what_is_known_of_a_network():
     run = openvino_network.OpenvinoNetwork(weights.DEBLOCKER)
     both = network.self_ensemble(run)
     assert network.attributes(both) == network.attributes(run)
+    assert network.tile_batch(run) == 4 * len(os.sched_getaffinity(0))
     assert network.parallel(both) == len(os.sched_getaffinity(0))
     assert network.multiple(both) == 16
 
