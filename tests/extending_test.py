@@ -63,7 +63,35 @@ named = list(source.images("validation"))
 assert named == [(f"validation000{i}", b"bytes of a PNG") for i in range(2)]
 """
 
-_CHECKS = {"loss": _LOSS, "metric": _METRIC, "dataset": _DATASET}
+_NETWORK = """
+import jax, numpy as np
+from configs import two_layers
+from cqr_jax import weights
+from cqr_jax.restoring import network
+from cqr_jax.training import checks, stages, state
+
+config = two_layers.get_config()
+checks.check_deblock(config)
+steps = stages.deblock_steps(config, None)
+clean = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 1), np.uint8)
+batch = {"clean": clean, "compressed": clean[:, None] // 2}
+start = state.create(steps.model, 48, steps.optimizer, 0)
+after, terms = jax.jit(steps.train_step)(start, {}, batch)
+assert terms["mae"] > 0
+fields = config.model.to_dict()
+weights.save("deblocker.safetensors", "deblocker", fields, after.variables(), {})
+run = network.load("deblocker.safetensors")
+assert run.engine.startswith("JAX")
+changed = run(clean[..., 0]) - clean[..., 0] / np.float32(255)
+assert 0 < np.abs(changed).max() < 0.1
+"""
+
+_CHECKS = {
+    "loss": _LOSS,
+    "metric": _METRIC,
+    "dataset": _DATASET,
+    "network": _NETWORK,
+}
 
 
 def test_every_patch_has_a_check():

@@ -4,8 +4,10 @@
 by node, following `cqr_jax.models.deblocker`.
 """
 
+from __future__ import annotations
+
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +16,9 @@ from cqr_jax import weights
 from cqr_jax.data import ycbcr
 from cqr_jax.data.compression import FEATURES
 from cqr_jax.export.program import deblocker_of, multiple_of, quality_table
-from cqr_jax.models.deblocker import Deblocker
+
+if TYPE_CHECKING:  # `cqr-restore` uses this module without Flax, for speed
+    from cqr_jax.models.deblocker import Deblocker
 
 _OPSET = 17
 _IR_VERSION = 8  # of ONNX 1.10 and later
@@ -54,7 +58,7 @@ def network_to_onnx(model: Deblocker, params: dict) -> bytes:
     network takes, is (batch, FEATURES). All are float32. No input is optional.
 
     Args:
-      model: the network.
+      model: the network, or an object with the same attributes.
       params: its parameters.
     """
     graph = _Graph()
@@ -72,7 +76,7 @@ def network_to_onnx(model: Deblocker, params: dict) -> bytes:
     return _model(graph, shapes, dict.fromkeys(shapes, "")).SerializeToString()
 
 
-def _model(graph: "_Graph", shapes: dict, descriptions: dict[str, str]) -> Any:
+def _model(graph: _Graph, shapes: dict, descriptions: dict[str, str]) -> Any:
     """Returns the ONNX model of a graph.
 
     Args:

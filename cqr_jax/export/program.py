@@ -1,16 +1,34 @@
 """Parts shared by the exported programs: model, padding and quality table."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from cqr_jax import weights
 from cqr_jax.data.compression import features, libjpeg
-from cqr_jax.models.deblocker import Deblocker
+from cqr_jax.errors import UserError
+
+if TYPE_CHECKING:  # `cqr-restore` uses this module without Flax, for speed
+    from cqr_jax.models.deblocker import Deblocker
 
 PLATFORMS = ("cpu", "cuda", "tpu")  # platforms for which programs are lowered
 
 
 def deblocker_of(deblocker: weights.Weights) -> Deblocker:
-    assert isinstance(deblocker.model, Deblocker)
+    """Returns the model of a deblocker.
+
+    Raises:
+      UserError: if it is not this package's `Deblocker`, which alone can be exported.
+    """
+    from cqr_jax.models.deblocker import Deblocker
+
+    if not isinstance(deblocker.model, Deblocker):
+        raise UserError(
+            f"the weights hold the network {deblocker.fields['name']!r}: this works "
+            "with the package's own, 'deblocker', alone"
+        )
     return deblocker.model
 
 

@@ -16,7 +16,10 @@ from cqr_jax.models.ranker import Ranker
 
 # Name -> module class. The default name of a model is its kind: 'ranker' or
 # 'deblocker'.
-MODELS: dict[str, type[nn.Module]] = {"ranker": Ranker, "deblocker": Deblocker}
+MODELS: dict[str, type[nn.Module]] = {
+    "ranker": Ranker,
+    "deblocker": Deblocker,
+}
 
 
 def create(fields: Mapping[str, Any], kind: str, **settings: Any) -> nn.Module:
@@ -45,3 +48,8 @@ def create(fields: Mapping[str, Any], kind: str, **settings: Any) -> nn.Module:
 def channels(model: nn.Module) -> int:
     """Returns the number of image channels of a model; the ranker has one, Y."""
     return getattr(model, "channels", 1)
+
+
+def conditioned(model: nn.Module) -> bool:
+    """Returns whether a model takes the compression as a second input."""
+    return getattr(model, "conditioning", "none") != "none"

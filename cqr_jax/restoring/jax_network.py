@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cqr_jax import weights
+from cqr_jax import models, weights
 from cqr_jax.restoring import network
 from cqr_jax.training import distributed
 
@@ -36,8 +36,8 @@ class JaxNetwork:
           seconds: a defaultdict to which the seconds of 'compiling' and 'restoring'
             are added.
         """
-        self.channels = deblocker.model.channels
-        self.conditioned = deblocker.model.conditioning != "none"
+        self.channels = models.channels(deblocker.model)
+        self.conditioned = models.conditioned(deblocker.model)
         devices = jax.local_devices()
         on_cpu = devices[0].platform == "cpu"
         self.tile_batch = (_CPU_TILES if on_cpu else _TILES) * len(devices)

@@ -2,7 +2,7 @@
 
 OpenVINO reads the network as ONNX (`cqr_jax.export.onnx`). It computes in bfloat16 if
 the processor has instructions for it, else in float32. The compiled network is cached
-on disk, so that later processes need neither JAX nor ONNX.
+on disk, so that later processes don't need ONNX. JAX and Flax are not imported.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import os
 import pathlib
 import sys
 import threading
+import types
 from typing import Any
 
 import numpy as np
@@ -98,11 +99,13 @@ class OpenvinoNetwork:
         }
         self.engine = f"OpenVINO ({_NAMES.get(precision, precision)})"
         held = weights.header(path, "deblocker")
+        name = held.fields.get("name", "deblocker")
+        if name != "deblocker":  # `export.onnx` knows this one alone
+            raise ImportError(f"{path} holds the network {name!r}, which it can't run")
         # A file that is older than a field was made with the field's default.
         self.channels: int = held.fields.get("channels", 1)
         self.conditioned: bool = held.fields.get("conditioning", "none") != "none"
-        # With other sides, OpenVINO 2026.4 fails where a level has an odd side. The
-        # number is that of `export.program.multiple_of`, which imports JAX.
+        # With other sides, OpenVINO 2026.4 fails where a level has an odd side.
         levels = len(held.fields.get("deeper_widths", ()))
         self.multiple = math.lcm(BLOCK, 2 * held.fields.get("scale", 1) << levels)
         self.parallel = cores
@@ -164,7 +167,7 @@ class OpenvinoNetwork:
             data = cached.read_bytes()
             os.utime(cached)
             return self._core.import_model(data, "CPU", self._settings)
-        model = self._core.read_model(self._exported())
+        model = self._model()
         shapes = {"image": [1, *map(self._dimension, sides), self.channels]}
         if self.conditioned:
             shapes["compression"] = [1, FEATURES]
@@ -176,17 +179,28 @@ class OpenvinoNetwork:
             _delete_oldest(cached.parent)
         return compiled
 
-    def _exported(self) -> bytes:
-        """Returns the network as ONNX."""
-        if self._onnx is None:
-            # These import JAX, which is not needed if the network is cached.
-            from cqr_jax.export import onnx
-            from cqr_jax.export.program import deblocker_of
-
+    def _model(self) -> Any:
+        """Returns the network as a model of OpenVINO."""
+        if self._onnx is not None:
+            return self._core.read_model(self._onnx)
+        _, fields, _, arrays = weights.read(self._path)
+        try:
+            params = weights.nested(arrays)["params"]
+            return self._export(types.SimpleNamespace(**fields), params)
+        except (AttributeError, KeyError, ValueError, RuntimeError):
+            # The file lacks a newer field or is damaged. `load` knows the defaults of
+            # the fields and says what is wrong with the arrays. It imports Flax.
             held = weights.load(self._path, "deblocker")
-            model = deblocker_of(held)
-            self._onnx = onnx.network_to_onnx(model, held.variables["params"])
-        return self._onnx
+            return self._export(held.model, held.variables["params"])
+
+    def _export(self, model: Any, params: dict) -> Any:
+        """Exports a network with the attributes of `model`; as `_model`."""
+        from cqr_jax.export import onnx
+
+        data = onnx.network_to_onnx(model, params)
+        found = self._core.read_model(data)
+        self._onnx = data
+        return found
 
 
 _NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}

@@ -177,9 +177,10 @@ def _check_colour(config) -> None:
             f"config.model.channels={config.model.channels}: must be {channels} with "
             f"degradation={config.degradation}"
         )
-    if channels == 1 and config.model.conditioning != "none":
+    conditioning = config.model.get("conditioning", "none")
+    if channels == 1 and conditioning != "none":
         raise UserError(
-            f"config.model.conditioning={config.model.conditioning}: needs "
+            f"config.model.conditioning={conditioning}: needs "
             "degradation=colour, because no other batches hold the compression"
         )
     where = "config.colour"

@@ -97,7 +97,6 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
     """
     # Imported here because `cqr-restore` often needs `header` alone.
     import jax
-    from flax.traverse_util import unflatten_dict
 
     from cqr_jax import models
 
@@ -122,8 +121,8 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
     image = np.zeros((1, 64, 64, models.channels(model)), np.float32)
     expected = jax.eval_shape(model.init, jax.random.key(0), image)
     _check(path, arrays, _flatten(expected))
-    variables = unflatten_dict(arrays, sep="/")
-    return Weights(model, {"batch_stats": {}, **variables}, found, provenance)
+    variables = {"batch_stats": {}, **nested(arrays)}
+    return Weights(model, variables, found, provenance)
 
 
 def header(path: str | os.PathLike, kind: str) -> Header:
@@ -160,6 +159,18 @@ def read(path: str | os.PathLike) -> tuple[str, dict, dict, dict[str, np.ndarray
             for name in file.keys()  # noqa: SIM118
         }
         return *_header(file), arrays
+
+
+def nested(arrays: dict[str, np.ndarray]) -> dict:
+    """Returns the Flax variables of the arrays that `read` returns."""
+    variables: dict = {}
+    for path, array in arrays.items():
+        *modules, name = path.split("/")
+        parent = variables
+        for module in modules:
+            parent = parent.setdefault(module, {})
+        parent[name] = array
+    return variables
 
 
 @contextlib.contextmanager

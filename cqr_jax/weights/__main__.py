@@ -36,6 +36,7 @@ import numpy as np
 from cqr_jax import weights
 from cqr_jax.data.compression import FEATURES
 from cqr_jax.errors import UserError, one_line_errors
+from cqr_jax.export.program import deblocker_of
 
 _FOLDERS = ("workdir", "data_dir", "set_dir")
 # Comma-separated paths, of which only the last components are kept.
@@ -76,13 +77,14 @@ def luma(path: str, output: str) -> None:
         the compression as planes.
     """
     held = weights.load(path, "deblocker")
-    if held.model.channels != 3 or held.model.conditioning == "planes":
+    model = deblocker_of(held)
+    if model.channels != 3 or model.conditioning == "planes":
         raise UserError(
             f"{path}: only deblockers for colour, with modulation or without "
             "conditioning, can be converted"
         )
     arrays = flax.traverse_util.flatten_dict(held.variables["params"])
-    if held.model.conditioning == "modulation":
+    if model.conditioning == "modulation":
         embedding = np.zeros((1, FEATURES), np.float32)  # of an unknown compression
         for layer in ("embedding0", "embedding1"):
             kernel, bias = (arrays.pop((layer, x)) for x in ("kernel", "bias"))
@@ -115,7 +117,7 @@ def deepen(path: str, output: str) -> None:
         `residual_blocks`.
     """
     held = weights.load(path, "deblocker")
-    if held.model.residual_blocks:
+    if deblocker_of(held).residual_blocks:
         raise UserError(
             f"{path}: only deblockers without residual blocks can be deepened"
         )

@@ -1,5 +1,6 @@
 """The network in OpenVINO gives what it gives in JAX, and is cached."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,12 +8,14 @@ import sys
 
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from cqr_jax import weights
+from cqr_jax import models, weights
 from cqr_jax.data import jpeg
 from cqr_jax.data.compression import FEATURES, features, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import metrics
+from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.restoring import jax_network, network
 from data_prep import sources
 from tests.networks import NETWORKS, SMALL, drawn
@@ -93,6 +96,13 @@ print(json.dumps([run.engine, *(x for x in heavy if x in sys.modules)]))
 """
 
 
+def _complete(deblocker):
+    """The same with all fields of the module, which shipped files have."""
+    defaults = dataclasses.asdict(Deblocker(parent=None))
+    fields = {k: defaults[k] for k in defaults.keys() - {"parent", "name", "dtype"}}
+    return deblocker._replace(fields=fields | deblocker.fields)
+
+
 def _later(path):
     done = subprocess.run(
         [sys.executable, "-c", _LATER, str(path)], capture_output=True, check=True
@@ -101,18 +111,23 @@ def _later(path):
 
 
 def test_a_later_process_takes_the_compiled_network_from_the_cache(tmp_path, cache):
-    path = saved(tmp_path / "a.safetensors", drawn(width=6, local_blocks=0))
+    path = saved(tmp_path / "a.safetensors", _complete(drawn(width=6, local_blocks=0)))
     engine, *imported = _later(path)
     assert engine.startswith("OpenVINO (")
-    assert imported == ["jax", "flax", "onnx"]
+    assert imported == ["onnx"]
     (file,) = cache.glob("*.openvino")
     assert _later(path) == [engine]
 
     # Other weights are not taken for these.
     saved(path, drawn(width=6, local_blocks=0, tail=0.1))
-    assert "jax" in _later(path)
+    assert {"jax", "onnx"} <= {*_later(path)}  # JAX for the fields that it lacks
     assert len(list(cache.glob("*.openvino"))) == 2
     assert file.exists()
+
+
+def test_shipped_weights_have_the_fields_that_spare_the_import_of_jax():
+    held = weights.header(weights.DEBLOCKER, "deblocker")
+    assert held.fields.keys() >= _complete(drawn()).fields.keys() - {"remat"}
 
 
 def test_a_damaged_cache_is_replaced(cache):
@@ -180,6 +195,49 @@ def test_a_bad_file_is_one_line(tmp_path):
         network.load(path)
     with pytest.raises(UserError, match="holds a ranker, not a deblocker"):
         network.load(weights.SHIPPED / "compact-ranker.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({}, "missing params/head/bias"),
+        ({"extra": np.zeros(3)}, "missing .*; extra params/extra$"),
+        (None, r"head/bias of shape \(7,\) instead of \(6,\)"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(tmp_path, params, message):
+    deblocker = drawn(width=6, local_blocks=0)
+    if params is None:
+        params = deblocker.variables["params"]
+        params = {**params, "head": {**params["head"], "bias": np.zeros(7)}}
+    path = saved(
+        tmp_path / "a.safetensors",
+        _complete(deblocker)._replace(variables={"params": params}),
+    )
+    run = network.load(path)
+    with pytest.raises(UserError, match=message):
+        run(np.zeros((1, 16, 16), np.float32))
+
+
+def test_jax_runs_a_network_that_is_not_the_packages_deblocker(tmp_path, monkeypatch):
+    monkeypatch.setitem(models.MODELS, "other", _Shift)
+    variables = {"params": {"shift": np.float32(0.5)}}
+    deblocker = weights.Weights(_Shift(), variables, {"name": "other"}, {})
+    path = saved(tmp_path / "a.safetensors", deblocker)
+    run = network.load(path)
+    assert run.engine.startswith("JAX")
+    image = RNG.random((1, 16, 16), np.float32)
+    np.testing.assert_array_equal(run(image), image + np.float32(0.5))
+    with pytest.raises(UserError, match="holds the network 'other'.*--engine=jax"):
+        network.load(path, "openvino")
+
+
+class _Shift(nn.Module):
+    """A network that adds a number to the image."""
+
+    @nn.compact
+    def __call__(self, image):
+        return image + self.param("shift", nn.initializers.zeros, ())
 
 
 def test_self_ensemble_keeps_what_is_known_of_a_network():
