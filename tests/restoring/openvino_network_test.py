@@ -228,7 +228,7 @@ def test_jax_runs_a_network_that_is_not_the_packages_deblocker(tmp_path, monkeyp
     assert run.engine.startswith("JAX")
     image = RNG.random((1, 16, 16), np.float32)
     np.testing.assert_array_equal(run(image), image + np.float32(0.5))
-    with pytest.raises(UserError, match="holds the network 'other'.*--engine=jax"):
+    with pytest.raises(UserError, match=r"holds the network 'other'.*--engine=jax"):
         network.load(path, "openvino")
 
 
