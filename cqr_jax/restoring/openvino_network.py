@@ -226,7 +226,7 @@ def _source_of_graph() -> bytes:
 
 
 def _digest(*parts: bytes | str) -> str:
-    found = hashlib.sha256()
+    found = hashlib.blake2b(digest_size=32)
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
         found.update(len(data).to_bytes(8, "big") + data)
