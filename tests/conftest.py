@@ -16,8 +16,21 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _PATHS = (str(ROOT), os.environ.get("PYTHONPATH"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PATHS))
 # Compiling takes most of the time of the tests and of the processes that they start.
-FAST_COMPILING = "--xla_backend_optimization_level=0"
+FAST_COMPILING = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
 os.environ["XLA_FLAGS"] = f"{FAST_COMPILING} {os.environ.get('XLA_FLAGS', '')}"
+
+
+def pytest_collection_modifyitems(items):
+    """Lets each of the two workers begin with half of the slow tests.
+
+    A slow test at the end would keep one worker waiting for the other.
+    """
+    slow = [x for x in items if x.get_closest_marker("slow")]
+    fast = [x for x in items if not x.get_closest_marker("slow")]
+    middle = len(fast) // 2
+    items[:] = slow[::2] + fast[:middle] + slow[1::2] + fast[middle:]
 
 
 @pytest.fixture(scope="session")

@@ -198,7 +198,8 @@ def test_second_process_waits_for_the_records_of_the_first(photographs, tmp_path
     folder = records.directory(str(tmp_path), "photographs0").parent
     with files.lock(pathlib.Path(folder) / ".lock", pytest.fail):
         process = start(*arguments, "--name=photographs0")
-        assert "waiting for the process that makes these" in process.stderr.readline()
+        waits = "waiting for the process that makes these"
+        assert any(waits in line for line in process.stderr)
         assert not records.exists(str(tmp_path), "photographs0")
         build(str(photographs), str(tmp_path / "other"), "photographs0", processes=1)
         other = records.directory(str(tmp_path / "other"), "photographs0")
