@@ -76,7 +76,13 @@ def image():
 
 FRESH = {
     "ranker": {"width": 2, "hidden": 8},
-    "deblocker": {"width": 6, "local_blocks": 0, "residual_blocks": 0, "key_pool": 8},
+    "deblocker": {
+        "width": 6,
+        "local_blocks": 0,
+        "residual_blocks": 0,
+        "scale": 2,
+        "key_pool": 8,
+    },
     "colour": {
         "width": 4,
         "local_blocks": 0,

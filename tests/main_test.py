@@ -46,6 +46,7 @@ DEBLOCKER = (
     "--config.ranker.validation.examples=8",
     "--config.model.width=6",
     "--config.model.local_blocks=0",
+    "--config.model.key_pool=16",
     "--config.batch_size=2",
     "--config.steps=6",
     "--config.optimizer.warmup_steps=0",
@@ -399,10 +400,7 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(data_dir, tm
         if name.startswith("params/"):
             np.testing.assert_array_equal(x, second[name], name)
 
-    # Another config in the same workdir is rejected. A finished run is not repeated.
-    code, _, err = run(*command, "--config.margin=0.4")
-    assert code == 1
-    assert "was begun with margin=0.5, now 0.4" in err
+    # A finished run is not repeated.
     code, _, err = run(*command)
     assert code == 0
     assert "ranker 60/60" not in err
