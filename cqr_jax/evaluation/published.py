@@ -3,8 +3,8 @@
 published.tsv holds PSNR (dB), SSIM and PSNR-B (dB) over the channels that it names, Y
 or RGB. Unknown SSIM and PSNR-B are empty. Its sources for Y are:
 
-- table1, table2: tables of the paper. Its BSDS500 is all 500 images. The README lists
-  oddities of both tables.
+- table1, table2: tables of the paper. Its BSDS500 is all 500 images. docs/evaluation.md
+  lists oddities of both tables.
 - later: Table 4 of SwinIR (Liang et al. 2021, arXiv:2108.10257). It gives RNAN's PSNR-B
   on Classic5 at QF 40 with one decimal. DRUNet, QGAC and DnCNN-3 are one model for all
   qualities; RNAN and SwinIR are one model for each quality.
