@@ -33,6 +33,7 @@ from cqr_jax.restoring import (
     colour,
     jax_network,
     network,
+    openvino_compiler,
     openvino_network,
     restorer,
     tiles,
@@ -71,7 +72,7 @@ def engines(path: str) -> dict[str, network.Run]:
         "JAX": jax_network.JaxNetwork(deblocker),
         "ONNX Runtime": onnx_runtime(deblocker),
     }
-    openvino = openvino_network.import_openvino().Core()
+    openvino = openvino_compiler.import_openvino().Core()
     abilities = openvino.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     for name, precision in (("FP32", "f32"), ("BF16", "bf16")):
         if name in abilities:

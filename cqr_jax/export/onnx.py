@@ -1,7 +1,8 @@
-"""Export of the deblocker to ONNX.
+"""Export of the deblocker and the ranker to ONNX.
 
-`python -m cqr_jax.export --help` describes the file. This module builds the graph node
-by node, following `cqr_jax.models.deblocker`.
+`python -m cqr_jax.export --help` describes the file of the deblocker. This module
+builds the graphs node by node, following `cqr_jax.models.deblocker` and
+`cqr_jax.models.ranker`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def to_onnx(deblocker: weights.Weights, side: int | None = None) -> bytes:
         image[2:] = side, side
     shapes = {"image": image, "quality": ["qualities"], "restored": image}
     descriptions = _descriptions(model)
-    made = _model(graph, shapes, descriptions)
+    made = _model(graph, "deblocker", shapes, descriptions)
     fields = json.dumps(deblocker.fields)
     onnx.helper.set_model_props(made, {**descriptions, "network": fields})
     onnx.checker.check_model(made, full_check=True)
@@ -70,39 +71,82 @@ def network_to_onnx(model: Deblocker, params: dict) -> bytes:
     restored = graph.add("Add", image, change)
     graph.add("Transpose", restored, name="restored", perm=[0, 2, 3, 1])
     shape: list[str | int] = ["batch", "height", "width", model.channels]
-    shapes = {"image": shape, "restored": shape}
+    shapes = {"image": shape}
     if told:
         shapes["compression"] = ["batch", FEATURES]
-    return _model(graph, shapes, dict.fromkeys(shapes, "")).SerializeToString()
+    shapes["restored"] = shape
+    made = _model(graph, "deblocker", shapes, dict.fromkeys(shapes, ""))
+    return made.SerializeToString()
 
 
-def _model(graph: _Graph, shapes: dict, descriptions: dict[str, str]) -> Any:
+def ranker_to_onnx(variables: dict) -> bytes:
+    """Returns the ranker as a serialized ONNX model, for `cqr_jax.restoring`.
+
+    The input `image` is Y in [0, 1], (batch, height, width, 1), and the output `score`
+    is (batch,). Both are float32. Each BatchNorm is part of the convolution before it.
+
+    Args:
+      variables: variables of the ranker, with its `batch_stats`.
+    """
+    graph = _Graph()
+    params, statistics = variables["params"], variables["batch_stats"]
+    x = graph.add("Transpose", "image", perm=[0, 3, 1, 2])
+    for i in range(sum(name.startswith("conv") for name in params)):
+        layer = params[f"conv{i}"]
+        if i > 0:
+            layer = _normalized(layer, params[f"norm{i}"], statistics[f"norm{i}"])
+        stride = 2 if layer["kernel"].shape[0] == 4 else 1
+        x = graph.add("LeakyRelu", graph.convolve(x, layer, stride=stride), alpha=0.2)
+    x = graph.add("GlobalAveragePool", x)
+    x = graph.add("LeakyRelu", graph.convolve(x, params["dense0"]), alpha=0.2)
+    x = graph.convolve(x, params["dense1"])
+    graph.add("Reshape", x, graph.constant(np.array([-1])), name="score")
+    shapes = {"image": ["batch", "height", "width", 1], "score": ["batch"]}
+    made = _model(graph, "ranker", shapes, dict.fromkeys(shapes, ""))
+    return made.SerializeToString()
+
+
+def _normalized(layer: dict, norm: dict, statistics: dict) -> dict:
+    """Returns a convolution that includes the BatchNorm after it."""
+    scale = norm["scale"] / np.sqrt(statistics["var"] + 1e-5)
+    return {
+        "kernel": layer["kernel"] * scale,
+        "bias": (layer["bias"] - statistics["mean"]) * scale + norm["bias"],
+    }
+
+
+def _model(graph: _Graph, name: str, shapes: dict, descriptions: dict[str, str]) -> Any:
     """Returns the ONNX model of a graph.
 
     Args:
       graph: the nodes and constants.
+      name: name of the graph.
       shapes: name -> shape of the inputs and the output. A side is a number or a name.
-      descriptions: name -> description of those that the model has.
+      descriptions: name -> description of the inputs that the model has, and then of
+        its output.
     """
     import onnx
 
-    values = {
-        name: onnx.helper.make_tensor_value_info(
-            name, onnx.TensorProto.FLOAT, shapes[name], description
+    *inputs, output = (
+        onnx.helper.make_tensor_value_info(
+            value, onnx.TensorProto.FLOAT, shapes[value], description
         )
-        for name, description in descriptions.items()
-    }
-    restored = values.pop("restored")
+        for value, description in descriptions.items()
+    )
     return onnx.helper.make_model(
-        onnx.helper.make_graph(
-            graph.nodes, "deblocker", list(values.values()), [restored], graph.constants
-        ),
+        onnx.helper.make_graph(graph.nodes, name, inputs, [output], graph.constants),
         opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
         ir_version=_IR_VERSION,
         producer_name="cqr_jax",
         producer_version=cqr_jax.__version__,
-        doc_string="Removes the artifacts of JPEG compression from images.",
+        doc_string=_DOCUMENTED[name],
     )
+
+
+_DOCUMENTED = {
+    "deblocker": "Removes the artifacts of JPEG compression from images.",
+    "ranker": "Scores the JPEG quality of images.",
+}
 
 
 def _descriptions(model: Deblocker) -> dict[str, str]:
@@ -149,10 +193,10 @@ class _Graph:
         return name
 
     def convolve(self, x: str, layer: dict, dilation: int = 1, stride: int = 1) -> str:
-        """Adds a 3x3 Flax convolution, or a dense layer as a 1x1 convolution."""
+        """Adds a 3x3 or 4x4 convolution, or a dense layer as a 1x1 convolution."""
         kernel = np.asarray(layer["kernel"], np.float32)
         kernel = kernel.reshape(*(1,) * (4 - kernel.ndim), *kernel.shape)
-        padding = dilation if kernel.shape[0] == 3 else 0
+        padding = dilation if kernel.shape[0] > 1 else 0
         return self.add(
             "Conv",
             x,

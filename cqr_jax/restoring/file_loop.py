@@ -389,7 +389,7 @@ def measure(args: argparse.Namespace) -> int:
         name, picture = case
         if isinstance(picture, str):
             return {"input": name, "reason": picture}
-        return {"input": name, **quality.measure(picture)._asdict()}
+        return {"input": name, **quality.measure(picture, args.engine)._asdict()}
 
     with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
         jobs = (Job(x, "") if x.problem else _with_stream(Job(x, "")) for x in found)

@@ -102,20 +102,43 @@ def load(path: str | os.PathLike, engine: str = "auto") -> Run:
       UserError: if there is no such file, if it does not hold a deblocker's weights, or
         if OpenVINO was asked for and does not work here.
     """
-    if engine == "openvino" or (engine == "auto" and only_cpu()):
+
+    def openvino() -> Run:
         from cqr_jax.restoring import openvino_network
 
+        return openvino_network.OpenvinoNetwork(path)
+
+    def jax() -> Run:
+        from cqr_jax.restoring import jax_network
+
+        return jax_network.JaxNetwork(weights.load(path, "deblocker"))
+
+    return choose(engine, openvino, jax)
+
+
+def choose(
+    engine: str, openvino: Callable[[], Callable], jax: Callable[[], Callable]
+) -> Callable:
+    """Returns a function that runs in an engine.
+
+    Args:
+      engine: as in `load`.
+      openvino, jax: return the function for each engine. The former raises an
+        ImportError if OpenVINO does not work here.
+
+    Raises:
+      UserError: if OpenVINO was asked for and does not work here.
+    """
+    if engine == "openvino" or (engine == "auto" and only_cpu()):
         try:
-            return openvino_network.OpenvinoNetwork(path)
+            return openvino()
         except ImportError as error:
             if engine == "openvino":
                 raise UserError(
                     f"--engine=openvino: {error}; install openvino and onnx, or use "
                     "--engine=jax"
                 ) from None
-    from cqr_jax.restoring import jax_network
-
-    return jax_network.JaxNetwork(weights.load(path, "deblocker"))
+    return jax()
 
 
 def only_cpu() -> bool:

@@ -3,13 +3,14 @@
 import csv
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from cqr_jax import weights
 from cqr_jax.data.compression import Compression, libjpeg, nearest_quality
-from cqr_jax.restoring import colour
+from cqr_jax.restoring import colour, network
 from cqr_jax.restoring.picture import Picture
 
 RANKER = weights.SHIPPED / "compact-ranker.safetensors"
@@ -55,12 +56,16 @@ def factors_of_scores(scores: np.ndarray, typical: np.ndarray) -> np.ndarray:
     return np.rint(np.interp(scores, rising, np.arange(1, 101))).astype(int)
 
 
-def measure(picture: Picture) -> Quality:
+def measure(picture: Picture, engine: str = "auto") -> Quality:
     """Measures the quality of a picture.
 
     The score is that of the central 256x256 pixels.
+
+    Args:
+      picture: the picture.
+      engine: what runs the ranker, as in `network.load`.
     """
-    score = _score(_middle(picture))
+    score = _scorer(engine)(_middle(picture))
     if picture.compression:
         factor, equal = nearest_quality(picture.compression.luma)
         return Quality(score, factor, "tables" if equal else "tables, nearest")
@@ -68,16 +73,19 @@ def measure(picture: Picture) -> Quality:
     return Quality(score, factor, "ranker" if factor < _VAGUE else "ranker, vague")
 
 
-def estimate(picture: Picture) -> Compression | None:
+def estimate(picture: Picture, engine: str = "auto") -> Compression | None:
     """Estimates the compression of a picture that has no tables.
+
+    Args:
+      picture: the picture.
+      engine: what runs the ranker, as in `network.load`.
 
     Returns:
       The compression of libjpeg at the estimated quality factor, or None if the
       estimate is 20 or more, where it is unreliable.
     """
-    factor = int(
-        factors_of_scores(np.array(_score(_middle(picture))), _typical_scores())
-    )
+    score = np.array(_scorer(engine)(_middle(picture)))
+    factor = int(factors_of_scores(score, _typical_scores()))
     if factor >= _VAGUE:
         return None
     return libjpeg(factor, gray=picture.pixels.shape[-1] == 1)
@@ -92,17 +100,33 @@ def _middle(picture: Picture) -> np.ndarray:
     return np.pad(y, [(0, _SIDE - n) for n in y.shape], mode="edge")
 
 
-def _score(y: np.ndarray) -> float:
-    apply, variables = _ranker()
-    return float(apply(variables, y[None, ..., None])[0][0])
-
-
 @functools.cache
-def _ranker():
-    import jax  # here, because JPEG files need no estimate, and importing it takes long
+def _scorer(engine: str) -> Callable[[np.ndarray], float]:
+    """Returns a function from luma, float32 (_SIDE, _SIDE), to its score."""
+    return network.choose(engine, _openvino_scorer, _jax_scorer)
+
+
+def _openvino_scorer() -> Callable[[np.ndarray], float]:
+    from cqr_jax.restoring.openvino_compiler import Compiler
+
+    compiler = Compiler("f32")
+
+    def model():
+        from cqr_jax.export import onnx
+
+        *_, arrays = weights.read(RANKER)
+        return compiler.core.read_model(onnx.ranker_to_onnx(weights.nested(arrays)))
+
+    compiled = compiler.compile(RANKER, {"image": [1, _SIDE, _SIDE, 1]}, model)
+    return lambda y: float(compiled(y[None, ..., None])[0][0])
+
+
+def _jax_scorer() -> Callable[[np.ndarray], float]:
+    import jax
 
     ranker = weights.load(RANKER, "ranker")
-    return jax.jit(ranker.model.apply), ranker.variables
+    apply = jax.jit(ranker.model.apply)
+    return lambda y: float(apply(ranker.variables, y[None, ..., None])[0][0])
 
 
 @functools.cache

@@ -188,7 +188,8 @@ def _told(
         return libjpeg(quality_factor, gray=picture.pixels.shape[-1] == 1), "hand"
     if picture.compression:
         return picture.compression, "tables"
-    estimated = quality.estimate(picture)
+    in_jax = network.engine(run).startswith("JAX")
+    estimated = quality.estimate(picture, "jax" if in_jax else "auto")
     return estimated, "ranker" if estimated else "nothing"
 
 

@@ -20,8 +20,9 @@ from cqr_jax.restoring import jax_network, network
 from data_prep import sources
 from tests.networks import NETWORKS, SMALL, drawn
 
-openvino_network = pytest.importorskip("cqr_jax.restoring.openvino_network")
 pytest.importorskip("openvino")
+openvino_compiler = pytest.importorskip("cqr_jax.restoring.openvino_compiler")
+openvino_network = pytest.importorskip("cqr_jax.restoring.openvino_network")
 
 RNG = np.random.default_rng(0)
 
@@ -68,7 +69,7 @@ def test_8_bit_images_are_scaled_to_1(tmp_path):
 
 
 def test_bfloat16_loses_at_most_a_hundredth_of_a_decibel():
-    core = openvino_network.import_openvino().Core()
+    core = openvino_compiler.import_openvino().Core()
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor does not compute in bfloat16")
     full, half = (
@@ -123,6 +124,18 @@ def test_a_later_process_takes_the_compiled_network_from_the_cache(tmp_path, cac
     assert {"jax", "onnx"} <= {*_later(path)}  # JAX for the fields that it lacks
     assert len(list(cache.glob("*.openvino"))) == 2
     assert file.exists()
+
+
+def test_a_picture_that_is_no_jpeg_is_restored_without_jax():
+    script = """
+import sys
+import numpy as np
+import cqr_jax
+cqr_jax.restore(np.full((40, 40), 128, np.uint8))
+assert "onnx" in sys.modules
+assert not {"jax", "flax"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_shipped_weights_have_the_fields_that_spare_the_import_of_jax():

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 import skimage.data
 from PIL import Image
 
@@ -40,3 +41,12 @@ def test_ranker_estimates_the_quality_factor_without_tables():
         assert (found.factor < 20) == (factor < 20)
         if factor < 20:
             assert abs(found.factor - factor) <= 4
+
+
+def test_openvino_gives_the_scores_of_jax():
+    pytest.importorskip("openvino")
+    rng = np.random.default_rng(0)
+    small = _jpeg(rng.integers(0, 256, (40, 50, 3), np.uint8), quality=30)
+    for picture in (_jpeg(skimage.data.astronaut(), quality=10), small):
+        scores = [quality.measure(picture, x).score for x in ("jax", "openvino")]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-4)
