@@ -108,7 +108,8 @@ def ranker_to_onnx(variables: dict) -> bytes:
 
 def _normalized(layer: dict, norm: dict, statistics: dict) -> dict:
     """Returns a convolution that includes the BatchNorm after it."""
-    scale = norm["scale"] / np.sqrt(statistics["var"] + 1e-5)
+    epsilon = 1e-5  # as in `cqr_jax.models.ranker`
+    scale = norm["scale"] / np.sqrt(statistics["var"] + epsilon)
     return {
         "kernel": layer["kernel"] * scale,
         "bias": (layer["bias"] - statistics["mean"]) * scale + norm["bias"],

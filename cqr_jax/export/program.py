@@ -26,8 +26,8 @@ def deblocker_of(deblocker: weights.Weights) -> Deblocker:
 
     if not isinstance(deblocker.model, Deblocker):
         raise UserError(
-            f"the weights hold the network {deblocker.fields['name']!r}: this works "
-            "with the package's own, 'deblocker', alone"
+            f"the weights hold the network {deblocker.fields['name']!r}: only the "
+            "package's own network, 'deblocker', is supported here"
         )
     return deblocker.model
 

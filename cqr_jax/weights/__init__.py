@@ -162,7 +162,10 @@ def read(path: str | os.PathLike) -> tuple[str, dict, dict, dict[str, np.ndarray
 
 
 def nested(arrays: dict[str, np.ndarray]) -> dict:
-    """Returns the Flax variables of the arrays that `read` returns."""
+    """Returns the Flax variables of the arrays that `read` returns.
+
+    `flax.traverse_util.unflatten_dict` does the same, but importing Flax takes long.
+    """
     variables: dict = {}
     for path, array in arrays.items():
         *modules, name = path.split("/")
