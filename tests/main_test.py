@@ -400,7 +400,10 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(data_dir, tm
         if name.startswith("params/"):
             np.testing.assert_array_equal(x, second[name], name)
 
-    # A finished run is not repeated.
+    # Another config in the same workdir is rejected. A finished run is not repeated.
+    code, _, err = run(*command, "--config.margin=0.4")
+    assert code == 1
+    assert "was begun with margin=0.5, now 0.4" in err
     code, _, err = run(*command)
     assert code == 0
     assert "ranker 60/60" not in err
