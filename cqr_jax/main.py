@@ -89,11 +89,13 @@ def main(argv: list[str]) -> None:
         set_up_xla(task)
         # Imported after the flags are parsed, so that --help and errors are fast.
         import jax
-        import tensorflow as tf
 
         from cqr_jax.training import distributed
 
-        tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads data
+        if tasks.TASKS[task].trains:  # TensorFlow takes seconds to import
+            import tensorflow as tf
+
+            tf.config.set_visible_devices([], "GPU")  # it only reads data
         if joining:
             distributed.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         log = logging.getLogger("cqr_jax")

@@ -4,6 +4,7 @@ import csv
 import functools
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -771,9 +772,14 @@ def test_ablation_trains_missing_runs_and_prints_a_table(
 
 
 def test_table_1_without_finished_runs_is_an_error(tmp_path):
+    """An evaluation does not import TensorFlow, which takes seconds."""
     arguments = ("--config=configs/eval.py:ablation", f"--config.workdir={tmp_path}")
-    code, _, err = run("cqr_jax.main", *arguments)
+    listing = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+    code, _, err = run("cqr_jax.main", *arguments, env=listing)
     assert code == 1
+    imported = [line.rpartition("|")[2].strip() for line in err.splitlines()]
+    assert "cqr_jax.evaluation" in imported
+    assert "tensorflow" not in imported
     assert err.splitlines()[-1].startswith(
         f"error: {tmp_path}: contains no finished run"
     )

@@ -1,4 +1,4 @@
-"""Tests of restoring on Apache Beam, with a few hundred files.
+"""Tests of restoring on Apache Beam, with a hundred files.
 
 They run where the extra `beam` is installed (.ci/run makes an environment for them).
 """
@@ -17,7 +17,7 @@ pytest.importorskip("apache_beam", reason="needs the extra 'beam'")
 
 from cqr_jax.restoring import on_beam
 
-COUNT = 300
+COUNT = 100
 
 
 @pytest.fixture
