@@ -94,7 +94,7 @@ def main() -> None:
     args = parser.parse_args()
     # As in `cqr-restore`; read by the workers.
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(network.cores()))
-    engine = network.engine(network.load(args.weights))
+    engine = network.engine_name(network.load(args.weights))
     spawn = multiprocessing.get_context("spawn")
     with Pool(1, spawn) as ours, Pool(1, spawn) as theirs:
         pools = {JAX: ours, **dict.fromkeys(LAYOUTS, theirs)}

@@ -77,7 +77,7 @@ def engines(path: str) -> dict[str, network.Run]:
     for name, precision in (("FP32", "f32"), ("BF16", "bf16")):
         if name in abilities:
             run = openvino_network.OpenvinoNetwork(path, precision)
-            found[network.engine(run)] = run
+            found[network.engine_name(run)] = run
     return found
 
 
@@ -185,7 +185,7 @@ def main() -> None:
         print(tables.markdown([["side", *runs], *rows]), flush=True)
         print(
             f"\n## Tiles\n\n{len(clean)} held-out photographs, Y, at QF {_QUALITY}, in "
-            f"{network.engine(chosen)}. The side is the longest one of a tile. "
+            f"{network.engine_name(chosen)}. The side is the longest one of a tile. "
             "The overlap is half of the pixels that neighbouring tiles share.\n"
         )
         rows = tile_rows(chosen, clean, args.repetitions)

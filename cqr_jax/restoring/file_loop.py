@@ -122,7 +122,7 @@ def restore(args: argparse.Namespace) -> int:
                     continue
                 if run is None:
                     run = restorer.load(args.weights, args.self_ensemble, args.engine)
-                    tell.engine = network.engine(run)
+                    tell.engine = network.engine_name(run)
                     restorer.check_quality_factor(run, args.quality_factor)
                 for outcome in _restored(run, jobs, args, pool, tell):
                     tell(outcome)

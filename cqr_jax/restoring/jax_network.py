@@ -20,10 +20,11 @@ class JaxNetwork:
     A batch is divided over the largest number of devices that divides it evenly.
 
     Attributes:
-      channels, conditioned, tile_batch, fixed_batch, engine: as in `network.Run`. All
-        tiles should have the same sides.
+      channels, conditioned, tile_batch, fixed_batch, engine, engine_name: as in
+        `network.Run`. All tiles should have the same sides.
     """
 
+    engine = "jax"
     fixed_batch = True  # each size of a batch would be compiled
 
     def __init__(
@@ -41,7 +42,7 @@ class JaxNetwork:
         devices = jax.local_devices()
         on_cpu = devices[0].platform == "cpu"
         self.tile_batch = (_CPU_TILES if on_cpu else _TILES) * len(devices)
-        self.engine = f"JAX on {devices[0].device_kind}"
+        self.engine_name = f"JAX on {devices[0].device_kind}"
         self._model = deblocker.model
         self._params = {"params": deblocker.variables["params"]}
         self._compiled: dict[tuple, Any] = {}

@@ -34,7 +34,8 @@ from cqr_jax.errors import UserError
 #   multiple: the sides of tiles may be any multiples of this; 0 (the default) if all
 #     tiles should have the same sides.
 #   parallel: number of tiles that it computes at the same time; 1 by default.
-#   engine: name of the engine; empty by default.
+#   engine: 'jax' or 'openvino'; empty by default.
+#   engine_name: name of the engine with its device or precision; empty by default.
 Run = Callable[..., np.ndarray]
 _ATTRIBUTES = (
     "channels",
@@ -44,6 +45,7 @@ _ATTRIBUTES = (
     "multiple",
     "parallel",
     "engine",
+    "engine_name",
 )
 
 
@@ -81,8 +83,13 @@ def parallel(run: Run) -> int:
 
 
 def engine(run: Run) -> str:
-    """Returns the name of the engine of a network."""
+    """Returns 'jax' or 'openvino', or '' for another engine."""
     return getattr(run, "engine", "")
+
+
+def engine_name(run: Run) -> str:
+    """Returns the name of a network's engine with its device or precision."""
+    return getattr(run, "engine_name", "")
 
 
 def attributes(run: Run) -> dict[str, Any]:
@@ -135,8 +142,7 @@ def choose(
         except ImportError as error:
             if engine == "openvino":
                 raise UserError(
-                    f"--engine=openvino: {error}; install openvino and onnx, or use "
-                    "--engine=jax"
+                    f"--engine=openvino: {error}; use --engine=jax"
                 ) from None
     return jax()
 

@@ -35,6 +35,8 @@ def import_openvino() -> Any:
         sys.modules[_NOT_IMPORTED] = None  # type: ignore[assignment]
     try:
         import openvino
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}; install openvino") from None
     finally:
         if blocked:
             del sys.modules[_NOT_IMPORTED]
@@ -47,7 +49,7 @@ class Compiler:
     Attributes:
       openvino: the module.
       core: its object of class `Core`.
-      engine: the name of the engine, with the precision.
+      name: the name of the engine, with the precision.
     """
 
     def __init__(self, precision: str | None = None):
@@ -62,7 +64,7 @@ class Compiler:
         """
         self.openvino = import_openvino()
         if importlib.util.find_spec("onnx") is None:
-            raise ImportError("the package onnx is missing")
+            raise ImportError("the package onnx is missing; install it")
         self.core = self.openvino.Core()
         hint = "INFERENCE_PRECISION_HINT"
         try:
@@ -75,7 +77,7 @@ class Compiler:
             "INFERENCE_NUM_THREADS": str(network.cores()),
             hint: precision,
         }
-        self.engine = f"OpenVINO ({_NAMES.get(precision, precision)})"
+        self.name = f"OpenVINO ({_NAMES.get(precision, precision)})"
         self._key = [*about, str(self._settings)]
 
     def compile(

@@ -26,10 +26,11 @@ class OpenvinoNetwork:
     take turns.
 
     Attributes:
-      channels, conditioned, tile_batch, fixed_batch, multiple, parallel, engine: as in
-        `network.Run`.
+      channels, conditioned, tile_batch, fixed_batch, multiple, parallel, engine,
+        engine_name: as in `network.Run`.
     """
 
+    engine = "openvino"
     fixed_batch = False
 
     def __init__(self, path: str | os.PathLike, precision: str | None = None):
@@ -45,7 +46,7 @@ class OpenvinoNetwork:
           UserError: if there is no such file, or it does not hold a deblocker.
         """
         self._compiler = Compiler(precision)
-        self.engine = self._compiler.engine
+        self.engine_name = self._compiler.name
         held = weights.header(path, "deblocker")
         name = held.fields.get("name", "deblocker")
         if name != "deblocker":  # `export.onnx` knows this one alone

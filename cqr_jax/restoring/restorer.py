@@ -188,8 +188,7 @@ def _told(
         return libjpeg(quality_factor, gray=picture.pixels.shape[-1] == 1), "hand"
     if picture.compression:
         return picture.compression, "tables"
-    in_jax = network.engine(run).startswith("JAX")
-    estimated = quality.estimate(picture, "jax" if in_jax else "auto")
+    estimated = quality.estimate(picture, network.engine(run) or "auto")
     return estimated, "ranker" if estimated else "nothing"
 
 
