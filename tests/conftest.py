@@ -12,6 +12,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# TensorFlow then does not import Keras, which takes a second in each process.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 # Processes in other folders also import this checkout and not an installed package.
 _PATHS = (str(ROOT), os.environ.get("PYTHONPATH"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PATHS))
