@@ -92,10 +92,6 @@ def main(argv: list[str]) -> None:
 
         from cqr_jax.training import distributed
 
-        if tasks.TASKS[task].trains:  # TensorFlow takes seconds to import
-            import tensorflow as tf
-
-            tf.config.set_visible_devices([], "GPU")  # it only reads data
         if joining:
             distributed.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         log = logging.getLogger("cqr_jax")

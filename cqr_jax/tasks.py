@@ -4,6 +4,7 @@ A task's modules are imported when it runs, so that a mistake in the flags or in
 config is reported at once.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable
@@ -36,10 +37,12 @@ class Task:
 
 def train_ranker(config: ConfigDict) -> pathlib.Path:
     """Trains the ranker (stage 1); returns the path of its weights."""
-    from cqr_jax.training import loop
+    from cqr_jax.training.start import check_start
 
-    loop.check_start(config, "ranker")
+    check_start(config, "ranker")
     _make_missing_records(config)
+    from cqr_jax.training import loop  # imports TensorFlow
+
     return loop.train_ranker(config)
 
 
@@ -57,10 +60,12 @@ def train_deblocker(config: ConfigDict) -> pathlib.Path:
     import jax
 
     from cqr_jax.evaluation import table2
-    from cqr_jax.training import loop
+    from cqr_jax.training.start import check_start
 
-    loop.check_start(config, "deblocker")
+    check_start(config, "deblocker")
     _make_missing_records(config)
+    from cqr_jax.training import loop  # imports TensorFlow
+
     path = loop.train_deblocker(config)
     if config.evaluation.sets and jax.process_index() == 0:
         table2.table2(config.evaluation, config.workdir, [str(path)])
@@ -142,11 +147,14 @@ def _make_missing_records(config: ConfigDict) -> None:
       UserError: the records are missing, and this is one of several processes.
     """
     import jax
+    import tensorflow as tf
 
     from cqr_jax import losses
     from cqr_jax.data import records
     from data_prep.build import build
 
+    with contextlib.suppress(RuntimeError):  # it is in use already, as in a notebook
+        tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads data
     guided = "loss" in config and losses.needs_ranker(config.loss)
     if guided and not config.ranker_weights:
         _make_missing_records(config.ranker)

@@ -110,6 +110,24 @@ def test_bad_command_lines_get_one_line(arguments, words):
 
 
 @pytest.mark.parametrize(
+    ("file", "field"), [("eval.py", "weights"), ("deblock.py", "initial_weights")]
+)
+def test_mistakes_are_reported_before_tensorflow_is_imported(file, field):
+    """TensorFlow takes seconds. An evaluation does not need it."""
+    code, _, err = run(
+        "cqr_jax.main",
+        f"--config=configs/{file}",
+        f"--config.{field}=x",
+        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
+    )
+    assert code == 1
+    assert "error: x: no such weights file" in err
+    imported = [line.rpartition("|")[2].strip() for line in err.splitlines()]
+    assert "jax" in imported
+    assert "tensorflow" not in imported
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--config.data.name=nothing"], "no records of 'nothing'"),
@@ -772,14 +790,9 @@ def test_ablation_trains_missing_runs_and_prints_a_table(
 
 
 def test_table_1_without_finished_runs_is_an_error(tmp_path):
-    """An evaluation does not import TensorFlow, which takes seconds."""
     arguments = ("--config=configs/eval.py:ablation", f"--config.workdir={tmp_path}")
-    listing = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
-    code, _, err = run("cqr_jax.main", *arguments, env=listing)
+    code, _, err = run("cqr_jax.main", *arguments)
     assert code == 1
-    imported = [line.rpartition("|")[2].strip() for line in err.splitlines()]
-    assert "cqr_jax.evaluation" in imported
-    assert "tensorflow" not in imported
     assert err.splitlines()[-1].startswith(
         f"error: {tmp_path}: contains no finished run"
     )

@@ -8,6 +8,7 @@ import ml_collections
 from cqr_jax import losses
 from cqr_jax.config import ablate, split_list
 from cqr_jax.training import loop
+from cqr_jax.training.start import check_start
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def train_variants(config: ml_collections.ConfigDict) -> None:
     cases = [(v, seed) for seed in config.seeds for v in split_list(config.variants)]
     runs = [_run(resolved, variant, seed) for variant, seed in cases]
     for run in runs:
-        loop.check_start(run, "deblocker")
+        check_start(run, "deblocker")
     guided = [run for run in runs if losses.needs_ranker(run.loss)]
     if guided and not resolved.ranker_weights:
         path = loop.train_ranker(resolved.ranker, "config.ranker")

@@ -25,6 +25,7 @@ from cqr_jax.training import checkpoint, distributed, runner, state
 from cqr_jax.training.interrupts import Interrupts
 from cqr_jax.training.reporter import Reporter
 from cqr_jax.training.stages import Stage, deblock_stage, ranker_stage
+from cqr_jax.training.start import check_start, load_ranker
 from cqr_jax.training.workdir import Workdir
 
 _log = logging.getLogger(__name__)
@@ -67,43 +68,9 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
     check_start(config, "deblocker")  # fail before stage 1, which takes hours
     if losses.needs_ranker(config.loss):
         path = config.ranker_weights or train_ranker(config.ranker, "config.ranker")
-        ranker = _load_ranker(config, path)
+        ranker = load_ranker(config, path)
     stage = functools.partial(deblock_stage, ranker=ranker)
     return _run(config, "deblocker", stage)
-
-
-def check_start(
-    config: ml_collections.ConfigDict, kind: str, where: str = "config"
-) -> weights.Weights | None:
-    """Checks the batch sizes, the initial weights and the ranker's weights of a stage.
-
-    Args:
-      config: config of the stage.
-      kind: 'ranker' or 'deblocker'.
-      where: prefix of the config's fields on the command line, for error messages.
-
-    Returns:
-      The initial weights; None if the config names none.
-
-    Raises:
-      UserError: if a batch does not divide evenly into devices and micro-batches, or if
-        weights that the config names can't be read or belong to another model.
-    """
-    batch, validated = config.batch_size, config.validation.batch_size
-    distributed.check_batch(batch, f"{where}.batch_size", config.grad_accum_steps)
-    distributed.check_batch(validated, f"{where}.validation.batch_size")
-    guided = kind == "deblocker" and losses.needs_ranker(config.loss)
-    if guided and config.ranker_weights:
-        _load_ranker(config, config.ranker_weights)
-    if not config.initial_weights:
-        return None
-    return weights.load(config.initial_weights, kind, config.model.to_dict())
-
-
-def _load_ranker(
-    config: ml_collections.ConfigDict, path: str | pathlib.Path
-) -> weights.Weights:
-    return weights.load(path, "ranker", config.ranker.model.to_dict())
 
 
 def _run(

@@ -1,0 +1,54 @@
+"""Checks before a training starts.
+
+They do not import TensorFlow, which takes seconds, so that a mistake is told at once.
+"""
+
+import pathlib
+
+import ml_collections
+
+from cqr_jax import losses, weights
+from cqr_jax.training import distributed
+
+
+def check_start(
+    config: ml_collections.ConfigDict, kind: str, where: str = "config"
+) -> weights.Weights | None:
+    """Checks the batch sizes, the initial weights and the ranker's weights of a stage.
+
+    Args:
+      config: config of the stage.
+      kind: 'ranker' or 'deblocker'.
+      where: prefix of the config's fields on the command line, for error messages.
+
+    Returns:
+      The initial weights; None if the config names none.
+
+    Raises:
+      UserError: if a batch does not divide evenly into devices and micro-batches, or if
+        weights that the config names can't be read or belong to another model.
+    """
+    batch, validated = config.batch_size, config.validation.batch_size
+    distributed.check_batch(batch, f"{where}.batch_size", config.grad_accum_steps)
+    distributed.check_batch(validated, f"{where}.validation.batch_size")
+    guided = kind == "deblocker" and losses.needs_ranker(config.loss)
+    if guided and config.ranker_weights:
+        load_ranker(config, config.ranker_weights)
+    if not config.initial_weights:
+        return None
+    return weights.load(config.initial_weights, kind, config.model.to_dict())
+
+
+def load_ranker(
+    config: ml_collections.ConfigDict, path: str | pathlib.Path
+) -> weights.Weights:
+    """Loads the ranker that guides a deblocker.
+
+    Args:
+      config: config of the deblocker.
+      path: file of the ranker's weights.
+
+    Raises:
+      UserError: if there is no such file, or it does not hold the config's ranker.
+    """
+    return weights.load(path, "ranker", config.ranker.model.to_dict())
