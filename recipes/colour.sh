@@ -13,18 +13,20 @@
 # without it, the network is newly initialised. STEPS is the number of steps. PYTHON sets
 # the interpreter. The default is the one in .venv.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 [ $# -eq 2 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+colour=$(realpath "$1") gray=$(realpath "$2") start=${START:+$(realpath "$START")}
+cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
-colour=$(realpath "$1") gray=$(realpath "$2")
 
 "$python" -m data_prep.build --kind=colour --source="$colour" --name=colour-photographs
 "$python" -m data_prep.build --kind=colour --source="$gray" --name=gray-photographs
 "$python" -m cqr_jax.main --config=configs/deblock.py:colour \
     --config.data.name=colour-photographs --config.data.gray_name=gray-photographs \
-    ${START:+--config.initial_weights="$START"} ${STEPS:+--config.steps="$STEPS"}
+    ${start:+--config.initial_weights="$start"} ${STEPS:+--config.steps="$STEPS"}
+"$python" -m benchmarks.projection "$colour" \
+    --weights=runs/deblock-colour/deblocker.safetensors \
+    --limits=runs/deblock-colour/limits.tsv > runs/deblock-colour/projection.md
 "$python" -m cqr_jax.weights runs/deblock-colour/deblocker.safetensors \
     --ship=cqr_jax/weights/colour.safetensors
-"$python" -m benchmarks.projection "$colour" \
-    --weights=cqr_jax/weights/colour.safetensors \
-    --limits=cqr_jax/weights/projection-limits.tsv > benchmarks/results/projection.md
+cp runs/deblock-colour/limits.tsv cqr_jax/weights/projection-limits.tsv
+cp runs/deblock-colour/projection.md benchmarks/results/projection.md

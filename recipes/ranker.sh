@@ -11,10 +11,10 @@
 # stopped and started again, it continues from the last checkpoint. STEPS is the number
 # of steps. PYTHON sets the interpreter. The default is the one in .venv.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 [ $# -eq 1 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-python=${PYTHON:-.venv/bin/python}
 photographs=$(realpath "$1")
+cd "$(dirname "$0")/.."
+python=${PYTHON:-.venv/bin/python}
 
 "$python" -m data_prep.build --source="$photographs" --name=photos
 "$python" -m cqr_jax.main --config=configs/ranker.py:compact \

@@ -211,3 +211,28 @@ def _anchors(path: pathlib.Path) -> list[str]:
     """Returns the anchors of the headings, as GitHub makes them."""
     titles = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
     return [re.sub(r"[^\w -]", "", x.lower()).replace(" ", "-") for x in titles]
+
+
+@pytest.mark.parametrize("name", ["colour", "ranker"])
+def test_recipe_without_folders_prints_its_usage_in_any_folder(name, tmp_path):
+    recipe = ROOT / "recipes" / f"{name}.sh"
+    command = ["bash", os.path.relpath(recipe, tmp_path)]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert f"  recipes/{name}.sh " in found.stderr
+    assert found.stderr.endswith("The default is the one in .venv.\n")
+
+
+def test_recipe_finds_folders_from_the_current_one(tmp_path):
+    (tmp_path / "mine").mkdir()
+    python = tmp_path / "python"  # prints its arguments and ends the recipe
+    python.write_text('#!/bin/sh\necho "$@"\nexit 1\n')
+    python.chmod(0o755)
+    found = subprocess.run(
+        ["bash", ROOT / "recipes" / "ranker.sh", "mine"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+    )
+    assert f"--source={tmp_path.resolve()}/mine --name=photos" in found.stdout
