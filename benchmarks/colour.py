@@ -1,16 +1,19 @@
 """Compares ways to restore colour JPEGs: luma alone, or luma and chroma.
 
-    python -m benchmarks.colour --images=data/eval/live1 > benchmarks/results/colour.md
+    python -m benchmarks.colour --images=data/eval/live1 \\
+        --weights=cqr_jax/weights/compact-blind.safetensors
 
-Prints a report in Markdown. It contains the PSNR over red, green and blue of colour
-JPEGs, of the JPEGs with restored luma, and of the JPEGs with restored luma and chroma.
-Chroma is restored at the resolution of the image, or at the resolution of a 4:2:0
-JPEG's chroma. The report also contains the change of the mean colour.
+Takes a network of Y. Prints a report in Markdown. It contains the PSNR over red, green
+and blue of colour JPEGs, of the JPEGs with restored luma, and of the JPEGs with
+restored luma and chroma. Chroma is restored at the resolution of the image, or at the
+resolution of a 4:2:0 JPEG's chroma. The report also contains the change of the mean
+colour.
 """
 
 import argparse
 import io
 import pathlib
+import sys
 
 import numpy as np
 from PIL import Image
@@ -64,7 +67,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--images", required=True, help="a folder of clean images")
-    parser.add_argument("--weights", default=str(weights.DEBLOCKER))
+    parser.add_argument("--weights", required=True, help="weights of a network of Y")
     args = parser.parse_args()
     run = jax_network.JaxNetwork(weights.load(args.weights, "deblocker"))
     paths = list_images(args.images)
@@ -100,7 +103,7 @@ def main() -> None:
             ]
         )
     print("# Ways to restore colour\n")
-    print(f"`python -m benchmarks.colour --images={args.images}`\n")
+    print(f"`{' '.join(['python -m benchmarks.colour', *sys.argv[1:]])}`\n")
     print(f"{machine.describe()}\n")
     print(
         f"PSNR in dB over red, green and blue, averaged over {len(paths)} images, "

@@ -14,6 +14,7 @@ kinds. --limits writes the limits to a file.
 
 import argparse
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -83,11 +84,15 @@ def case(run, clean: np.ndarray, image: np.ndarray, quality: int, before: int) -
     data = degradations.encode(image, libjpeg(quality))
     picture = pictures.decode(data, stored=True)
     assert picture.stored is not None
-    (plain,) = restorer.restore_pictures(run, [picture], side=_SIDE, projecting=False)
-    values = [plane.values for plane in colour.planes(plain)]
+    # Projection comes before rounding to 8 bits.
+    (restored,) = restorer.restore_pictures(
+        run, [picture], side=_SIDE, dtype=np.uint16, projecting=False
+    )
+    values = [plane.values for plane in colour.planes(restored)]
     share = projection.share_outside(values[0], picture.stored[0])
+    plain = colour.with_planes(restored, values, np.uint8)
     projected = map(projection.project, values, picture.stored)
-    within = colour.with_planes(plain, list(projected), np.uint8)
+    within = colour.with_planes(restored, list(projected), np.uint8)
     psnr = [evaluate_colour.psnr(clean, x.pixels) for x in (picture, plain, within)]
     return Case(quality, before, share, (psnr[0], psnr[1], psnr[2]))
 
@@ -166,7 +171,8 @@ def main() -> None:
     by_quality = {q: [x for x in found if x.quality == q] for q in QUALITIES}
     lines += [row(quality, members) for quality, members in by_quality.items()]
     print("# Projection of files compressed once and twice\n")
-    print("    python -m benchmarks.projection PHOTOGRAPHS\n")
+    given = ["PHOTOGRAPHS" if x == args.photographs else x for x in sys.argv[1:]]
+    print(f"    {' '.join(['python -m benchmarks.projection', *given])}\n")
     print(
         _LEGEND.format(count=len(photographs), weights=pathlib.Path(args.weights).name)
     )
