@@ -28,7 +28,9 @@ from cqr_jax.restoring import jax_network, network
 _log = logging.getLogger(__name__)
 
 JPEG = "jpeg"
-HELD_OUT = ":validation"  # suffix for a folder's images held out from training
+# Suffix of a folder -> kind of the records whose held-out images it stands for. None
+# is the kind of the evaluation.
+HELD_OUT = {":validation": None, ":colour-validation": kinds.COLOUR}
 _AHEAD = 4  # images per core to prefetch, in loading and in scoring
 _LARGE = 2_000_000  # pixels above which the network takes one quality at a time
 
@@ -345,10 +347,13 @@ def find_images(
 
     Args:
       sets: names in `data.test_sets.SETS`, 'embedded', or folders. A folder followed by
-        ':validation' stands for the images that `data_prep.build` holds out. The key of
-        an image in a folder is its path from the folder's parent, without suffix.
+        ':validation' stands for the images that `data_prep.build` holds out, and one
+        followed by ':colour-validation' for those that it holds out with --kind=colour.
+        The key of an image in a folder is its path from the folder's parent, without
+        suffix.
       set_dir: folder of the named sets.
-      kind: kind of the records of a folder, which decides the images that are held out.
+      kind: kind of the records of a folder, which decides the images that ':validation'
+        stands for.
 
     Raises:
       UserError: if there is no set, if a set is missing, or if two sets or images have
@@ -369,12 +374,13 @@ def find_images(
         elif name == "embedded":
             members = {f"embedded/{x.stem}": x for x in embedded("test")}
         else:
-            root = name.removesuffix(HELD_OUT)
+            suffix = next(filter(name.endswith, HELD_OUT), "")
+            root = name.removesuffix(suffix)
             folder = pathlib.Path(root).resolve()
-            if root == name:
-                paths = jpeg.list_images(root)
+            if suffix:
+                paths = held_out_images(root, HELD_OUT[suffix] or kind)
             else:
-                paths = held_out_images(root, kind)
+                paths = jpeg.list_images(root)
             members = {
                 f"{folder.name}/{test_sets.key(x, root)}": x.resolve() for x in paths
             }
