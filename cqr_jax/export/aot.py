@@ -16,9 +16,11 @@ import ml_collections
 from jax.experimental import topologies
 from jax.extend.core import jaxprs_in_params
 
-from cqr_jax import files, losses, tables
+from cqr_jax import files, losses, models, tables
+from cqr_jax.data.compression import FEATURES
 from cqr_jax.errors import UserError
 from cqr_jax.export.program import PLATFORMS
+from cqr_jax.models import colour
 from cqr_jax.training import distributed, stages, state, steps
 
 _log = logging.getLogger(__name__)
@@ -81,12 +83,13 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
         train=True,
     )
     rungs = config.qualities_per_crop or len(config.qualities)
+    channels = models.channels(deblock.model)
     yield Program(
         "deblocker step",
         deblock.train_step,
         deblocker_state,
         ranker_state.variables() if guided else {},
-        functools.partial(_ladders, config.patch, rungs),
+        functools.partial(_ladders, config.patch, channels, rungs),
         config.batch_size,
         config.grad_accum_steps,
         train=True,
@@ -96,7 +99,7 @@ def programs(config: ml_collections.ConfigDict) -> Iterator[Program]:
         functools.partial(_restore, deblock.model),
         {"params": deblocker_state.params},
         {},
-        functools.partial(_images, config.side),
+        functools.partial(_images, config.side, channels),
         1,
         1,
         train=False,
@@ -110,24 +113,32 @@ def _fresh_state(learner: stages.Steps, patch: int):
     )
 
 
-def _images(side: int, *leading: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((*leading, side, side, 1), jnp.uint8)
+def _images(side: int, channels: int, *leading: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((*leading, side, side, channels), jnp.uint8)
 
 
 def _pairs(patch: int, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a batch of stage 1."""
-    image, label = _images(patch, size), jax.ShapeDtypeStruct((size,), jnp.int32)
+    image, label = _images(patch, 1, size), jax.ShapeDtypeStruct((size,), jnp.int32)
     return {"image_i": image, "image_j": image, "label_i": label, "label_j": label}
 
 
-def _ladders(patch: int, rungs: int, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+def _ladders(
+    patch: int, channels: int, rungs: int, size: int
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a batch of stage 2 with `rungs` JPEGs of each crop."""
-    return {"clean": _images(patch, size), "compressed": _images(patch, size, rungs)}
+    clean = _images(patch, channels, size)
+    batch = {"clean": clean, "compressed": _images(patch, channels, size, rungs)}
+    if channels == 3:
+        told = jax.ShapeDtypeStruct((size, rungs, FEATURES), jnp.float32)
+        batch["compression"] = told
+    return batch
 
 
 def _restore(model, variables, ranker_variables, image: jax.Array) -> jax.Array:
     del ranker_variables
-    restored = model.apply(variables, steps.to_float(image))
+    apply = colour.on_rgb(model.apply) if models.channels(model) == 3 else model.apply
+    restored = apply(variables, steps.to_float(image))
     return steps.to_levels(restored).astype(jnp.uint8)
 
 

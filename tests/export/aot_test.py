@@ -53,6 +53,14 @@ def test_programs_of_the_paper_lower_for_every_platform():
         assert "convolution" in lowered.mlir_module()
 
 
+@pytest.mark.parametrize("preset", ["colour", "quickstart"])
+def test_programs_of_other_presets_have_shapes(preset):
+    config = aot_config.get_config(preset)
+    config.side = 32
+    for program in aot.programs(config):
+        jax.eval_shape(program.function, *program.arguments(program.size))
+
+
 def test_cost_of_the_deblocker_is_as_documented():
     # 15 G multiply-adds forward for one crop of 48x48
     config = aot_config.get_config()
