@@ -17,6 +17,7 @@ MCU = 16  # side in pixels of the minimum coded unit of a JPEG with 4:2:0 sampli
 MARGIN = 2 * MCU  # pixels that `example` needs beyond its patch
 
 # Chroma sampling, vertical and horizontal -> Pillow's name for it.
+_MIDDLE = 50  # quality factor that divides the lower range from the upper one
 _SUBSAMPLING = {(1, 1): 0, (1, 2): 1, (2, 2): 2}
 
 
@@ -25,8 +26,8 @@ class Mixture(NamedTuple):
 
     Attributes:
       qualities: lowest and highest quality factor (QF).
-      low: probability that QF is at most 50. QF is uniform in the range up to 50 and in
-        the range above.
+      low: probability of the range up to QF 50, if `qualities` are on both sides of 50.
+        QF is uniform in the range up to 50 and in the range from 50 on.
       gray: probability of a gray JPEG.
       subsampled: probabilities of 4:2:0 and 4:2:2 chroma. Other JPEGs have 4:4:4.
       other_tables: probability of tables that are not libjpeg's.
@@ -106,10 +107,11 @@ def draw(mixture: Mixture, gray: bool, rng: np.random.Generator) -> Compression:
     lowest, highest = mixture.qualities
 
     def quality() -> int:
-        middle = min(max(50, lowest), highest)
-        if middle == highest or rng.random() < mixture.low:
-            return int(rng.integers(lowest, middle + 1))
-        return int(rng.integers(middle, highest + 1))
+        if lowest > _MIDDLE or highest <= _MIDDLE:
+            return int(rng.integers(lowest, highest + 1))
+        if rng.random() < mixture.low:
+            return int(rng.integers(lowest, _MIDDLE + 1))
+        return int(rng.integers(_MIDDLE, highest + 1))
 
     half, across = mixture.subsampled
     place = rng.random()
@@ -119,8 +121,8 @@ def draw(mixture: Mixture, gray: bool, rng: np.random.Generator) -> Compression:
         return found
     kind = rng.integers(3)
     if kind == 0:  # luma and chroma at different qualities
-        other = int(np.clip(quality(), lowest, highest))
-        return found if gray else found._replace(chroma=libjpeg(other).chroma)
+        other = libjpeg(quality())
+        return found if gray else found._replace(chroma=other.chroma)
     slope = rng.uniform(0, 4) if kind == 1 else 0.0
     gamma = rng.uniform(0.4, 1.3)
     noise = np.exp(0.1 * rng.standard_normal(64))

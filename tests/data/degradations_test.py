@@ -46,6 +46,20 @@ def test_tables_and_bytes_equal_pillows(photograph, quality, sampling):
     assert nearest_quality(compression.luma) == (quality, True)
 
 
+@pytest.mark.parametrize(
+    ("qualities", "expected"),
+    [((60, 100), 80), ((5, 40), 22.5), ((5, 100), 0.7 * 27.5 + 0.3 * 75)],
+)
+def test_quality_factors_are_uniform_in_their_ranges(qualities, expected):
+    rng = np.random.default_rng(0)
+    mixture = PLAIN._replace(qualities=qualities)
+    drawn = [degradations.draw(mixture, False, rng).luma for _ in range(2000)]
+    found = [nearest_quality(table)[0] for table in drawn]
+    assert qualities[0] <= min(found) < qualities[0] + 3
+    assert qualities[1] - 3 < max(found) <= qualities[1]
+    assert np.mean(found) == pytest.approx(expected, abs=3 * np.std(found) / 2000**0.5)
+
+
 def test_features_equal_values_computed_by_hand():
     """Uses the bands of the tables of QF 50. The first step of luma is 16."""
     told = features(libjpeg(50, (1, 2)))
