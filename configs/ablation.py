@@ -30,6 +30,8 @@ def get_config(text: str = "") -> ConfigDict:
     c.evaluation = evaluation.get_config("ablation")
     for field in ("task", "workdir"):  # set by this config
         del c.evaluation[field]
-    if preset == "quickstart":
+    if preset == "colour":
+        c.variants = "dc,none"  # no ranker guides it
+    elif preset == "quickstart":
         c.evaluation.sets = "embedded"
     return c

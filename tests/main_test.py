@@ -20,13 +20,14 @@ import torch
 from configs import ablation, deblock, ranker
 from configs import eval as evaluation
 from cqr_jax import config as config_lib
-from cqr_jax import tasks, weights
+from cqr_jax import models, tasks, weights
 from cqr_jax.errors import UserError
 from cqr_jax.models import ranker as ranker_model
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 from cqr_jax.training import ablation as table1
 from cqr_jax.training import checkpoint, loop, stages, state
+from cqr_jax.training.start import check_start
 from cqr_jax.training.workdir import Workdir
 from tests.conftest import run, start
 from tests.networks import NETWORKS, SMALL, drawn
@@ -181,6 +182,8 @@ def test_ranker_fields_out_of_range_are_rejected(field, value, words):
         ("qualities", ("10,a",), "must be whole numbers"),
         ("qualities_per_crop", 4, r"must be in \[0, 3\]"),
         ("feature_layers", ("conv10",), "choose from conv0, conv1, .* or conv9"),
+        ("data.gray_name", "x", "gray_name=x: needs degradation=colour"),
+        ("model.deeper_widths", (2,), "at most as many as the smallest width"),
         ("guided_steps", 400_001, r"must be in \[0, 400000\]"),
         (
             "degradation",
@@ -234,6 +237,7 @@ def test_evaluation_fields_out_of_range_are_rejected(preset, field, value, words
         ("variants", "cqr,nothing", "'nothing' is now 'none'"),
         ("variants", "cqr,x", "'x': choose cqr, dc, lq, .* q10, q20 or q30"),
         ("variants", "q40", "'q40': choose"),
+        ("loss.beta", 0.0, "'cqr' and 'lq' are the same training with the other"),
         ("seeds", (), "one or more"),
         ("variants", "", "one or more"),
         ("seeds", (1, 1), "none of them twice"),
@@ -244,9 +248,77 @@ def test_evaluation_fields_out_of_range_are_rejected(preset, field, value, words
 def test_ablation_fields_out_of_range_are_rejected(field, value, words):
     config = ablation.get_config("compact")
     tasks.check(config)
-    config[field] = value
+    config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=words):
         tasks.check(config)
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ({"variants": "q10,none"}, False),
+        ({"variants": "q10,none", "degradation": "blind"}, True),
+        ({"variants": "early,none", "loss.beta": 0.0}, True),
+    ],
+)
+def test_variants_that_are_the_same_training_are_rejected(changed, same):
+    config = ablation.get_config("compact")
+    config.update_from_flattened_dict(changed)
+    if not same:
+        tasks.check(config)
+        return
+    with pytest.raises(UserError, match="are the same training"):
+        tasks.check(config)
+
+
+@pytest.mark.parametrize("preset", deblock.PRESETS)
+def test_variants_of_each_preset_are_accepted(preset):
+    tasks.check(ablation.get_config(preset))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("x", "choose ranker or deblocker"), ("ranker", "unexpected")]
+)
+def test_a_model_that_does_not_exist_is_reported_at_the_start(name, words):
+    config = deblock.get_config("quickstart")
+    config.model.name = name
+    with pytest.raises(UserError, match=f"config.model.*{words}"):
+        check_start(config, "deblocker")
+
+
+def test_gray_crops_must_divide_among_the_processes(monkeypatch):
+    config = deblock.get_config("colour")
+    config.data.gray_name = "gray"
+    check_start(config, "deblocker")
+    monkeypatch.setattr(jax, "process_count", lambda: 8)
+    with pytest.raises(UserError, match=r"gray_crops=4: must be a multiple of .* 8"):
+        check_start(config, "deblocker")
+
+
+def test_too_large_crops_are_reported_before_the_ranker_is_trained(
+    data_dir, monkeypatch
+):
+    def never(*args):
+        raise AssertionError("the ranker was trained")
+
+    monkeypatch.setattr(loop, "train_ranker", never)
+    config = deblock.get_config("quickstart")
+    config.data.update({"data_dir": str(data_dir), "name": "photos"})
+    config.degradation, config.qualities_per_crop = "blind", 1
+    config.validation.patch = 128
+    with pytest.raises(UserError, match="crops of 144 pixels don't fit"):
+        loop.train_deblocker(config)
+
+
+def test_a_missing_ranker_is_reported_before_any_variant_is_trained(monkeypatch):
+    def never(*args):
+        raise AssertionError("a variant was trained")
+
+    monkeypatch.setattr(loop, "train_deblocker", never)
+    config = ablation.get_config("quickstart")
+    config.ranker_weights = "none.safetensors"
+    with pytest.raises(UserError, match="safetensors: no such weights file"):
+        table1.train_variants(config)
 
 
 def test_default_config_has_the_values_of_the_paper():
@@ -611,6 +683,51 @@ def test_steps_may_change_while_the_learning_rate_is_constant(
         workdir.keep_config(config, step)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "allowed"),
+    [(100, 200, True), (0, 100, False), (100, 0, False)],
+)
+def test_final_guided_steps_may_change_before_they_begin(
+    tmp_path, before, after, allowed
+):
+    """With 0 final steps, the ranker guides all steps."""
+    config = deblock.get_config("compact")
+    config.optimizer.schedule, config.optimizer.decay_steps = "stable_decay", 500
+    config.guided_steps = before
+    workdir = Workdir(str(tmp_path))
+    workdir.keep_config(config, None)
+    config.guided_steps = after
+    if allowed:
+        workdir.keep_config(config, 1000)
+        return
+    with pytest.raises(UserError, match=f"guided_steps={before}, now {after}"):
+        workdir.keep_config(config, 1000)
+
+
+def test_a_run_without_validation_has_no_weights_to_write(data_dir, tmp_path):
+    config = ranker.get_config("quickstart")
+    config.update_from_flattened_dict(
+        {
+            "workdir": str(tmp_path),
+            "data.data_dir": str(data_dir),
+            "data.name": "photos",
+            "steps": 1,
+            "validate_every": 1000,
+            "optimizer.warmup_steps": 0,
+            "batch_size": 2,
+            "patch": 32,
+            "model.width": 2,
+            "model.hidden": 8,
+        }
+    )
+    stage = stages.ranker_stage(config)
+    begin = state.create(stage.steps.model, 32, stage.steps.optimizer, 0)
+    with checkpoint.open_manager(str(tmp_path), 1, *stage.best) as manager:
+        checkpoint.save(manager, begin.replace(step=np.array(1, np.int32)), None)
+    with pytest.raises(UserError, match=r"no validation yet.*until step 1000"):
+        loop.train_ranker(config)
+
+
 @pytest.mark.parametrize(("value", "allowed"), [(0, True), (5, False)])
 def test_a_run_older_than_a_field_is_resumed_if_the_field_is_off(
     tmp_path, value, allowed
@@ -796,6 +913,19 @@ def test_table_1_without_finished_runs_is_an_error(tmp_path):
     assert err.splitlines()[-1].startswith(
         f"error: {tmp_path}: contains no finished run"
     )
+
+
+def test_weights_of_another_network_are_named(tmp_path, monkeypatch):
+    class Other(Deblocker):
+        pass
+
+    monkeypatch.setitem(models.MODELS, "other", Other)
+    path = tmp_path / "a.safetensors"
+    made = drawn(**SMALL)
+    weights.save(path, "deblocker", {"name": "other"}, made.variables, {})
+    asked = deblock.get_config("compact").model.to_dict()
+    with pytest.raises(UserError, match="with name other, but the config asks for deb"):
+        weights.load(path, "deblocker", asked)
 
 
 @pytest.mark.parametrize("kind", ["modulation", "pooled", "unconditioned"])

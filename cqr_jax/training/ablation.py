@@ -8,7 +8,7 @@ import ml_collections
 from cqr_jax import losses
 from cqr_jax.config import ablate, split_list
 from cqr_jax.training import loop
-from cqr_jax.training.start import check_start
+from cqr_jax.training.start import check_start, load_ranker
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ def train_variants(config: ml_collections.ConfigDict) -> None:
     runs = [_run(resolved, variant, seed) for variant, seed in cases]
     for run in runs:
         check_start(run, "deblocker")
+    if resolved.ranker_weights:
+        load_ranker(resolved, resolved.ranker_weights)
     guided = [run for run in runs if losses.needs_ranker(run.loss)]
     if guided and not resolved.ranker_weights:
         path = loop.train_ranker(resolved.ranker, "config.ranker")

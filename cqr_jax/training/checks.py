@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 from cqr_jax.config import (
     MAX_SEED,
     RENAMED_VALUES,
+    ablate,
     at_least,
     check_levels,
     check_qualities,
@@ -95,8 +96,9 @@ def _check_ranker(config, where: str) -> None:
         )
     if config.margin <= 0:
         raise UserError(f"{where}.margin={config.margin}: must be positive")
-    for field in ("width", "hidden"):
-        at_least(config.model, f"{where}.model", field, 1)
+    if config.model.name == "ranker":
+        for field in ("width", "hidden"):
+            at_least(config.model, f"{where}.model", field, 1)
 
 
 def _check_runs(config: ConfigDict) -> None:
@@ -112,9 +114,29 @@ def _check_runs(config: ConfigDict) -> None:
         known = variants(config.qualities)
         if variant not in known:
             raise UserError(f"config.variants: {variant!r}: choose {list_of(known)}")
+    trained: dict[str, str] = {}
+    for variant in given["variants"]:
+        other = trained.setdefault(_learned_by(config, variant), variant)
+        if other != variant:
+            raise UserError(
+                f"config.variants: {other!r} and {variant!r} are the same training "
+                "with the other fields of this config; leave one out"
+            )
     whole(config, "config", "seeds")
     if min(config.seeds) < 0 or max(config.seeds) > MAX_SEED:
         raise UserError(f"config.seeds={config.seeds}: must be 0 to {MAX_SEED}")
+
+
+def _learned_by(config: ConfigDict, variant: str) -> str:
+    """Returns the fields that `ablate` can change, as far as they have an effect."""
+    run = ConfigDict(config.to_dict())
+    ablate(run, variant)
+    fields = {"loss": run.loss.to_dict(), "model": run.model.to_dict()}
+    if run.loss.beta:
+        fields["feature_layers"] = run.feature_layers
+    if run.degradation == "ladder":
+        fields["qualities"] = run.qualities
+    return str(fields)
 
 
 def _check_deblock(config: ConfigDict) -> None:
@@ -161,11 +183,11 @@ def _check_deblocker(model: ConfigDict) -> None:
             f"config.model.deeper_widths={model.deeper_widths}: widths are at least 2"
         )
     whole(model, "config.model", "dilations")
-    dilations = model.dilations
-    if not dilations or min(dilations) < 1 or len(dilations) > model.width:
+    dilations, narrowest = model.dilations, min([model.width, *model.deeper_widths])
+    if not dilations or min(dilations) < 1 or len(dilations) > narrowest:
         raise UserError(
             f"config.model.dilations={dilations}: needs one or more dilations, each at "
-            "least 1, and at most as many as the width"
+            "least 1, and at most as many as the smallest width"
         )
 
 
@@ -196,7 +218,11 @@ def _check_colour(config) -> None:
             f"{where}.subsampled={shares}: must be two probabilities with a sum of at "
             "most 1"
         )
-    if config.data.gray_name:
+    if gray := config.data.gray_name:
+        if config.degradation != "colour":
+            raise UserError(f"config.data.gray_name={gray}: needs degradation=colour")
+        if gray == config.data.name:
+            raise UserError(f"config.data.gray_name={gray}: is config.data.name too")
         most = config.batch_size - 1
         in_range(config.data, "config.data", "gray_crops", 1, most)
 

@@ -67,6 +67,8 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
     ranker = None
     check_start(config, "deblocker")  # fail before stage 1, which takes hours
     if losses.needs_ranker(config.loss):
+        if not config.ranker_weights:
+            deblock_stage(config, None)  # its records can be missing or too small
         path = config.ranker_weights or train_ranker(config.ranker, "config.ranker")
         ranker = load_ranker(config, path)
     stage = functools.partial(deblock_stage, ranker=ranker)
@@ -101,6 +103,11 @@ def _run(
             train_state = train(config, stage, manager, train_state, workdir)
         checkpoint.wait(manager)
         best = manager.best_step()
+        if best is None:
+            raise UserError(
+                f"{config.workdir}: has no validation yet, so there are no best "
+                f"weights; train on until step {config.validate_every}"
+            )
         metrics = manager.metrics(best)
         best_state = checkpoint.restore(manager, train_state, best)
     provenance = {

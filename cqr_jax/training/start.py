@@ -5,16 +5,18 @@ They do not import TensorFlow, which takes seconds, so that a mistake is told at
 
 import pathlib
 
+import jax
 import ml_collections
 
-from cqr_jax import losses, weights
+from cqr_jax import losses, models, weights
+from cqr_jax.errors import UserError
 from cqr_jax.training import distributed
 
 
 def check_start(
     config: ml_collections.ConfigDict, kind: str, where: str = "config"
 ) -> weights.Weights | None:
-    """Checks the batch sizes, the initial weights and the ranker's weights of a stage.
+    """Checks the model, the batch sizes and the weights that a stage starts from.
 
     Args:
       config: config of the stage.
@@ -25,12 +27,22 @@ def check_start(
       The initial weights; None if the config names none.
 
     Raises:
-      UserError: if a batch does not divide evenly into devices and micro-batches, or if
-        weights that the config names can't be read or belong to another model.
+      UserError: if there is no such model, if a batch does not divide evenly into
+        devices and micro-batches, or if weights that the config names can't be read or
+        belong to another model.
     """
+    try:
+        models.create(config.model, kind)
+    except TypeError as error:
+        raise UserError(f"{where}.model: {error}") from None
     batch, validated = config.batch_size, config.validation.batch_size
     distributed.check_batch(batch, f"{where}.batch_size", config.grad_accum_steps)
     distributed.check_batch(validated, f"{where}.validation.batch_size")
+    if config.data.get("gray_name") and config.data.gray_crops % jax.process_count():
+        raise UserError(
+            f"{where}.data.gray_crops={config.data.gray_crops}: must be a multiple of "
+            f"the number of processes, {jax.process_count()}"
+        )
     guided = kind == "deblocker" and losses.needs_ranker(config.loss)
     if guided and config.ranker_weights:
         load_ranker(config, config.ranker_weights)

@@ -107,7 +107,9 @@ class Workdir:
                     theirs.setdefault(field, value)
             if latest <= min(map(_constant_until, (ours, theirs))):
                 for field in ours.keys() & set(_LENGTH_FIELDS):
-                    theirs[field] = ours[field]
+                    # With guided_steps=0, the ranker guides from the first step on.
+                    if field != "guided_steps" or (ours[field] and theirs.get(field)):
+                        theirs[field] = ours[field]
             for field in sorted(ours.keys() | theirs.keys()):
                 if ours.get(field) != theirs.get(field):
                     raise UserError(

@@ -111,8 +111,10 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
         ) from None
     defaults = {x.name: x.default for x in dataclasses.fields(model)}
     made_with = defaults | {"name": kind} | found
-    for name, value in (fields or {}).items():
-        ours, theirs = (json.loads(json.dumps(x)) for x in (value, made_with[name]))
+    asked = {"name": kind} | fields if fields else {}
+    for name, value in asked.items():  # first the name, as others depend on it
+        theirs = made_with.get(name)
+        ours, theirs = (json.loads(json.dumps(x)) for x in (value, theirs))
         if ours != theirs:
             raise UserError(
                 f"{path}: holds a {kind} with {name} {theirs}, but the config asks for "

@@ -210,6 +210,7 @@ def test_trained_network_restores_a_photograph(data_dir, folders, tmp_path):
         (["--config.model.conditioning=x"], "choose none, planes or modulation"),
         (["--config.qualities_per_crop=2"], "must be 1 with degradation=colour"),
         (["--config.data.name=none"], "--kind=colour"),
+        (["--config.data.name=gray"], "gray_name=gray: is config.data.name too"),
     ],
 )
 def test_bad_fields_get_one_line(data_dir, tmp_path, flags, words):
