@@ -19,5 +19,7 @@ def over(items: Iterable[T], total: int, what: str, unit: str) -> Iterable[T]:
     are then counted when they are done, and the progress line is ended before an error
     is printed.
     """
+    if sys.stderr is None:  # it is closed
+        return items
     interval = 0.2 if sys.stderr.isatty() else 10
     return tqdm(items, what, total, unit=unit, mininterval=interval)

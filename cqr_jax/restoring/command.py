@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 from cqr_jax.errors import UserError, one_line_errors
 from cqr_jax.formats import FORMATS, format_of
+from cqr_jax.restoring import targets
 
 
 def parser() -> argparse.ArgumentParser:
@@ -233,18 +234,31 @@ def main() -> None:
         parser().error("name files or folders to restore, or use --demo")
     if args.inputs and args.demo:
         parser().error("--demo takes no files: drop them on its page")
+    if args.demo:
+        usual = vars(parser().parse_args(["--demo"])) | {
+            name: getattr(args, name) for name in ("weights", "port")
+        }
+        if vars(args) != usual:
+            parser().error("--demo takes no other options than --weights and --port")
     if args.quality_only and args.output:
         parser().error("--quality-only writes no image: -o has no meaning")
     if args.watch and not all(os.path.isdir(x) for x in args.inputs):
         parser().error("--watch takes folders only")
-    if args.copy_skipped and (args.skip_above is None or not args.output):
-        parser().error("--copy-skipped needs --skip-above and -o FOLDER")
+    to_folder = args.output is None or targets.names_folder(args.output)
+    if args.watch and (args.quality_only or not to_folder):
+        parser().error("--watch restores into folders: -o names one, or is left out")
+    copies = args.skip_above is not None and args.output and to_folder
+    if args.copy_skipped and ("-" in args.inputs or not copies):
+        parser().error("--copy-skipped needs --skip-above, -o FOLDER and named files")
+    if sys.stderr is None:  # it is closed
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
     for stream in filter(
         None, (sys.stdout, sys.stderr)
     ):  # names of files may be in any encoding
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    # A reader of a pipe that has closed it would otherwise cause a traceback.
-    if hasattr(signal, "SIGPIPE"):
+    # A reader of a pipe that has closed it would otherwise cause a traceback. But a
+    # browser that closes a connection must not end the page's server.
+    if hasattr(signal, "SIGPIPE") and not args.demo:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with one_line_errors():

@@ -80,6 +80,20 @@ class Outcome(NamedTuple):
     projected: bool = False
 
 
+class _Claims:
+    """Outputs of a run, and inputs: no file may be written where another belongs."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, str] = {}  # real path -> name of an input
+
+    def owner(self, path: str | os.PathLike, source: Source) -> str:
+        """Returns the input that a path belongs to: this one if it had no owner.
+
+        Several threads may call this.
+        """
+        return self._owners.setdefault(os.path.realpath(path), source.name)
+
+
 class _NotRestoredError(Exception):
     """Raised for a file that is not restored, with the status and the reason."""
 
@@ -109,7 +123,7 @@ def restore(args: argparse.Namespace) -> int:
     found = _find(args)
     targets.check(naming, len(found))
     run = None
-    tell = _Teller(args)
+    tell, claims = _Teller(args), _Claims()
     try:
         with (
             _interrupts() as check,
@@ -117,14 +131,14 @@ def restore(args: argparse.Namespace) -> int:
         ):
             for batch in _rounds(found, args):
                 tell.expect(len(batch))
-                jobs = list(_plan(batch, naming, args, tell))
+                jobs = list(_plan(batch, naming, args, tell, claims))
                 if not jobs:
                     continue
                 if run is None:
                     run = restorer.load(args.weights, args.self_ensemble, args.engine)
                     tell.engine = network.engine_name(run)
                     restorer.check_quality_factor(run, args.quality_factor)
-                for outcome in _restored(run, jobs, args, pool, tell):
+                for outcome in _restored(run, jobs, args, pool, tell, claims):
                     tell(outcome)
                     check()
     finally:
@@ -133,7 +147,18 @@ def restore(args: argparse.Namespace) -> int:
 
 
 def _find(args: argparse.Namespace) -> list[Source]:
-    return sources.find(args.inputs, args.output, args.suffix or sources.MARK)
+    mark = sources.MARK
+    if args.suffix and _writes_beside(args.inputs, args.output):
+        mark = args.suffix
+    return sources.find(args.inputs, args.output, mark)
+
+
+def _writes_beside(inputs: list[str], output: str | None) -> bool:
+    """Returns whether outputs can be written into the folders of the inputs."""
+    if output is None:
+        return True
+    above = os.path.realpath(output)
+    return any(pathlib.Path(os.path.realpath(x)).is_relative_to(above) for x in inputs)
 
 
 def _rounds(found: list[Source], args: argparse.Namespace) -> Iterator[list[Source]]:
@@ -142,10 +167,10 @@ def _rounds(found: list[Source], args: argparse.Namespace) -> Iterator[list[Sour
     A new file is yielded when its size and its modification time are the same in two
     successive polls. Until then, another program may still write it.
     """
+    done = {source: _state(source) for source in found}
     yield found
     if not args.watch:
         return
-    done = {source: _state(source) for source in found}
     before = dict(done)
     while True:
         time.sleep(_POLL)
@@ -171,6 +196,7 @@ def _plan(
     naming: Naming,
     args: argparse.Namespace,
     tell: Callable[[Outcome], None],
+    claims: _Claims,
 ) -> Iterator[Job]:
     """Yields the files to restore, with their targets; reports the others."""
     readable = []
@@ -180,20 +206,27 @@ def _plan(
             tell(Outcome(source.name, "", status, source.problem))
         else:
             readable.append(source)
+    for source in readable:
+        claims.owner(source.name, source)
     names = targets.name(readable, naming)
-    taken: dict[str, str] = {}
     for source, target in zip(readable, names, strict=True):
-        first = taken.setdefault(os.path.realpath(target), source.name)
-        if target != STANDARD and first != source.name:
-            reason = f"{first} has the same output {target}; restore them separately"
-            tell(Outcome(source.name, target, "failed", reason))
-            continue
         try:
+            _claim(target, source, claims)
             _check_target(target, args.overwrite)
         except _NotRestoredError as stop:
             tell(stop.outcome(source, target))
             continue
         yield Job(source, target)
+
+
+def _claim(target: str, source: Source, claims: _Claims) -> None:
+    """Raises a _NotRestoredError for an output that belongs to another input."""
+    if target == STANDARD:
+        return
+    if (owner := claims.owner(target, source)) != source.name:
+        raise _NotRestoredError(
+            f"{owner} has the same output {target}; restore them separately"
+        )
 
 
 def _check_target(target: str, overwrite: bool) -> None:
@@ -221,6 +254,7 @@ def _restored(
     args: argparse.Namespace,
     pool: concurrent.futures.Executor,
     tell: "_Teller",
+    claims: _Claims,
 ) -> Iterator[Outcome]:
     """Restores files; yields what became of those that reached the network."""
     waiting: collections.deque[Job] = collections.deque()
@@ -230,7 +264,7 @@ def _restored(
 
     def read(job: Job) -> tuple[Job, Picture | Outcome]:
         try:
-            target, picture = _picture(job, args, projecting, depth)
+            target, picture = _picture(job, args, projecting, depth, claims)
         except _NotRestoredError as stop:
             return job, stop.outcome(job.source, job.target)
         return job._replace(target=target, data=None), picture
@@ -294,6 +328,7 @@ def _picture(
     args: argparse.Namespace,
     projecting: bool,
     depth: np.dtype | None,
+    claims: _Claims,
 ) -> tuple[str, Picture]:
     """Decodes a file; returns where its result goes, and its picture.
 
@@ -304,8 +339,8 @@ def _picture(
     try:
         _check_target(job.target, args.overwrite)  # it may have appeared meanwhile
         data, picture = _decode(job, args, projecting)
-        _leave_good(job, picture, data, args)
-        return _checked(picture, job.target, args, depth)
+        _leave_good(job, picture, data, args, claims)
+        return _checked(picture, job, args, depth, claims)
     except ImageError as error:
         raise _NotRestoredError(str(error)) from None
 
@@ -334,12 +369,18 @@ def _decode(
 def _bytes(name: str) -> bytes:
     """Reads a file or standard input."""
     if name == STANDARD:
+        if sys.stdin is None:
+            raise OSError("standard input is closed")
         return sys.stdin.buffer.read()
     return pathlib.Path(name).read_bytes()
 
 
 def _leave_good(
-    job: Job, picture: Picture, data: bytes, args: argparse.Namespace
+    job: Job,
+    picture: Picture,
+    data: bytes,
+    args: argparse.Namespace,
+    claims: _Claims,
 ) -> None:
     """Leaves a JPEG of high quality alone; copies it with --copy-skipped.
 
@@ -354,9 +395,10 @@ def _leave_good(
     reason = f"its quality factor is {factor}, above --skip-above={args.skip_above}"
     if not args.copy_skipped:
         raise _NotRestoredError(reason, "skipped")
-    path = pathlib.Path(job.target).with_suffix(pathlib.Path(job.source.name).suffix)
+    source = pathlib.Path(job.source.name)
+    path = pathlib.Path(job.target).with_name(source.name)
     try:
-        source = pathlib.Path(job.source.name)
+        _claim(str(path), job.source, claims)
         files.write(path, data, args.overwrite, source if args.preserve else None)
     except FileExistsError:
         raise _NotRestoredError(f"{reason}; {path} exists", "skipped") from None
@@ -523,24 +565,34 @@ def _encoding(target: str, args: argparse.Namespace) -> str:
 
 
 def _checked(
-    picture: Picture, target: str, args: argparse.Namespace, depth: np.dtype | None
+    picture: Picture,
+    job: Job,
+    args: argparse.Namespace,
+    depth: np.dtype | None,
+    claims: _Claims,
 ) -> tuple[str, Picture]:
     """Checks that a picture can be written; returns its target and the picture.
 
     A format that the user did not ask for is replaced by PNG if it can't hold the
-    picture.
+    picture. If NAME.png belongs to another input, the PNG keeps the extension of its
+    input: NAME.webp.png.
 
     Raises:
       ImageError: the format can't hold the picture.
       _NotRestoredError: the PNG can't be written, or exists already.
     """
+    target = job.target
     name = _encoding(target, args)
     asked = args.format or targets.named_format(args.output) or target == STANDARD
     fallback = name if asked else pictures.fallback(picture, name, depth)
     pictures.check(picture, fallback, depth)
     if fallback == name:
         return target, picture
-    other = str(pathlib.Path(target).with_suffix(formats.extension(fallback)))
+    extension = formats.extension(fallback)
+    other = str(pathlib.Path(target).with_suffix(extension))
+    if claims.owner(other, job.source) != job.source.name:
+        other = target + extension
+        _claim(other, job.source, claims)
     _check_target(other, args.overwrite)
     note = f"{name.upper()} can't hold it: it is written as {fallback.upper()}."
     return other, picture._replace(notes=(*picture.notes, note))

@@ -33,8 +33,9 @@ class Source(NamedTuple):
 def find(inputs: list[str], output: str | None, mark: str = MARK) -> list[Source]:
     """Finds all files that the command line names, each once.
 
-    Files in folders are sorted. Results of earlier runs are excluded: files whose names
-    end with the mark, and the output folder if it is inside an input folder.
+    Files in folders are sorted. Results of earlier runs are excluded from folders and
+    patterns: files whose names end with the mark, and the output folder if it is inside
+    an input folder.
 
     Args:
       inputs: names of files, folders and patterns, or '-'.
@@ -79,7 +80,8 @@ def _named(
         yield Source(name, pathlib.PurePath(path.name))
     elif glob.has_magic(name):
         fixed = fixed_part(name)
-        files = [x for x in glob.glob(name, recursive=True) if os.path.isfile(x)]
+        matching = map(pathlib.Path, glob.glob(name, recursive=True))
+        files = [str(x) for x in matching if x.is_file() and not _is_result(x, mark)]
         for x in sorted(files):
             yield Source(x, pathlib.PurePath(os.path.relpath(x, fixed or ".")))
         if not files:
@@ -129,9 +131,13 @@ def _identity(folder: pathlib.Path) -> tuple[int, int] | str:
     return found.st_dev, found.st_ino
 
 
+def _is_result(path: pathlib.Path, mark: str) -> bool:
+    return path.stem.endswith(mark)
+
+
 def _source(path: pathlib.Path, mark: str) -> Source | None:
     """Returns the source for a file in a folder; None if it is not an input image."""
-    if path.name.startswith("._") or path.stem.endswith(mark):
+    if path.name.startswith("._") or _is_result(path, mark):
         return None  # metadata of macOS, or a result of an earlier run
     source = Source(str(path), pathlib.PurePath())
     if not (formats.is_read(path) or formats.is_known(path)):

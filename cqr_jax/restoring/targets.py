@@ -33,6 +33,11 @@ def is_folder(output: str) -> bool:
     return output.endswith("/") or os.path.isdir(output)
 
 
+def names_folder(output: str) -> bool:
+    """Returns whether --output names a folder or, having no suffix, may name one."""
+    return output != STANDARD and named_format(output) is None
+
+
 def named_format(output: str | None) -> str | None:
     """Returns the format of the file that --output names; None if it names no file."""
     if not output or output == STANDARD or is_folder(output):
@@ -74,7 +79,7 @@ def check(naming: Naming, count: int) -> None:
         return
     named = named_format(output)
     unknown = not named and not is_folder(output)
-    if unknown and pathlib.Path(output).suffix[1:].isalpha():
+    if unknown and any(map(str.isalpha, pathlib.Path(output).suffix)):
         known = " ".join(formats.SUFFIXES)
         raise UserError(
             f"-o {output}: no format has this suffix; name a file with one of "

@@ -392,6 +392,112 @@ def test_new_files_in_a_watched_folder_are_restored_until_ctrl_c(folder):
     assert "--watch takes folders only" in err
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--demo", "--tile=128"),
+        ("in", "--watch", "--quality-only"),
+        ("in", "--watch", "-o", "x.png"),
+        ("in", "--watch", "-o", "-"),
+        ("in", "--copy-skipped", "--skip-above=90", "-o", "x.png"),
+        ("a.jpg", "--copy-skipped", "--skip-above=90", "-o", "-"),
+        ("-", "--copy-skipped", "--skip-above=90", "-o", "out/"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_rejected(folder, flags, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.parent)
+        patch.setattr(sys, "argv", ["cqr-restore", *flags])
+        with pytest.raises(SystemExit) as stop:
+            command.main()
+    assert stop.value.code == 2
+    assert "error: --" in capsys.readouterr().err
+
+
+def test_a_file_that_changes_during_the_first_round_is_watched(folder, monkeypatch):
+    monkeypatch.setattr(file_loop, "_POLL", 0)
+    args = command.parser().parse_args([str(folder / "deep"), "--watch"])
+    found = file_loop._find(args)
+    rounds = file_loop._rounds(found, args)
+    assert next(rounds) == found
+    gray = folder / "deep" / "gray.jpeg"
+    gray.write_bytes(gray.read_bytes() + b"more")
+    assert [x.name for x in next(rounds)] == [str(gray)]
+
+
+def test_a_png_instead_of_another_format_replaces_no_other_output(folder, photograph):
+    """WebP has no 16 bits, so a.webp and b.webp become PNGs."""
+    photograph.save(folder / "a.webp")
+    photograph.save(folder / "b.png")
+    photograph.save(folder / "b.webp")
+    names = ("a.jpg", "a.webp", "b.png", "b.webp")
+    for output, expected in (
+        ("out/", {"a.png", "a.webp.png", "b.png", "b.webp.png"}),
+        (".", {*names, "a.restored.png", "a.png", "b.webp.png"}),
+    ):
+        flags = ("-o", output, "--bits=16", "--overwrite", "--strength=0")
+        code, _, err = _run(*names, *flags, cwd=folder)
+        assert code == 0, err
+        assert "4 restored" in err
+        assert {x.name for x in (folder / output).glob("[ab].*")} == expected
+
+
+def test_a_suffix_excludes_results_beside_inputs_alone(folder):
+    (folder / "a_2.jpg").write_bytes((folder / "a.jpg").read_bytes())
+
+    def found(*flags):
+        args = command.parser().parse_args([str(folder), "--suffix=_2", *flags])
+        return str(folder / "a_2.jpg") in [x.name for x in file_loop._find(args)]
+
+    assert not found()
+    assert not found("-o", str(folder))
+    assert not found("-o", str(folder.parent))
+    assert found("-o", str(folder.parent / "out"))
+    args = command.parser().parse_args([str(folder / "*.jpg"), "--suffix=_2"])
+    assert str(folder / "a_2.jpg") not in [x.name for x in file_loop._find(args)]
+
+
+def test_copies_of_good_files_keep_their_names(folder, photograph):
+    for name in ("x.jpg", "x.jpeg"):
+        photograph.save(folder / name, quality=97)
+    flags = ("-o", "out/", "--skip-above=90", "--copy-skipped")
+    code, _, err = _run("x.jpg", "x.jpeg", *flags, cwd=folder)
+    assert code == 0, err
+    assert "2 copied" in err
+    assert {x.name for x in (folder / "out").iterdir()} == {"x.jpg", "x.jpeg"}
+
+
+def test_closed_standard_streams_are_allowed(folder):
+    command = [sys.executable, "-m", "cqr_jax.restoring", "a.jpg", "-o", "x.png"]
+    script = 'exec "$@" <&- >&- 2>&-'
+    found = subprocess.run(["sh", "-c", script, "sh", *command], cwd=folder)
+    assert found.returncode == 0
+    assert (folder / "x.png").exists()
+    command[3] = "-"
+    script = 'exec "$@" <&-'
+    found = subprocess.run(
+        ["sh", "-c", script, "sh", *command, "--overwrite"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 1
+    assert "-: failed: can't be read: standard input is closed" in found.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="needs SIGPIPE")
+def test_a_closed_connection_does_not_end_the_page(monkeypatch):
+    handled = {}
+    monkeypatch.setattr(signal, "signal", handled.__setitem__)
+    monkeypatch.setattr(command, "_run", lambda args: 0)
+    for flags, quits in ((["--demo"], False), (["a.jpg"], True)):
+        handled.clear()
+        monkeypatch.setattr(sys, "argv", ["cqr-restore", *flags])
+        with pytest.raises(SystemExit):
+            command.main()
+        assert (signal.SIGPIPE in handled) == quits
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 @pytest.mark.parametrize(
     ("name", "number"), [("-", signal.SIGINT), ("pipe", signal.SIGTERM)]
