@@ -189,10 +189,16 @@ def _opaque(image: Image.Image) -> Image.Image:
     """Returns the image without its alpha channel, which must be opaque."""
     if not image.has_transparency_data:
         return image
-    image = image.convert("RGBA" if image.mode != "LA" else "LA")
+    if image.mode.startswith("I"):
+        level = image.info["transparency"]
+        if (np.asarray(image) == level).any():
+            raise ImageError("has transparent pixels")
+        return image
+    gray = image.mode in ("1", "L", "LA", "La")
+    image = image.convert("LA" if gray else "RGBA")
     if np.asarray(image.getchannel("A")).min() < 255:
         raise ImageError("has transparent pixels")
-    return image.convert("RGB" if image.mode == "RGBA" else "L")
+    return image.convert("L" if gray else "RGB")
 
 
 def _to_luma(image: Image.Image) -> np.ndarray:

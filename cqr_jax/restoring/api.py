@@ -75,10 +75,9 @@ def restore(
 def _is_as_stored(image: Image.Image) -> bool:
     """Returns whether an opened JPEG is the first picture of its file, in full size.
 
-    `Image.draft` reduces the size, and an MPO file holds several pictures.
+    An MPO file holds several pictures.
     """
-    scale, *_ = getattr(image, "decoderconfig", ()) or (1,)
-    return scale == 1 and image.tell() == 0
+    return not pictures.is_reduced(image) and image.tell() == 0
 
 
 def _to_pillow(picture: Picture) -> Image.Image:

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import tempfile
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jpegio
@@ -47,12 +48,16 @@ class Stored(NamedTuple):
     warnings: list[str]
 
 
-def read(data: bytes, height: int, width: int) -> Stored:
+def read(
+    data: bytes, height: int, width: int, tables: Mapping[int, Sequence[int]]
+) -> Stored:
     """Reads the coefficients of a gray or YCbCr JPEG file.
 
     Args:
       data: bytes of a file that Pillow can decode.
       height, width: size of the image in pixels.
+      tables: slot -> quantisation table of 64 steps, row by row, as in Pillow. jpegio
+        returns the tables without their slots.
     """
     with tempfile.TemporaryDirectory() as folder:  # jpegio reads only files
         path = os.path.join(folder, "image.jpg")
@@ -62,10 +67,12 @@ def read(data: bytes, height: int, width: int) -> Stored:
                 file = jpegio.read(path)
             except (RuntimeError, ValueError, OSError):
                 return Stored(None, warnings)
-    return Stored(_components(file, height, width), warnings)
+    return Stored(_components(file, height, width, tables), warnings)
 
 
-def _components(file, height: int, width: int) -> tuple[Component, ...] | None:
+def _components(
+    file, height: int, width: int, tables: Mapping[int, Sequence[int]]
+) -> tuple[Component, ...] | None:
     parts = list(zip(file.comp_info, file.coef_arrays, strict=True))
     if len(parts) not in (1, 3):
         return None
@@ -86,7 +93,7 @@ def _components(file, height: int, width: int) -> tuple[Component, ...] | None:
         ):
             return None
         held = coefficients[: sides[0], : sides[1]].astype(np.int16)
-        steps = np.asarray(file.quant_tables[info.quant_tbl_no], np.float32)
+        steps = np.array(tables[info.quant_tbl_no], np.float32).reshape(BLOCK, BLOCK)
         middle = _MIDDLE / 255 if not found else float(ZERO[1])
         found.append(Component(held, steps, (down, across), middle))
     return tuple(found)

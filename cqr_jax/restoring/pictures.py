@@ -207,7 +207,7 @@ def _with_stored(picture: Picture, image: Image.Image, data: bytes) -> Picture:
     """Adds the DCT coefficients in the bytes of a gray or YCbCr JPEG."""
     if isinstance(image, JpegImagePlugin.JpegImageFile) and _is_ycbcr(image):
         height, width = picture.pixels.shape[:2]
-        stored, warnings = coefficients.read(data, height, width)
+        stored, warnings = coefficients.read(data, height, width, image.quantization)
         notes = jpeg_file.notes_of(warnings, data)
         return picture._replace(stored=stored, notes=picture.notes + notes)
     return picture
@@ -275,6 +275,14 @@ def fitted(picture: Picture, name: str) -> Picture:
     if name in ("png", "webp", "bmp"):
         picture = upright(picture)
     meta = picture.metadata
+    if picture.pixels.shape[-1] == 1 and name == "webp":  # it has no gray
+        picture = picture._replace(pixels=np.repeat(picture.pixels, 3, axis=-1))
+        if meta.icc_profile[16:20] == b"GRAY":
+            meta = meta._replace(icc_profile=b"")
+            note = (
+                "The colour profile was dropped: it is for gray, which WebP can't hold."
+            )
+            picture = picture._replace(notes=(*picture.notes, note))
     if picture.pixels.shape[-1] == 4 and name not in ("jpeg", "tiff"):
         rgb = to_rgb(to_pillow(picture._replace(alpha=None)), meta)
         picture = picture._replace(pixels=np.asarray(rgb))
@@ -444,7 +452,7 @@ def _picture(
     Metadata and pixels (including alpha) replace those of the image if given.
     """
     compression = None
-    if isinstance(image, JpegImagePlugin.JpegImageFile):
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and not is_reduced(image):
         (_, across, down, table), *others = image.layer
         compression = Compression(tuple(image.quantization[table]))
         if others:
@@ -460,6 +468,11 @@ def _picture(
     if pixels.shape[-1] in (2, 4) and image.mode != "CMYK":
         pixels, alpha = pixels[..., :-1], pixels[..., -1]
     return Picture(pixels, alpha, compression, metadata=meta or _metadata(image))
+
+
+def is_reduced(image: Image.Image) -> bool:
+    """Returns whether `Image.draft` or `Image.thumbnail` can have reduced a JPEG."""
+    return bool(getattr(image, "decoderconfig", ()))
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

@@ -64,6 +64,20 @@ def test_exif_orientation_is_applied(image):
     np.testing.assert_array_equal(y, np.rot90(image, -1))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_gray_with_an_unused_transparent_level_is_gray(image, dtype):
+    pixels = np.minimum(image, 254).astype(dtype) * (257 if dtype == np.uint16 else 1)
+    for level, transparent in ((np.iinfo(dtype).max, False), (int(pixels[0, 0]), True)):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG", transparency=level)
+        if transparent:
+            with pytest.raises(jpeg.ImageError, match="transparent"):
+                jpeg.load_luma(buffer.getvalue())
+            continue
+        found = jpeg.load_luma(buffer.getvalue())
+        np.testing.assert_array_equal(found, np.minimum(image, 254))
+
+
 def test_transparent_pixels_are_refused(image):
     transparent = Image.merge("LA", [Image.fromarray(image), Image.fromarray(image)])
     with pytest.raises(jpeg.ImageError, match="transparent"):

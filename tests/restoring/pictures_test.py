@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from cqr_jax import formats
 from cqr_jax.data.jpeg import ImageError
-from cqr_jax.restoring import pictures
+from cqr_jax.restoring import pictures, profiles
 from cqr_jax.restoring.metadata import Metadata
 from cqr_jax.restoring.picture import Picture
 
@@ -425,3 +425,34 @@ def test_files_with_random_damage_are_decoded_or_raise_image_error(name):
         except ImageError:
             refused += 1
     assert refused > 30
+
+
+def test_webp_gets_no_profile_for_gray():
+    """WebP has no gray. The gamma of a gray PNG becomes a profile of RGB."""
+    gray = profiles.of_chunks(((b"gAMA", struct.pack(">I", 45455)),), gray=True)
+    picture = Picture(RGB[..., :1], metadata=Metadata(icc_profile=gray))
+    assert pictures.fitted(picture, "webp").notes == (
+        "The colour profile was dropped: it is for gray, which WebP can't hold.",
+    )
+    found = pictures.decode(pictures.encode(picture, "webp"))
+    assert found.metadata.icc_profile == b""
+    np.testing.assert_array_equal(found.pixels, np.repeat(RGB[..., :1], 3, axis=-1))
+    chunks = ((b"gAMA", struct.pack(">I", 45455)),)
+    picture = Picture(RGB[..., :1], metadata=Metadata(colour=chunks))
+    found = pictures.decode(pictures.encode(picture, "webp"))
+    assert found.metadata.icc_profile[16:20] == b"RGB "
+
+
+def test_a_reduced_jpeg_has_no_compression():
+    """The blocks of a thumbnail are not those of the file."""
+    data = _saved(Image.fromarray(np.tile(RGB, (16, 16, 1))), "JPEG", quality=10)
+    for reduce in (
+        lambda x: x.thumbnail((100, 100)),
+        lambda x: x.draft(None, (90, 60)),
+    ):
+        image = Image.open(io.BytesIO(data))
+        reduce(image)
+        assert pictures.from_pillow(image).compression is None
+    image = Image.open(io.BytesIO(data))
+    image.thumbnail((10_000, 10_000))
+    assert pictures.from_pillow(image).compression is not None

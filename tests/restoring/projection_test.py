@@ -73,6 +73,26 @@ def test_chroma_components_have_the_subsampled_resolution(
         np.testing.assert_array_equal(part.steps.ravel(), libjpeg(30).chroma)
 
 
+@pytest.mark.parametrize(
+    ("gray", "slots"), [(True, (1,)), (True, (3,)), (False, (0, 2)), (False, (2, 1))]
+)
+def test_tables_are_found_by_their_slots(photograph, gray, slots):
+    image = np.ascontiguousarray(photograph[..., 1]) if gray else photograph
+    data = bytearray(_jpeg(image, quality=30))
+    for slot, new in enumerate(slots):
+        place = data.index(bytes([0xFF, 0xDB, 0, 67, slot]))
+        data[place + 4] = new
+    components = data.index(b"\xff\xc0") + 10
+    for i in range(1 if gray else 3):
+        data[components + 3 * i + 2] = slots[min(i, 1)]
+    with_slots = pictures.decode(bytes(data), stored=True)
+    expected = pictures.decode(_jpeg(image, quality=30), stored=True)
+    assert with_slots.compression == expected.compression
+    for ours, theirs in zip(with_slots.stored, expected.stored, strict=True):
+        np.testing.assert_array_equal(ours.steps, theirs.steps)
+        np.testing.assert_array_equal(ours.coefficients, theirs.coefficients)
+
+
 def test_files_without_ycbcr_coefficients_have_none_stored(photograph):
     image = Image.fromarray(photograph)
     for name, options in (("PNG", {}), ("WEBP", {})):
@@ -85,7 +105,7 @@ def test_files_without_ycbcr_coefficients_have_none_stored(photograph):
     rgb = _jpeg(photograph, keep_rgb=True)
     assert pictures.decode(rgb, stored=True).stored is None
     assert pictures.decode(_jpeg(photograph)).stored is None  # not asked for
-    assert coefficients.read(b"no JPEG", 8, 8).components is None
+    assert coefficients.read(b"no JPEG", 8, 8, {}).components is None
 
 
 def test_projection_of_one_block_equals_a_calculation_by_hand():
