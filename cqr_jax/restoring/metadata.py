@@ -94,7 +94,7 @@ def exif_resolution(data: bytes) -> tuple[float, float] | None:
 
 def tiff_resolution(tags: exif.Tags) -> tuple[float, float] | None:
     """Returns the resolution in the tags of a TIFF or of EXIF, in dots per inch."""
-    unit = {1: None, 2: 1.0, 3: 2.54}.get(tags.numbers(296, (2,))[0])
+    unit = {1: None, 2: 1.0, 3: 2.54}.get((*tags.numbers(296), 2)[0])
     across, down = tags.rational(282), tags.rational(283)
     if unit is None or across is None or down is None:
         return None

@@ -98,6 +98,8 @@ class OpenvinoNetwork:
         usual = all(x % self.multiple == 0 and x <= longest for x in (height, width))
         sides = (tiles, tiles) if usual else (height, width)
         if sides not in self._queues:
+            if not usual:  # keep one size of large images, not all
+                self._queues = {k: x for k, x in self._queues.items() if k[0] == tiles}
             shapes: dict[str, list] = {"image": [1, *sides, self.channels]}
             if self.conditioned:
                 shapes["compression"] = [1, FEATURES]

@@ -10,7 +10,7 @@ import numpy as np
 
 from cqr_jax import weights
 from cqr_jax.data.compression import Compression, libjpeg, nearest_quality
-from cqr_jax.restoring import colour, network
+from cqr_jax.restoring import colour, network, transparency
 from cqr_jax.restoring.picture import Picture
 
 RANKER = weights.SHIPPED / "compact-ranker.safetensors"
@@ -59,13 +59,13 @@ def factors_of_scores(scores: np.ndarray, typical: np.ndarray) -> np.ndarray:
 def measure(picture: Picture, engine: str = "auto") -> Quality:
     """Measures the quality of a picture.
 
-    The score is that of the central 256x256 pixels.
+    The score is that of the central 256x256 pixels. Hidden pixels have no effect.
 
     Args:
       picture: the picture.
       engine: what runs the ranker, as in `network.load`.
     """
-    score = _scorer(engine)(_middle(picture))
+    score = _scorer(engine)(_middle(transparency.filled(picture)))
     if picture.compression:
         factor, equal = nearest_quality(picture.compression.luma)
         return Quality(score, factor, "tables" if equal else "tables, nearest")
@@ -118,7 +118,12 @@ def _openvino_scorer() -> Callable[[np.ndarray], float]:
         return compiler.core.read_model(onnx.ranker_to_onnx(weights.nested(arrays)))
 
     compiled = compiler.compile(RANKER, {"image": [1, _SIDE, _SIDE, 1]}, model)
-    return lambda y: float(compiled(y[None, ..., None])[0][0])
+
+    def score(y: np.ndarray) -> float:
+        request = compiled.create_infer_request()  # threads can't share one
+        return float(request.infer(y[None, ..., None])[0][0])
+
+    return score
 
 
 def _jax_scorer() -> Callable[[np.ndarray], float]:

@@ -298,3 +298,11 @@ def test_error_suggests_a_format_that_can_hold_the_picture():
     assert (
         pictures.fallback(Picture(np.zeros((1, 17000, 3), np.uint8)), "webp") == "png"
     )
+
+
+def test_an_entry_without_values_is_as_if_missing():
+    """The entry is ResolutionUnit (296). Then the unit is the inch."""
+    unit = Entry(3, 0, b"")
+    x, y = (Entry(5, 1, struct.pack("<2I", value, 1)) for value in (300, 150))
+    tags = Tags("<", {282: x, 283: y, 296: unit})
+    assert metadata.tiff_resolution(tags) == (300.0, 150.0)

@@ -268,3 +268,11 @@ def test_features_that_are_not_given_are_unknown(tmp_path):
     image = RNG.random((2, 16, 16, 3), np.float32)
     unknown = np.zeros((2, FEATURES), np.float32)
     np.testing.assert_array_equal(run(image), run(image, unknown))
+
+
+def test_few_sizes_of_large_images_stay_in_memory(tmp_path):
+    path = saved(tmp_path / "a.safetensors", _complete(drawn(width=6, local_blocks=0)))
+    run = openvino_network.OpenvinoNetwork(path, "f32")
+    for width in (16, 520, 528, 24, 536):
+        run(np.zeros((1, 16, width), np.float32))
+    assert len(run._queues) == 2

@@ -1,5 +1,6 @@
 """Tests of quality factors from tables and from the ranker."""
 
+import concurrent.futures
 import io
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from cqr_jax.data.compression import luma_table, nearest_quality
 from cqr_jax.restoring import pictures, quality
+from cqr_jax.restoring.picture import Picture
 
 
 def _jpeg(rgb, **options):
@@ -50,3 +52,23 @@ def test_openvino_gives_the_scores_of_jax():
     for picture in (_jpeg(skimage.data.astronaut(), quality=10), small):
         scores = [quality.measure(picture, x).score for x in ("jax", "openvino")]
         assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+def test_threads_measure_at_the_same_time():
+    rgb = skimage.data.astronaut()
+    pictures_of = [_jpeg(rgb, quality=factor) for factor in (3, 10, 20, 40)] * 4
+    expected = [quality.measure(picture) for picture in pictures_of]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(quality.measure, pictures_of)) == expected
+
+
+def test_hidden_pixels_do_not_change_the_score():
+    rgb = skimage.data.astronaut()
+    hidden = np.zeros(rgb.shape[:2], bool)
+    hidden[200:300] = True
+    alpha = np.where(hidden, 0, 255).astype(np.uint8)
+    scores = {
+        quality.measure(Picture(np.where(hidden[..., None], level, rgb), alpha)).score
+        for level in np.array([0, 90, 255], np.uint8)
+    }
+    assert len(scores) == 1
