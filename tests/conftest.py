@@ -1,10 +1,14 @@
 """Fixtures and functions of all tests: small real records, and processes."""
 
+import contextlib
+import io
 import os
 import pathlib
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -159,6 +163,22 @@ def _nothing_is_left_running():
             process.kill()
             process.communicate()
     del _STARTED[older:]
+
+
+def call(main: Callable[[], None], *args) -> tuple[int, str, str]:
+    """Runs a command's `main` in this process, which is faster; returns as `run`."""
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "argv", [main.__module__, *map(str, args)]),
+    ):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+    return code, out.getvalue(), err.getvalue()
 
 
 def run(*args, **kwargs) -> tuple[int, str, str]:

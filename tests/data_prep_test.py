@@ -17,7 +17,8 @@ from cqr_jax.data.held_out import EMBEDDED
 from cqr_jax.errors import UserError
 from data_prep import ladder, sources
 from data_prep.build import build
-from tests.conftest import run, start
+from data_prep.build import main as build_command
+from tests.conftest import call, run, start
 
 
 @pytest.mark.parametrize("size", [(128, 128), (264, 200), (481, 321), (513, 1000)])
@@ -103,9 +104,7 @@ def test_no_usable_image_is_an_error_that_leaves_nothing(tmp_path):
     folder.mkdir()
     for name in ("a.png", "b.png"):
         (folder / name).write_text("no image")
-    code, _, err = run(
-        "data_prep.build", f"--source={folder}", f"--data_dir={tmp_path}"
-    )
+    code, _, err = call(build_command, f"--source={folder}", f"--data_dir={tmp_path}")
     assert code == 1
     assert err.count("error:") == 1
     assert "no usable image" in err
@@ -114,7 +113,7 @@ def test_no_usable_image_is_an_error_that_leaves_nothing(tmp_path):
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
-    code, out, err = run("data_prep.build", f"--source={tmp_path}")
+    code, out, err = call(build_command, f"--source={tmp_path}")
     assert (code, out) == (1, "")
     assert err.startswith(f"error: {tmp_path}: holds no image")
     assert len(err.splitlines()) == 1

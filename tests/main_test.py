@@ -11,11 +11,13 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
+from ml_collections import ConfigDict
 
 from configs import ablation, deblock, ranker
 from configs import eval as evaluation
@@ -29,7 +31,8 @@ from cqr_jax.training import ablation as table1
 from cqr_jax.training import checkpoint, loop, stages, state
 from cqr_jax.training.start import check_start
 from cqr_jax.training.workdir import Workdir
-from tests.conftest import run, start
+from cqr_jax.weights import __main__ as weights_command
+from tests.conftest import call, run, start
 from tests.networks import NETWORKS, SMALL, drawn
 
 # A ranker and a deblocker that train in seconds.
@@ -430,7 +433,9 @@ def _stop_at(words, *command) -> list[str]:
 
 
 @pytest.mark.slow
-def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(data_dir, tmp_path):
+def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(
+    data_dir, tmp_path, monkeypatch
+):
     """The state includes Muon's momenta and the average of the weights."""
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     more = ("--config.ema_decay=0.9", "--config.optimizer.name=muon")
@@ -446,6 +451,7 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(data_dir, tm
     process.communicate()
     assert not (broken / "ranker.safetensors").exists()
     lines = _stop_at("ranker 35/", *command)
+    assert not (broken / "ranker.safetensors").exists()
     stopped = json.loads((broken / "stopped.json").read_text())
     assert f"stopped at step {stopped['step']}, saved" in lines[-1]
     stopped["hours"] += 100  # as after a long run, to recognise them below
@@ -477,15 +483,11 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(data_dir, tm
     assert provenance["initial"] is None
 
     # Another run can start from these weights, and keeps them if it does not learn.
-    given = broken / "ranker.safetensors"
-    code, _, err = run(
-        *_train_ranker(data_dir, tmp_path / "next", 1, 1),
-        f"--config.initial_weights={given}",
-        "--config.optimizer.learning_rate=1e-30",
-        "--config.optimizer.warmup_steps=0",
-    )
-    assert code == 0, err
-    _, _, after, arrays = weights.read(tmp_path / "next" / "ranker.safetensors")
+    config = ConfigDict(json.loads((broken / "config.json").read_text()))
+    config.initial_weights = str(broken / "ranker.safetensors")
+    config.workdir, config.steps, config.validate_every = str(tmp_path / "next"), 1, 1
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-30, 0
+    _, _, after, arrays = weights.read(loop.train_ranker(config))
     assert after["initial"] == provenance
     for name, x in arrays.items():
         if name.startswith("params/"):
@@ -495,9 +497,9 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(data_dir, tm
     code, _, err = run(*command, "--config.margin=0.4")
     assert code == 1
     assert "was begun with margin=0.5, now 0.4" in err
-    code, _, err = run(*command)
-    assert code == 0
-    assert "ranker 60/60" not in err
+    config = ConfigDict(json.loads((broken / "config.json").read_text()))
+    monkeypatch.setattr(loop, "train", None)
+    assert loop.train_ranker(config) == broken / "ranker.safetensors"
 
 
 @pytest.mark.slow
@@ -548,6 +550,48 @@ def test_the_first_steps_are_unguided_also_after_resuming(tmp_path, start):
         end = loop.train(config, stage, manager, begin, Workdir(str(tmp_path)))
     taken = [0] * start + [1, 1, 1, 2][start:]
     np.testing.assert_array_equal(end.params["w"], taken)
+
+
+@pytest.mark.parametrize(("better", "step"), [("min", 2), ("max", 3)])
+def test_the_file_holds_the_averaged_weights_of_the_best_validation(
+    tmp_path, better, step
+):
+    config = ranker.get_config("quickstart")
+    config.model.width, config.model.hidden, config.patch = 2, 4, 32
+    config.workdir, config.steps, config.validate_every = str(tmp_path), 4, 1
+    ones = {"x": np.ones((jax.device_count(), 1), np.float32)}
+    results = iter([3.0, 1.0, 4.0, 2.0])
+
+    def filled(tree, value):
+        return jax.tree.map(lambda x: jnp.full_like(x, value), tree)
+
+    def train_step(held, ranker_variables, batch):
+        number = held.step + 1
+        params, average = filled(held.params, number), filled(held.params, number / 2)
+        held = held.replace(step=number, params=params, ema_params=average)
+        return held, {"loss": batch["x"].mean()}
+
+    def make_stage(config):
+        steps = stages.ranker_steps(config)._replace(
+            train_step=train_step, eval_step=lambda *args: {"x": args[-1]["x"].sum()}
+        )
+        return stages.Stage(
+            "ranker",
+            steps,
+            ranker_variables={},
+            batches=lambda first: itertools.repeat(ones),
+            validation=[ones],
+            summarize=lambda sums: {"loss": next(results)},
+            best=("loss", better),
+            images_per_step=1,
+        )
+
+    path = loop._run(config, "ranker", make_stage)
+    _, _, provenance, arrays = weights.read(path)
+    assert provenance["step"] == step
+    for name, x in arrays.items():
+        if name.startswith("params/"):
+            np.testing.assert_array_equal(x, np.full_like(x, step / 2), name)
 
 
 def test_unguided_steps_keep_the_terms_that_compare_pixels():
@@ -619,15 +663,6 @@ with errors.one_line_errors(), checkpoint.open_manager("run", 1, "x", "min") as 
     assert found.stderr.splitlines()[-1] == (
         f"error: can't be written to {tmp_path}/run/checkpoints: File too large"
     )
-
-
-@pytest.mark.slow
-def test_sigterm_saves_a_checkpoint_and_stops(data_dir, tmp_path):
-    lines = _stop_at("ranker 5/", *_train_ranker(data_dir, tmp_path, 100_000, 100_000))
-    assert "saved" in lines[-1]
-    (step,) = [path.name for path in (tmp_path / "checkpoints").glob("[0-9]*")]
-    assert f"stopped at step {step}," in lines[-1]
-    assert not (tmp_path / "ranker.safetensors").exists()
 
 
 @pytest.mark.parametrize("preset", GUIDED)
@@ -786,23 +821,16 @@ def test_both_stages_train_and_are_evaluated(data_dir, tmp_path, photographs):
 
     # The weights alone give the same rows. Weights of another width are rejected.
     trained = workdir / "deblocker.safetensors"
-    code, _, err = run(
-        "cqr_jax.main",
-        "--config=configs/eval.py",
-        f"--config.workdir={tmp_path}/eval",
-        f"--config.sets={photographs}",
-        f"--config.weights={trained}",
-    )
-    assert code == 0, err
+    config = evaluation.get_config()
+    config.workdir, config.sets = str(tmp_path / "eval"), str(photographs)
+    config.weights = str(trained)
+    tasks.TASKS[config.task].run(config)
     assert json.loads((tmp_path / "eval" / "rows.json").read_text()) == rows
-    code, _, err = run(
-        "cqr_jax.main",
-        "--config=configs/deblock.py:quickstart",
-        f"--config.workdir={tmp_path}/other",
-        f"--config.ranker_weights={tmp_path}/ranker/ranker.safetensors",
-    )
-    assert code == 1
-    assert "holds a ranker with width 2, but the config asks for 8" in err
+    config = deblock.get_config("quickstart")
+    config.ranker_weights = str(tmp_path / "ranker" / "ranker.safetensors")
+    words = "holds a ranker with width 2, but the config asks for 8"
+    with pytest.raises(UserError, match=words):
+        check_start(config, "deblocker")
 
 
 @pytest.mark.slow
@@ -833,24 +861,8 @@ def test_training_options_work_together(tmp_path):
 
 
 @pytest.mark.slow
-def test_too_large_blind_crops_are_an_error(data_dir, tmp_path):
-    code, _, err = run(
-        "cqr_jax.main",
-        "--config=configs/deblock.py:quickstart,ablation=cqr",
-        f"--config.workdir={tmp_path}",
-        f"--config.data.data_dir={data_dir}",
-        "--config.data.name=photos",
-        "--config.degradation=blind",
-        "--config.qualities_per_crop=1",
-        "--config.validation.patch=128",
-    )
-    assert code == 1
-    assert err.splitlines()[-1].startswith("error: crops of 144 pixels don't fit")
-
-
-@pytest.mark.slow
 def test_ablation_trains_missing_runs_and_prints_a_table(
-    data_dir, tmp_path, photographs
+    data_dir, tmp_path, photographs, capsys
 ):
     workdir = tmp_path / "ablation"
     arguments = (
@@ -896,14 +908,12 @@ def test_ablation_trains_missing_runs_and_prints_a_table(
     code, again, err = run(*arguments)
     assert (code, again) == (0, out), err
     assert "deblocker 6/6" not in err
-    code, again, err = run(
-        "cqr_jax.main",
-        "--config=configs/eval.py:ablation",
-        f"--config.workdir={workdir}",
-        f"--config.sets={photographs}",
-        "--config.qualities=10,20",
-    )
-    assert (code, again) == (0, out), err
+    config = evaluation.get_config("ablation")
+    config.workdir, config.sets = str(workdir), str(photographs)
+    config.qualities = (10, 20)
+    capsys.readouterr()
+    tasks.TASKS[config.task].run(config)
+    assert capsys.readouterr().out == out
 
 
 def test_table_1_without_finished_runs_is_an_error(tmp_path):
@@ -933,7 +943,7 @@ def test_luma_of_a_colour_deblocker_computes_the_same_y(tmp_path, kind):
     path, converted = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     colour = drawn(**SMALL | NETWORKS[kind])
     weights.save(path, "deblocker", colour.fields, colour.variables, {"step": 3})
-    code, out, err = run("cqr_jax.weights", path, f"--luma={converted}")
+    code, out, err = call(weights_command.main, path, f"--luma={converted}")
     assert (code, out) == (0, ""), err
     gray = weights.load(converted, "deblocker")
     assert gray.model.channels == 1
@@ -950,7 +960,7 @@ def test_other_deblockers_have_no_luma(tmp_path, kind, channels):
     path, converted = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     other = drawn(**SMALL | NETWORKS[kind] | {"channels": channels})
     weights.save(path, "deblocker", other.fields, other.variables, {})
-    code, _, err = run("cqr_jax.weights", path, f"--luma={converted}")
+    code, _, err = call(weights_command.main, path, f"--luma={converted}")
     assert code == 1
     assert "only deblockers for colour" in err.splitlines()[-1]
     assert not converted.exists()
@@ -965,7 +975,7 @@ def test_deepened_deblocker_computes_the_same_function(tmp_path):
         state.init(model, 48, 0),
     )
     weights.save(path, "deblocker", fields, variables, {"step": 3})
-    code, out, err = run("cqr_jax.weights", path, f"--deepen={deeper}")
+    code, out, err = call(weights_command.main, path, f"--deepen={deeper}")
     assert (code, out) == (0, ""), err
     held = weights.load(deeper, "deblocker")
     assert held.fields == {**fields, "local_blocks": 2}
@@ -987,8 +997,8 @@ def test_weights_are_interpolated(tmp_path):
     a, b, mixed = (tmp_path / f"{x}.safetensors" for x in "abm")
     weights.save(a, "ranker", fields, ones, {"step": 3})
     weights.save(b, "ranker", fields, fours, {"step": 5, "initial": {"step": 3}})
-    command = ("cqr_jax.weights", a, f"--interpolate={mixed}", f"--other={b}")
-    code, out, err = run(*command, "--share=0.75")
+    command = (weights_command.main, a, f"--interpolate={mixed}", f"--other={b}")
+    code, out, err = call(*command, "--share=0.75")
     assert (code, out) == (0, ""), err
     held = weights.load(mixed, "ranker", fields)
     assert held.provenance == {
@@ -997,11 +1007,11 @@ def test_weights_are_interpolated(tmp_path):
     }
     for x in jax.tree.leaves(held.variables):
         np.testing.assert_array_equal(x, np.float32(1 + 0.75 * 3))
-    code, _, err = run(*command, "--share=2")
+    code, _, err = call(*command, "--share=2")
     assert (code, err) == (1, "error: --share=2.0: must be in [0, 1]\n")
     other = {"width": 4, "hidden": 100}
     weights.save(b, "ranker", other, state.init(Ranker(width=4), 48, 0), {})
-    code, _, err = run(*command)
+    code, _, err = call(*command)
     assert code == 1
     assert "hold different models" in err
 
@@ -1011,7 +1021,7 @@ def test_deblocker_with_residual_blocks_is_not_deepened(tmp_path):
     fields = {"width": 2, "local_blocks": 1, "residual_blocks": 1}
     variables = state.init(Deblocker(**fields), 48, 0)
     weights.save(path, "deblocker", fields, variables, {})
-    code, _, err = run("cqr_jax.weights", path, f"--deepen={tmp_path / 'b'}")
+    code, _, err = call(weights_command.main, path, f"--deepen={tmp_path / 'b'}")
     assert code == 1
     assert err == (
         f"error: {path}: only deblockers without residual blocks can be deepened\n"
@@ -1032,7 +1042,7 @@ def test_shipped_weights_are_half_as_large_and_load_as_float32(tmp_path):
     provenance = {"step": 3, "mixed": [{"config": config}]}
     fields = {"width": 2, "hidden": 100}
     weights.save(path, "ranker", fields, variables, provenance)
-    code, out, err = run("cqr_jax.weights", path, f"--ship={small}")
+    code, out, err = call(weights_command.main, path, f"--ship={small}")
     assert (code, out) == (0, ""), err
     assert small.stat().st_size < 0.7 * path.stat().st_size
     loaded = weights.load(small, "ranker", fields)
@@ -1050,7 +1060,7 @@ def test_shipped_weights_are_half_as_large_and_load_as_float32(tmp_path):
     stats = loaded.variables["batch_stats"]
     jax.tree.map(np.testing.assert_array_equal, stats, variables["batch_stats"])
 
-    code, out, err = run("cqr_jax.weights", small)
+    code, out, err = call(weights_command.main, small)
     assert code == 0, err
     told = json.loads(out)
     count = sum(x.size for x in jax.tree.leaves(variables["params"]))
@@ -1059,7 +1069,7 @@ def test_shipped_weights_are_half_as_large_and_load_as_float32(tmp_path):
         count,
         fields,
     )
-    code, _, err = run("cqr_jax.weights", tmp_path / "none.safetensors")
+    code, _, err = call(weights_command.main, tmp_path / "none.safetensors")
     assert code == 1
     assert err.splitlines()[-1].endswith("none.safetensors: no such weights file")
 

@@ -22,7 +22,7 @@ from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.restoring import projection
 from cqr_jax.training import state
 from data_prep import sources
-from tests.conftest import ROOT, run, save_fresh
+from tests.conftest import ROOT, save_fresh
 
 SETS = pathlib.Path(os.environ.get("CQR_JAX_TEST_SETS", ROOT / "data" / "eval"))
 
@@ -165,7 +165,9 @@ def test_published_table_is_shown_only_for_4_2_0(
     config = _config(folder, qualities=(10,), subsampling=subsampling, projection=False)
     config.workdir = str(tmp_path / "out")
     config.weights = str(save_colour(tmp_path))
-    colour.evaluate_colour(config)
+    tasks.TASKS[config.task].run(config)
+    kept = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert kept["task"] == "eval_colour"
     out = capsys.readouterr().out
     assert out.startswith(f"Measured, {subsampling}: PSNR | SSIM | PSNR-B over RGB\n")
     assert "GMSD" not in out
@@ -199,20 +201,3 @@ def test_a_gray_image_is_rejected(folder):
 def test_invalid_fields_are_rejected(field, value, words):
     with pytest.raises(UserError, match=words):
         _config("live1", **{field: value})
-
-
-@pytest.mark.slow
-def test_the_command_prints_the_table_and_keeps_its_config(folder, tmp_path):
-    code, out, err = run(
-        "cqr_jax.main",
-        "--config=configs/eval.py:colour",
-        f"--config.sets={folder}",
-        "--config.qualities=(10,)",
-        "--config.projection=False",
-        f"--config.weights={save_colour(tmp_path)}",
-        f"--config.workdir={tmp_path}/out",
-    )
-    assert code == 0, err
-    assert "photographs  10       2" in out
-    kept = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert kept["task"] == "eval_colour"

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from cqr_jax.data import jpeg
-from cqr_jax.evaluation import drawing, metrics
+from cqr_jax.evaluation import drawing, metrics, panels
 from data_prep import sources
-from tests.conftest import run, save_fresh
+from tests.conftest import call, save_fresh
 
 IMAGE = sources.embedded("test")[1]
 
@@ -17,7 +17,7 @@ IMAGE = sources.embedded("test")[1]
 def _draw(tmp_path, *arguments):
     """Runs a command that must print nothing; returns the picture that it draws."""
     path = tmp_path / "picture.png"
-    code, out, err = run("cqr_jax.evaluation.panels", *arguments, f"--output={path}")
+    code, out, err = call(panels.main, *arguments, f"--output={path}")
     assert (code, out, err) == (0, "", "")
     with Image.open(path) as sheet:
         sheet.load()
@@ -90,9 +90,7 @@ def test_feature_maps_have_a_row_for_each_convolution(tmp_path):
 )
 def test_invalid_arguments_are_reported_in_one_line(image, quality, words, tmp_path):
     arguments = ("panel", image, "--weights=", f"--quality={quality}")
-    code, out, err = run(
-        "cqr_jax.evaluation.panels", *arguments, f"--output={tmp_path}/x.png"
-    )
+    code, out, err = call(panels.main, *arguments, f"--output={tmp_path}/x.png")
     assert (code, out, err) == (1, "", f"error: {words}\n")
 
 
@@ -107,7 +105,7 @@ def test_invalid_arguments_are_reported_in_one_line(image, quality, words, tmp_p
 def test_invalid_crops_are_reported_in_one_line(crop, words, tmp_path):
     output = tmp_path / "panel.png"
     arguments = ("panel", IMAGE, "--weights=", f"--crop={crop}", f"--output={output}")
-    code, out, err = run("cqr_jax.evaluation.panels", *arguments)
+    code, out, err = call(panels.main, *arguments)
     assert (code, out) == (1, "")
     assert len(err.splitlines()) == 1
     assert f"error: --crop={crop}: {words}" in err

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import eval as evaluation
+from cqr_jax.errors import UserError
 from cqr_jax.evaluation import ranker
 from tests.conftest import run, save_fresh
 
@@ -87,11 +89,10 @@ def test_the_command_writes_scores_and_metrics(photographs, tmp_path):
     for name, value in summary.items():
         assert result[name] == value
 
-    code, _, err = run(*arguments)
-    assert code == 1
-    assert err.splitlines()[-1] == (
-        "error: config.weights: name the ranker's weights, a .safetensors file"
-    )
-    code, _, err = run(*arguments, f"--config.weights={path}")
-    assert code == 1
-    assert "smaller than 256 pixels; lower config.side" in err.splitlines()[-1]
+    config = evaluation.get_config("ranker")
+    config.sets, config.workdir = str(photographs), str(tmp_path / "out")
+    with pytest.raises(UserError, match="name the ranker's weights"):
+        ranker.evaluate_ranker(config)
+    config.weights = str(path)
+    with pytest.raises(UserError, match="smaller than 256 pixels; lower config"):
+        ranker.evaluate_ranker(config)

@@ -24,7 +24,7 @@ from cqr_jax.restoring import (
 from cqr_jax.restoring.picture import Picture
 from cqr_jax.training import state
 from data_prep import sources
-from tests.conftest import run, save_fresh
+from tests.conftest import save_fresh
 
 RNG = np.random.default_rng(0)
 FIELDS = {
@@ -230,33 +230,3 @@ def test_invalid_quality_factor_is_rejected(path, tmp_path):
         cqr_jax.restore(image, weights=str(flat), quality_factor=20)
     with pytest.raises(ValueError, match="quality_factor=0: must be 1 to 100"):
         cqr_jax.restore(image, weights=str(path), quality_factor=0)
-
-
-@pytest.mark.slow
-def test_command_flags_set_quality_factor_and_projection(path, photograph, tmp_path):
-    source = tmp_path / "a.jpg"
-    source.write_bytes(_jpeg(photograph, quality=90))
-
-    def restored(*flags):
-        target = tmp_path / "out.png"
-        target.unlink(missing_ok=True)
-        code, _, err = run(
-            "cqr_jax.restoring.command",
-            *(source, f"--weights={path}", "-o", target),
-            *flags,
-        )
-        assert code == 0, err
-        return np.asarray(Image.open(target))
-
-    stored = pictures.decode(source.read_bytes(), stored=True).stored
-    alone = restored("--no-projection")
-    told = restored("--no-projection", "--quality-factor=5")
-    assert (alone != told).any()
-    np.testing.assert_array_equal(told, restored("--quality-factor=5"))
-    assert stored is not None
-
-
-def test_quality_factor_out_of_range_is_rejected_by_the_command():
-    code, _, err = run("cqr_jax.restoring.command", "a.jpg", "--quality-factor=101")
-    assert code == 2
-    assert "'101' is not 1 to 100" in err.splitlines()[-1]

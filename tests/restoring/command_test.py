@@ -193,9 +193,13 @@ def test_mistakes_give_one_line_errors(folder, args, message):
 
 
 def test_contradicting_flags_are_rejected(folder):
-    for flags in (["--demo"], ["--quality-only", "-o", "out"]):
+    for flags, words in (
+        (["--demo"], "--demo takes no files: drop them on its page"),
+        (["--quality-only", "-o", "out"], "writes no image: -o has no meaning"),
+    ):
         code, _, err = _run("in", *flags, cwd=folder.parent)
-        assert (code, len(err.splitlines()[-1].split(": "))) == (2, 4), err
+        assert code == 2
+        assert words in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,62 @@ def test_deblock_eval_sums_are_those_of_rounded_images():
     assert sums["count"] == 2
 
 
+def test_ranker_eval_sums_equal_values_computed_by_hand():
+    """The score of an image is its mean. The last pair is masked."""
+
+    def constant(*levels):
+        return np.stack([np.full((8, 8, 1), x, np.uint8) for x in levels])
+
+    batch = {
+        "image_i": constant(51, 102, 0),
+        "image_j": constant(153, 204, 255),
+        "label_i": np.array([1, 3, 1]),
+        "label_j": np.array([2, 1, 3]),
+        "mask": np.array([1, 1, 0], np.float32),
+    }
+    sums = steps.ranker_eval_step(
+        {}, {}, batch, apply=lambda _, x: (x.mean((1, 2, 3)), {}), margin=0.5
+    )
+    # Scores 0.2 and 0.6 in the right order, 0.4 and 0.8 in the wrong one.
+    assert float(sums["loss"]) == pytest.approx(0.1 + 0.9, rel=1e-5)
+    assert float(sums["correct"]) == 1
+    assert float(sums["count"]) == 2
+
+
+def test_stable_decay_is_constant_until_the_last_steps():
+    config = ml_collections.ConfigDict(
+        {
+            "learning_rate": 0.1,
+            "schedule": "stable_decay",
+            "warmup_steps": 10,
+            "decay_steps": 20,
+        }
+    )
+    rate, longer = (state.learning_rate(config, steps) for steps in (100, 200))
+    for step, expected in ((10, 0.1), (79, 0.1), (80, 0.1), (90, 0.05), (100, 0)):
+        assert float(rate(step)) == pytest.approx(expected, abs=1e-7)
+    for step in range(81):
+        assert float(rate(step)) == float(longer(step))
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    config = ml_collections.ConfigDict(
+        {
+            "name": "adam",
+            "learning_rate": 1.0,
+            "schedule": "cosine",
+            "warmup_steps": 0,
+            "clip_norm": 0.5,
+        }
+    )
+    optimizer = state.create_optimizer(config, 10)
+    grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    _, found = optimizer.update(grads, optimizer.init(grads), grads)
+    moments = [x for x in jax.tree.leaves(found) if x.shape == (1,)]
+    # Adam's first moment is 0.1 of the gradient, which is scaled from 5 to 0.5.
+    np.testing.assert_allclose(moments[:2], [[0.03], [0.04]], rtol=1e-5)
+
+
 def test_learning_rates_of_step_decay_and_of_cosine_with_warmup():
     from configs import deblock
 
