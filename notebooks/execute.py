@@ -7,6 +7,7 @@ standard error (logs and progress), and the counters and times of the cells.
 """
 
 import argparse
+import hashlib
 import pathlib
 
 import nbclient
@@ -33,7 +34,14 @@ def execute(
             cell.outputs = [_stripped(x) for x in cell.outputs if _kept(x)]
     done.metadata.pop("widgets", None)
     done.metadata.language_info = {"name": "python"}
+    done.metadata.executed = digest(done)
     return done
+
+
+def digest(notebook: nbformat.NotebookNode) -> str:
+    """Returns a hash of the code, which shows whether the outputs are of this code."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256("\0".join(code).encode()).hexdigest()
 
 
 def _kept(output: nbformat.NotebookNode) -> bool:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from cqr_jax import weights
 from cqr_jax.data import jpeg
+from cqr_jax.data.compression import libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import metrics
 from cqr_jax.restoring import (
@@ -444,6 +445,36 @@ def test_a_png_instead_of_another_format_replaces_no_other_output(folder, photog
         assert code == 0, err
         assert "4 restored" in err
         assert {x.name for x in (folder / output).glob("[ab].*")} == expected
+
+
+def test_json_lists_outcomes_and_quality_is_that_of_jpeg_outputs(folder):
+    flags = ("-o", "x.jpg", "--quality=30", "--json", "--report=report.json")
+    code, out, err = _run("a.jpg", *flags, cwd=folder)
+    assert code == 0, err
+    (row,) = json.loads(out)
+    assert [row] == json.loads((folder / "report.json").read_text())
+    assert (row["input"], row["output"], row["status"]) == (
+        "a.jpg",
+        "x.jpg",
+        "restored",
+    )
+    with Image.open(folder / "x.jpg") as image:
+        assert tuple(image.quantization[0]) == libjpeg(30).luma
+
+
+def test_engines_agree(folder, tmp_path):
+    pytest.importorskip("openvino")
+    path = save_fresh(tmp_path, "colour")
+    found = []
+    for engine, words in (("jax", ", JAX on cpu"), ("openvino", ", OpenVINO (")):
+        flags = (f"--weights={path}", f"--engine={engine}", "--tile=64", "--overwrite")
+        code, _, err = _run("a.jpg", "-o", "x.png", *flags, cwd=folder)
+        assert code == 0, err
+        assert words in err.splitlines()[-1]
+        found.append(np.asarray(Image.open(folder / "x.png"), int))
+    with Image.open(folder / "a.jpg") as image:
+        assert np.abs(found[0] - np.asarray(image)).max() > 4
+    assert np.abs(found[0] - found[1]).mean() < 0.5
 
 
 def test_a_suffix_excludes_results_beside_inputs_alone(folder):
