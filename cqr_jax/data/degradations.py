@@ -16,8 +16,9 @@ from cqr_jax.data.compression import Compression, features, libjpeg
 MCU = 16  # side in pixels of the minimum coded unit of a JPEG with 4:2:0 sampling
 MARGIN = 2 * MCU  # pixels that `example` needs beyond its patch
 
-# Chroma sampling, vertical and horizontal -> Pillow's name for it.
 _MIDDLE = 50  # quality factor that divides the lower range from the upper one
+
+# Chroma sampling, vertical and horizontal -> Pillow's name for it.
 _SUBSAMPLING = {(1, 1): 0, (1, 2): 1, (2, 2): 2}
 
 

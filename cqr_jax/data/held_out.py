@@ -69,9 +69,9 @@ def divide(
     hashes are held out, and their number is an exact fraction. For colour records, the
     hash is of the name without the suffix, and every image whose hash is below the
     fraction is held out. An image x.png in a gray folder is then held out whenever
-    x.webp in a colour folder is, and one network can train on both folders. If no hash
-    is below it, as can happen in folders of fewer than a hundred images, the image with
-    the lowest hash is held out, which may not be held out in another folder.
+    x.webp in a colour folder is, and one network can train on both folders. In a
+    folder of fewer than a hundred images, no hash may be below the fraction. The image
+    with the lowest hash is then held out, although another folder may not hold it out.
 
     Args:
       root: folder of the images.

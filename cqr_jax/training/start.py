@@ -1,6 +1,7 @@
 """Checks before a training starts.
 
-They do not import TensorFlow, which takes seconds, so that a mistake is told at once.
+They do not import TensorFlow, which takes seconds. A mistake is therefore reported at
+once.
 """
 
 import pathlib

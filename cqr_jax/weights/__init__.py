@@ -113,8 +113,8 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
     made_with = defaults | {"name": kind} | found
     asked = {"name": kind} | fields if fields else {}
     for name, value in asked.items():  # first the name, as others depend on it
-        theirs = made_with.get(name)
-        ours, theirs = (json.loads(json.dumps(x)) for x in (value, theirs))
+        both = (value, made_with.get(name))
+        ours, theirs = (json.loads(json.dumps(x)) for x in both)
         if ours != theirs:
             raise UserError(
                 f"{path}: holds a {kind} with {name} {theirs}, but the config asks for "
