@@ -83,12 +83,17 @@ def _those(way: str) -> list[str]:
     return [command for command in _commands() if _way(command) == way]
 
 
-def _bash(command: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
+def _filled(command: str) -> str:
+    """Returns the command with values in place of its placeholders."""
     for name, value in PLACEHOLDERS.items():
         command = command.replace(name, value)
+    return command
+
+
+def _bash(command: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
+        ["bash", "-o", "pipefail", "-c", _filled(command)],
         cwd=folder,
         env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -175,9 +180,7 @@ def test_invalid_config_is_rejected(arguments, words, monkeypatch):
 
 def _check(command: str, monkeypatch) -> None:
     """Parses the flags of a command and checks its config."""
-    for name, value in PLACEHOLDERS.items():
-        command = command.replace(name, value)
-    text = re.findall(r"-m cqr_jax\.main ([^'&|>]*)", command)[0]
+    text = re.findall(r"-m cqr_jax\.main ([^'&|>]*)", _filled(command))[0]
     arguments = ["main", *shlex.split(text)]
     monkeypatch.chdir(ROOT)
     parsed = flags.FlagValues()
