@@ -75,6 +75,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.model.outer_blocks = 1  # local blocks on each side of each upper level
     c.model.outer_masks = False  # mask branches in the blocks of the upper levels
     c.model.masks = True  # mask branches in the blocks of the lowest level
+    c.model.mask_shifts = False  # mask branches also compute a term to add
     # how the network receives the compression: none, planes or modulation
     c.model.conditioning = "none"
     c.model.embedding = 64  # size of the embedding that the modulation is computed from
@@ -138,6 +139,7 @@ def get_config(text: str = "") -> ConfigDict:
         c.model.width = 32
         c.model.deeper_widths = (64, 96)
         c.model.outer_masks = True
+        c.model.mask_shifts = True
         c.model.local_blocks = 2
         c.model.residual_blocks = 0
         c.model.scale = 2

@@ -23,6 +23,7 @@ NETWORKS = {
     },
     "pooled": {
         "scale": 2,
+        "mask_shifts": True,
         "deeper_widths": (8,),
         "key_pool": 4,
         "conditioning": "modulation",

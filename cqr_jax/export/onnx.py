@@ -336,8 +336,10 @@ def _dilated_block(graph, x, params, model, embedding, non_local, mask) -> str:
         trunk = x
         for i in blocks:
             trunk = _residual(graph, trunk, params[f"trunk{i}"])
-        branch = _mask(graph, x, params["mask"], model, non_local)
+        branch, shift = _mask(graph, x, params["mask"], model, non_local)
         x = graph.add("Add", x, graph.add("Mul", trunk, branch))
+        if shift:
+            x = graph.add("Add", x, shift)
     for i in blocks:
         x = _residual(graph, x, params[f"tail{i}"])
     y = graph.add("Relu", x)
@@ -363,7 +365,8 @@ def _residual(graph, x, params, embedding=None) -> str:
     return graph.add("Add", x, graph.convolve(y, params["out"]))
 
 
-def _mask(graph, x, params, model, non_local) -> str:
+def _mask(graph, x, params, model, non_local) -> tuple[str, str]:
+    """Adds a mask branch; returns its mask and its term to add, or ''."""
     if non_local:
         x = _attention(graph, x, params["non_local"], model.key_pool)
     x = _residual(graph, x, params["before"])
@@ -373,7 +376,8 @@ def _mask(graph, x, params, model, non_local) -> str:
     y = graph.convolve(y, params["up"]["conv"])
     y = graph.add("DepthToSpace", y, blocksize=2, mode="DCR")
     x = _residual(graph, graph.add("Add", x, y), params["after"])
-    return graph.add("Sigmoid", graph.convolve(x, params["mask"]))
+    shift = graph.convolve(x, params["shift"]) if model.mask_shifts else ""
+    return graph.add("Sigmoid", graph.convolve(x, params["mask"])), shift
 
 
 def _attention(graph, x, params, key_pool) -> str:

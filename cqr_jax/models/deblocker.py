@@ -43,6 +43,8 @@ class Deblocker(nn.Module):
       outer_blocks: local blocks of each level but the lowest, on each of its two sides.
       outer_masks: whether these blocks have mask branches.
       masks: whether the other blocks have mask branches.
+      mask_shifts: whether mask branches also compute a term to add, see `MaskBranch`.
+        The paper has none.
       conditioning: how the network takes the compression: 'none' (as in the paper),
         'planes' (constant planes concatenated to the image) or 'modulation' (scale and
         shift in each block).
@@ -63,6 +65,7 @@ class Deblocker(nn.Module):
     outer_blocks: int = 1
     outer_masks: bool = False
     masks: bool = True
+    mask_shifts: bool = False
     conditioning: str = "none"
     embedding: int = 64
     dtype: str = "float32"
@@ -121,6 +124,7 @@ class Deblocker(nn.Module):
             non_local,
             self.key_pool,
             self.outer_masks if outer else self.masks,
+            self.mask_shifts,
             name=name,
         )(x, embedding)
 

@@ -158,14 +158,22 @@ class MaskBranch(nn.Module):
     downsamples by 2, applies `blocks` residual blocks and upsamples by 2. A skip
     connection adds the features from before the downsampling. A residual block, a 1x1
     convolution and a sigmoid follow. Height and width must be even.
+
+    With `shifts`, another 1x1 convolution computes a term to add beside the mask, so
+    that the branch can also add features (Wang et al. 2018, "spatial feature
+    transform"). Neither the paper nor RNAN has it.
+
+    Returns:
+      The mask, and the term to add or None.
     """
 
     blocks: int
     non_local: bool
     key_pool: int
+    shifts: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         if self.non_local:
             x = NonLocalAttention(self.key_pool, name="non_local")(x)
         x = ResidualBlock(name="before")(x)
@@ -174,7 +182,9 @@ class MaskBranch(nn.Module):
             y = ResidualBlock(name=f"inner{i}")(y)
         x = x + Upsample(name="up")(y)
         x = ResidualBlock(name="after")(x)
-        return nn.sigmoid(dense(x, x.shape[-1], "mask"))
+        width = x.shape[-1]
+        shift = dense(x, width, "shift", zero=True) if self.shifts else None
+        return nn.sigmoid(dense(x, width, "mask")), shift
 
 
 class DilatedBlock(nn.Module):
@@ -189,6 +199,7 @@ class DilatedBlock(nn.Module):
       non_local: whether the mask branch begins with attention.
       key_pool: side of the squares over which attention averages its keys.
       mask: whether the block has a trunk and a mask.
+      shifts: whether the mask branch also computes a term to add.
     """
 
     blocks: int
@@ -196,6 +207,7 @@ class DilatedBlock(nn.Module):
     non_local: bool
     key_pool: int
     mask: bool = True
+    shifts: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
@@ -210,8 +222,12 @@ class DilatedBlock(nn.Module):
             trunk = x
             for i in range(self.blocks):
                 trunk = ResidualBlock(name=f"trunk{i}")(trunk)
-            branch = MaskBranch(self.blocks, self.non_local, self.key_pool, name="mask")
-            x = x + trunk * branch(x)
+            mask, shift = MaskBranch(
+                self.blocks, self.non_local, self.key_pool, self.shifts, name="mask"
+            )(x)
+            x = x + trunk * mask
+            if shift is not None:
+                x = x + shift
         for i in range(self.blocks):
             x = ResidualBlock(name=f"tail{i}")(x)
         return MultiDilation(self.dilations, name="multi_dilation")(x)

@@ -25,7 +25,8 @@ def check_start(
       where: prefix of the config's fields on the command line, for error messages.
 
     Returns:
-      The initial weights; None if the config names none.
+      The initial weights; None if the config names none. They may lack the shifts of
+      mask branches, which start at zero.
 
     Raises:
       UserError: if there is no such model, if a batch does not divide evenly into
@@ -49,7 +50,11 @@ def check_start(
         load_ranker(config, config.ranker_weights)
     if not config.initial_weights:
         return None
-    return weights.load(config.initial_weights, kind, config.model.to_dict())
+    fields = config.model.to_dict()
+    if fields.get("mask_shifts"):
+        held = weights.header(config.initial_weights, kind).fields
+        fields["mask_shifts"] = held.get("mask_shifts", False)
+    return weights.load(config.initial_weights, kind, fields)
 
 
 def load_ranker(
