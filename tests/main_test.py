@@ -939,6 +939,28 @@ def test_weights_of_another_network_are_named(tmp_path, monkeypatch):
         weights.load(path, "deblocker", asked)
 
 
+def test_initial_weights_may_lack_the_shifts_of_masks(tmp_path):
+    """Shifts start at zero, so that the network still computes the same."""
+    fields = SMALL | {"outer_masks": True, "deeper_widths": (8,), "mask_shifts": False}
+    path, made = tmp_path / "a.safetensors", drawn(**fields)
+    weights.save(path, "deblocker", fields, made.variables, {})
+    config = deblock.get_config("colour")
+    config.initial_weights = str(path)
+    config.model = ConfigDict(fields | {"name": "deblocker", "mask_shifts": True})
+    initial = check_start(config, "deblocker")
+    model = models.create(config.model, "deblocker")
+    fresh = state.init(model, 32, 0)["params"]
+    params = loop._updated(fresh, initial.variables["params"])
+    assert jax.tree.structure(params) == jax.tree.structure(fresh)
+    image = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    found = jax.jit(model.apply)({"params": params}, image)
+    expected = jax.jit(made.model.apply)(made.variables, image)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    config.model.mask_shifts, config.model.scale = False, 2
+    with pytest.raises(UserError, match="with scale 1, but the config asks for 2"):
+        check_start(config, "deblocker")
+
+
 @pytest.mark.parametrize("kind", ["modulation", "pooled", "unconditioned"])
 def test_luma_of_a_colour_deblocker_computes_the_same_y(tmp_path, kind):
     path, converted = tmp_path / "a.safetensors", tmp_path / "b.safetensors"

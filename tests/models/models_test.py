@@ -199,3 +199,17 @@ def test_init_draws_from_the_distributions_of_the_modules(model):
         assert np.any(mine) == np.any(reference)
 
     jax.tree.map(check, ours, theirs)
+
+
+def test_shifts_of_masks_are_added_and_start_at_zero():
+    """A shift of c adds c to x + trunk * mask, which is tested before the dilations."""
+    x = jax.random.uniform(jax.random.key(0), (1, 8, 8, 4))
+    block = layers.DilatedBlock(0, (1, 2), False, 1, True, True)
+    variables = block.init(jax.random.key(1), x)
+    plain = layers.DilatedBlock(0, (1, 2), False, 1)
+    without = jax.tree.map(lambda x: x, variables)
+    del without["params"]["mask"]["shift"]
+    before = block.apply(variables, x)
+    np.testing.assert_array_equal(plain.apply(without, x), before)
+    variables["params"]["mask"]["shift"]["bias"] += 0.25
+    np.testing.assert_allclose(block.apply(variables, x), before + 0.25, rtol=1e-6)
