@@ -37,6 +37,9 @@ def get_config(text: str = "") -> ConfigDict:
     c.data.gray_crops = 4  # crops per step that are drawn from gray_name
 
     c.initial_weights = ""  # weights file to start from; empty: random initialisation
+    # beginnings of the names of the layers to take from it, such as head,level0; empty:
+    # all, of the same model
+    c.initial_layers = ""
     c.ranker_weights = ""  # frozen ranker; empty: stage 1's, trained if missing
     c.feature_layers = ()  # feature maps of the ranker in L_F; empty: all
     c.loss = ConfigDict()  # eq. 6; no ranker is used if alpha and beta are 0
@@ -76,6 +79,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.model.outer_masks = False  # mask branches in the blocks of the upper levels
     c.model.masks = True  # mask branches in the blocks of the lowest level
     c.model.mask_shifts = False  # mask branches also compute a term to add
+    c.model.negative_slope = 0.0  # slope of the ReLUs below zero
     # how the network receives the compression: none, planes or modulation
     c.model.conditioning = "none"
     c.model.embedding = 64  # size of the embedding that the modulation is computed from
@@ -140,6 +144,7 @@ def get_config(text: str = "") -> ConfigDict:
         c.model.deeper_widths = (64, 96)
         c.model.outer_masks = True
         c.model.mask_shifts = True
+        c.model.negative_slope = 0.1
         c.model.local_blocks = 2
         c.model.residual_blocks = 0
         c.model.scale = 2

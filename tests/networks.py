@@ -24,6 +24,7 @@ NETWORKS = {
     "pooled": {
         "scale": 2,
         "mask_shifts": True,
+        "negative_slope": 0.1,
         "deeper_widths": (8,),
         "key_pool": 4,
         "conditioning": "modulation",

@@ -270,7 +270,7 @@ def _change(
         embedding = told
         for name in ("embedding0", "embedding1"):
             embedding = graph.convolve(embedding, params[name])
-            embedding = graph.add("Relu", embedding)
+            embedding = _rectified(graph, embedding, model)
     x = graph.convolve(x, params["head"])
     x = _level(graph, x, params, model, embedding, 0)
     x = graph.convolve(x, params["tail"])
@@ -331,18 +331,18 @@ def _level(graph, x, params, model, embedding, level) -> str:
 
 def _dilated_block(graph, x, params, model, embedding, non_local, mask) -> str:
     blocks = range(model.residual_blocks)
-    x = _residual(graph, x, params["head"], embedding)
+    x = _residual(graph, x, params["head"], model, embedding)
     if mask:
         trunk = x
         for i in blocks:
-            trunk = _residual(graph, trunk, params[f"trunk{i}"])
+            trunk = _residual(graph, trunk, params[f"trunk{i}"], model)
         branch, shift = _mask(graph, x, params["mask"], model, non_local)
         x = graph.add("Add", x, graph.add("Mul", trunk, branch))
         if shift:
             x = graph.add("Add", x, shift)
     for i in blocks:
-        x = _residual(graph, x, params[f"tail{i}"])
-    y = graph.add("Relu", x)
+        x = _residual(graph, x, params[f"tail{i}"], model)
+    y = _rectified(graph, x, model)
     scales = [
         graph.convolve(y, params["multi_dilation"][f"dilated{i}"], dilation)
         for i, dilation in enumerate(model.dilations)
@@ -350,7 +350,7 @@ def _dilated_block(graph, x, params, model, embedding, non_local, mask) -> str:
     return graph.add("Add", x, graph.add("Concat", *scales, axis=1))
 
 
-def _residual(graph, x, params, embedding=None) -> str:
+def _residual(graph, x, params, model, embedding=None) -> str:
     y = graph.convolve(x, params["inner"])
     if embedding is not None:
         kernel, bias = (
@@ -361,21 +361,26 @@ def _residual(graph, x, params, embedding=None) -> str:
         shift = {"kernel": kernel[1], "bias": bias[1]}
         y = graph.add("Mul", y, graph.convolve(embedding, scale))
         y = graph.add("Add", y, graph.convolve(embedding, shift))
-    y = graph.add("Relu", y)
+    y = _rectified(graph, y, model)
     return graph.add("Add", x, graph.convolve(y, params["out"]))
+
+
+def _rectified(graph, x, model) -> str:
+    slope = model.negative_slope
+    return graph.add("LeakyRelu", x, alpha=slope) if slope else graph.add("Relu", x)
 
 
 def _mask(graph, x, params, model, non_local) -> tuple[str, str]:
     """Adds a mask branch; returns its mask and its term to add, or ''."""
     if non_local:
         x = _attention(graph, x, params["non_local"], model.key_pool)
-    x = _residual(graph, x, params["before"])
+    x = _residual(graph, x, params["before"], model)
     y = graph.convolve(x, params["down"], stride=2)
     for i in range(model.residual_blocks):
-        y = _residual(graph, y, params[f"inner{i}"])
+        y = _residual(graph, y, params[f"inner{i}"], model)
     y = graph.convolve(y, params["up"]["conv"])
     y = graph.add("DepthToSpace", y, blocksize=2, mode="DCR")
-    x = _residual(graph, graph.add("Add", x, y), params["after"])
+    x = _residual(graph, graph.add("Add", x, y), params["after"], model)
     shift = graph.convolve(x, params["shift"]) if model.mask_shifts else ""
     return graph.add("Sigmoid", graph.convolve(x, params["mask"])), shift
 

@@ -12,6 +12,7 @@ from cqr_jax.models.layers import (
     conv3x3,
     dense,
     depth_to_space,
+    rectified,
     space_to_depth,
 )
 
@@ -45,6 +46,8 @@ class Deblocker(nn.Module):
       masks: whether the other blocks have mask branches.
       mask_shifts: whether mask branches also compute a term to add, see `MaskBranch`.
         The paper has none.
+      negative_slope: slope of the ReLUs below zero. The paper's value is 0. Not 0, it
+        keeps units from ceasing to learn.
       conditioning: how the network takes the compression: 'none' (as in the paper),
         'planes' (constant planes concatenated to the image) or 'modulation' (scale and
         shift in each block).
@@ -66,6 +69,7 @@ class Deblocker(nn.Module):
     outer_masks: bool = False
     masks: bool = True
     mask_shifts: bool = False
+    negative_slope: float = 0.0
     conditioning: str = "none"
     embedding: int = 64
     dtype: str = "float32"
@@ -102,8 +106,10 @@ class Deblocker(nn.Module):
                 )
                 x = jnp.concatenate([x, planes], axis=-1)
             else:
-                embedding = nn.relu(dense(told, self.embedding, "embedding0"))
-                embedding = nn.relu(dense(embedding, self.embedding, "embedding1"))
+                embedding = told
+                for layer in ("embedding0", "embedding1"):
+                    embedding = dense(embedding, self.embedding, layer)
+                    embedding = rectified(embedding, self.negative_slope)
         x = conv3x3(x, self.width, "head")
         x = self._level(x, embedding, 0)
         x = conv3x3(x, self.scale**2 * channels, "tail", zero=True)
@@ -125,6 +131,7 @@ class Deblocker(nn.Module):
             self.key_pool,
             self.outer_masks if outer else self.masks,
             self.mask_shifts,
+            self.negative_slope,
             name=name,
         )(x, embedding)
 
@@ -141,7 +148,8 @@ class Deblocker(nn.Module):
         width = x.shape[-1]
         y = dense(space_to_depth(x, 2), self.deeper_widths[level], f"down{level}")
         y = self._level(y, embedding, level + 1)
-        x = x + depth_to_space(dense(y, 4 * width, f"up{level}"), 2)
+        y = dense(y, 4 * width, f"up{level}", zero=True)
+        x = x + depth_to_space(y, 2)
         for i in range(self.outer_blocks):
             x = self._block(x, embedding, f"level{level}_out{i}", outer=True)
         return x

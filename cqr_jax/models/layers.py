@@ -68,13 +68,25 @@ def depth_to_space(x: jax.Array, block: int) -> jax.Array:
     return x.reshape(b, h * block, w * block, c // block**2)
 
 
+def rectified(x: jax.Array, negative_slope: float) -> jax.Array:
+    """Applies a ReLU, or a leaky one if `negative_slope` is not 0.
+
+    The unit of a ReLU that is never positive does not learn any more. A leaky ReLU
+    passes on a gradient everywhere.
+    """
+    return nn.leaky_relu(x, negative_slope) if negative_slope else nn.relu(x)
+
+
 class ResidualBlock(nn.Module):
     """Computes x + conv(ReLU(conv(x))) with 3x3 kernels (paper section 3.2).
 
     The width stays the same. With an embedding, the input of the ReLU is scaled and
     shifted per channel by a linear function of the embedding (Perez et al. 2018, FiLM).
-    This modulation is initialised to the identity.
+    This modulation is initialised to the identity. For `negative_slope` see
+    `rectified`.
     """
+
+    negative_slope: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
@@ -84,7 +96,8 @@ class ResidualBlock(nn.Module):
             change = dense(embedding, 2 * width, "modulation", zero=True)
             scale, shift = jnp.split(change[:, None, None], 2, axis=-1)
             y = y * (1 + scale) + shift
-        return x + conv3x3(nn.relu(y), width, "out", zero=True)
+        y = rectified(y, self.negative_slope)
+        return x + conv3x3(y, width, "out", zero=True)
 
 
 class MultiDilation(nn.Module):
@@ -96,11 +109,12 @@ class MultiDilation(nn.Module):
     """
 
     dilations: Sequence[int] = (1, 2, 4)
+    negative_slope: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width, count = x.shape[-1], len(self.dilations)
-        y = nn.relu(x)
+        y = rectified(x, self.negative_slope)
         scales = [
             conv3x3(
                 y,
@@ -171,17 +185,19 @@ class MaskBranch(nn.Module):
     non_local: bool
     key_pool: int
     shifts: bool = False
+    negative_slope: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        slope = self.negative_slope
         if self.non_local:
             x = NonLocalAttention(self.key_pool, name="non_local")(x)
-        x = ResidualBlock(name="before")(x)
+        x = ResidualBlock(slope, name="before")(x)
         y = conv3x3(x, x.shape[-1], "down", stride=2)
         for i in range(self.blocks):
-            y = ResidualBlock(name=f"inner{i}")(y)
+            y = ResidualBlock(slope, name=f"inner{i}")(y)
         x = x + Upsample(name="up")(y)
-        x = ResidualBlock(name="after")(x)
+        x = ResidualBlock(slope, name="after")(x)
         width = x.shape[-1]
         shift = dense(x, width, "shift", zero=True) if self.shifts else None
         return nn.sigmoid(dense(x, width, "mask")), shift
@@ -200,6 +216,7 @@ class DilatedBlock(nn.Module):
       key_pool: side of the squares over which attention averages its keys.
       mask: whether the block has a trunk and a mask.
       shifts: whether the mask branch also computes a term to add.
+      negative_slope: slope of the ReLUs below zero.
     """
 
     blocks: int
@@ -208,6 +225,7 @@ class DilatedBlock(nn.Module):
     key_pool: int
     mask: bool = True
     shifts: bool = False
+    negative_slope: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
@@ -217,17 +235,23 @@ class DilatedBlock(nn.Module):
           x: feature maps of even height and width.
           embedding: (batch, features) that modulates the first residual block, or None.
         """
-        x = ResidualBlock(name="head")(x, embedding)
+        slope = self.negative_slope
+        x = ResidualBlock(slope, name="head")(x, embedding)
         if self.mask:
             trunk = x
             for i in range(self.blocks):
-                trunk = ResidualBlock(name=f"trunk{i}")(trunk)
+                trunk = ResidualBlock(slope, name=f"trunk{i}")(trunk)
             mask, shift = MaskBranch(
-                self.blocks, self.non_local, self.key_pool, self.shifts, name="mask"
+                self.blocks,
+                self.non_local,
+                self.key_pool,
+                self.shifts,
+                slope,
+                name="mask",
             )(x)
             x = x + trunk * mask
             if shift is not None:
                 x = x + shift
         for i in range(self.blocks):
-            x = ResidualBlock(name=f"tail{i}")(x)
-        return MultiDilation(self.dilations, name="multi_dilation")(x)
+            x = ResidualBlock(slope, name=f"tail{i}")(x)
+        return MultiDilation(self.dilations, slope, name="multi_dilation")(x)

@@ -25,7 +25,7 @@ from cqr_jax.training import checkpoint, distributed, runner, state
 from cqr_jax.training.interrupts import Interrupts
 from cqr_jax.training.reporter import Reporter
 from cqr_jax.training.stages import Stage, deblock_stage, ranker_stage
-from cqr_jax.training.start import check_start, load_ranker
+from cqr_jax.training.start import check_start, initial_params, load_ranker
 from cqr_jax.training.workdir import Workdir
 
 _log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def _start(
         _log.info("%s: resuming at step %d", stage.name, latest)
         return checkpoint.restore(manager, fresh, latest)
     if initial:
-        params = _updated(fresh.params, initial.variables["params"])
+        params = initial_params(config, fresh.params, initial.variables["params"])
         fresh = dataclasses.replace(
             fresh,
             params=params,
@@ -154,16 +154,6 @@ def _start(
     count = sum(x.size for x in jax.tree.leaves(fresh.params))
     _log.info("%s: %s parameters", stage.name, f"{count:,}")
     return fresh
-
-
-def _updated(tree: dict, new: dict) -> dict:
-    """Returns nested dictionaries with the values of `new`, where it has any."""
-    return {
-        name: _updated(value, new[name])
-        if isinstance(value, dict) and name in new
-        else new.get(name, value)
-        for name, value in tree.items()
-    }
 
 
 def train(

@@ -8,8 +8,11 @@ import pathlib
 
 import jax
 import ml_collections
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cqr_jax import losses, models, weights
+from cqr_jax.config import split_list
 from cqr_jax.errors import UserError
 from cqr_jax.training import distributed
 
@@ -25,8 +28,7 @@ def check_start(
       where: prefix of the config's fields on the command line, for error messages.
 
     Returns:
-      The initial weights; None if the config names none. They may lack the shifts of
-      mask branches, which start at zero.
+      The initial weights; None if the config names none.
 
     Raises:
       UserError: if there is no such model, if a batch does not divide evenly into
@@ -50,11 +52,49 @@ def check_start(
         load_ranker(config, config.ranker_weights)
     if not config.initial_weights:
         return None
-    fields = config.model.to_dict()
-    if fields.get("mask_shifts"):
-        held = weights.header(config.initial_weights, kind).fields
-        fields["mask_shifts"] = held.get("mask_shifts", False)
+    # With `initial_layers`, the model may differ in everything but these layers.
+    some = config.get("initial_layers")
+    fields = None if some else config.model.to_dict()
     return weights.load(config.initial_weights, kind, fields)
+
+
+def initial_params(
+    config: ml_collections.ConfigDict, fresh: dict, initial: dict
+) -> dict:
+    """Returns the parameters that a stage starts from.
+
+    Args:
+      config: config of the stage.
+      fresh: randomly initialised parameters of the config's model.
+      initial: parameters of the initial weights.
+
+    Returns:
+      The initial parameters or, with `config.initial_layers`, those whose names begin
+      as it says, and fresh parameters for the others.
+
+    Raises:
+      UserError: if a beginning in `config.initial_layers` is that of no parameter, or
+        if the config's model lacks a parameter or has it with another shape.
+    """
+    starts = split_list(config.get("initial_layers", ""))
+    if not starts:
+        return initial
+    ours, theirs = (flatten_dict(x, sep="/") for x in (fresh, initial))
+    for start in starts:
+        names = [name for name in theirs if name.startswith(start)]
+        if not names:
+            raise UserError(
+                f"config.initial_layers: no layer of {config.initial_weights} begins "
+                f"with {start}; it has {', '.join(sorted(initial))}"
+            )
+        for name in names:
+            if name not in ours or np.shape(ours[name]) != np.shape(theirs[name]):
+                raise UserError(
+                    f"config.initial_layers: {name} of {config.initial_weights} does "
+                    "not fit the config's model"
+                )
+            ours[name] = theirs[name]
+    return unflatten_dict(ours, sep="/")
 
 
 def load_ranker(

@@ -37,6 +37,7 @@ from cqr_jax import weights
 from cqr_jax.data.compression import FEATURES
 from cqr_jax.errors import UserError, one_line_errors
 from cqr_jax.export.program import deblocker_of
+from cqr_jax.models.layers import rectified
 
 _FOLDERS = ("workdir", "data_dir", "set_dir")
 # Comma-separated paths, of which only the last components are kept.
@@ -88,7 +89,8 @@ def luma(path: str, output: str) -> None:
         embedding = np.zeros((1, FEATURES), np.float32)  # of an unknown compression
         for layer in ("embedding0", "embedding1"):
             kernel, bias = (arrays.pop((layer, x)) for x in ("kernel", "bias"))
-            embedding = np.maximum(embedding @ kernel + bias, 0)
+            embedding = embedding @ kernel + bias
+            embedding = np.asarray(rectified(embedding, model.negative_slope))
     for *block, layer, name in list(arrays):
         if layer == "modulation" and name == "kernel":
             kernel, bias = (arrays.pop((*block, layer, x)) for x in ("kernel", "bias"))
