@@ -17,6 +17,7 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from configs import ablation, deblock, ranker
@@ -29,7 +30,7 @@ from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 from cqr_jax.training import ablation as table1
 from cqr_jax.training import checkpoint, loop, stages, state
-from cqr_jax.training.start import check_start
+from cqr_jax.training.start import check_start, initial_params
 from cqr_jax.training.workdir import Workdir
 from cqr_jax.weights import __main__ as weights_command
 from tests.conftest import call, run, start
@@ -954,25 +955,36 @@ def test_weights_of_another_network_are_named(tmp_path, monkeypatch):
         weights.load(path, "deblocker", asked)
 
 
-def test_initial_weights_may_lack_the_shifts_of_masks(tmp_path):
-    """Shifts start at zero, so that the network still computes the same."""
-    fields = SMALL | {"outer_masks": True, "deeper_widths": (8,), "mask_shifts": False}
+def test_some_layers_are_taken_from_initial_weights_of_another_model(tmp_path):
+    fields = {**SMALL, "deeper_widths": (8,), "conditioning": "modulation"}
     path, made = tmp_path / "a.safetensors", drawn(**fields)
     weights.save(path, "deblocker", fields, made.variables, {})
     config = deblock.get_config("colour")
+    changed = {"mask_shifts": True, "outer_masks": True}
+    config.model = ConfigDict({"name": "deblocker", **fields, **changed})
     config.initial_weights = str(path)
-    config.model = ConfigDict(fields | {"name": "deblocker", "mask_shifts": True})
-    initial = check_start(config, "deblocker")
+    config.initial_layers = "head,level0_in0/head/i,non_local"
+    initial = check_start(config, "deblocker").variables["params"]
     model = models.create(config.model, "deblocker")
     fresh = state.init(model, 32, 0)["params"]
-    params = loop._updated(fresh, initial.variables["params"])
-    assert jax.tree.structure(params) == jax.tree.structure(fresh)
-    image = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
-    found = jax.jit(model.apply)({"params": params}, image)
-    expected = jax.jit(made.model.apply)(made.variables, image)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    config.model.mask_shifts, config.model.scale = False, 2
-    with pytest.raises(UserError, match="with scale 1, but the config asks for 2"):
+    taken = flatten_dict(initial_params(config, fresh, initial), sep="/")
+    ours, theirs = (flatten_dict(x, sep="/") for x in (fresh, initial))
+    assert taken.keys() == ours.keys()
+    starts = ("head/", "level0_in0/head/inner/", "non_local_")
+    for name, x in taken.items():
+        known = name.startswith(starts) and name in theirs
+        np.testing.assert_array_equal(x, theirs[name] if known else ours[name])
+    assert "non_local_in/mask/shift/kernel" not in theirs  # it is new
+    other = {**fresh, "body": fresh["head"]}
+    for layers, words in (
+        ("heads", f"no layer of {path} begins with heads; it has body, "),
+        ("body", "body/bias of .* does not fit the config's model"),
+    ):
+        config.initial_layers = layers
+        with pytest.raises(UserError, match=f"config.initial_layers: {words}"):
+            initial_params(config, other, initial)
+    config.initial_layers = ""
+    with pytest.raises(UserError, match="but the config asks for"):
         check_start(config, "deblocker")
 
 

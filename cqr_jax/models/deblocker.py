@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from cqr_jax.data.compression import FEATURES
 from cqr_jax.models.layers import (
     DilatedBlock,
+    Rectifier,
     conv3x3,
     dense,
     depth_to_space,
-    rectified,
     space_to_depth,
 )
 
@@ -109,7 +109,9 @@ class Deblocker(nn.Module):
                 embedding = told
                 for layer in ("embedding0", "embedding1"):
                     embedding = dense(embedding, self.embedding, layer)
-                    embedding = rectified(embedding, self.negative_slope)
+                    embedding = Rectifier(self.negative_slope, name=f"{layer}_relu")(
+                        embedding
+                    )
         x = conv3x3(x, self.width, "head")
         x = self._level(x, embedding, 0)
         x = conv3x3(x, self.scale**2 * channels, "tail", zero=True)

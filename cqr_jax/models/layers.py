@@ -68,13 +68,18 @@ def depth_to_space(x: jax.Array, block: int) -> jax.Array:
     return x.reshape(b, h * block, w * block, c // block**2)
 
 
-def rectified(x: jax.Array, negative_slope: float) -> jax.Array:
+class Rectifier(nn.Module):
     """Applies a ReLU, or a leaky one if `negative_slope` is not 0.
 
     The unit of a ReLU that is never positive does not learn any more. A leaky ReLU
     passes on a gradient everywhere.
     """
-    return nn.leaky_relu(x, negative_slope) if negative_slope else nn.relu(x)
+
+    negative_slope: float = 0.0
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        slope = self.negative_slope
+        return nn.leaky_relu(x, slope) if slope else nn.relu(x)
 
 
 class ResidualBlock(nn.Module):
@@ -83,7 +88,7 @@ class ResidualBlock(nn.Module):
     The width stays the same. With an embedding, the input of the ReLU is scaled and
     shifted per channel by a linear function of the embedding (Perez et al. 2018, FiLM).
     This modulation is initialised to the identity. For `negative_slope` see
-    `rectified`.
+    `Rectifier`.
     """
 
     negative_slope: float = 0.0
@@ -96,7 +101,7 @@ class ResidualBlock(nn.Module):
             change = dense(embedding, 2 * width, "modulation", zero=True)
             scale, shift = jnp.split(change[:, None, None], 2, axis=-1)
             y = y * (1 + scale) + shift
-        y = rectified(y, self.negative_slope)
+        y = Rectifier(self.negative_slope)(y)
         return x + conv3x3(y, width, "out", zero=True)
 
 
@@ -114,7 +119,7 @@ class MultiDilation(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width, count = x.shape[-1], len(self.dilations)
-        y = rectified(x, self.negative_slope)
+        y = Rectifier(self.negative_slope)(x)
         scales = [
             conv3x3(
                 y,

@@ -37,7 +37,7 @@ from cqr_jax import weights
 from cqr_jax.data.compression import FEATURES
 from cqr_jax.errors import UserError, one_line_errors
 from cqr_jax.export.program import deblocker_of
-from cqr_jax.models.layers import rectified
+from cqr_jax.models.layers import Rectifier
 
 _FOLDERS = ("workdir", "data_dir", "set_dir")
 # Comma-separated paths, of which only the last components are kept.
@@ -90,7 +90,7 @@ def luma(path: str, output: str) -> None:
         for layer in ("embedding0", "embedding1"):
             kernel, bias = (arrays.pop((layer, x)) for x in ("kernel", "bias"))
             embedding = embedding @ kernel + bias
-            embedding = np.asarray(rectified(embedding, model.negative_slope))
+            embedding = np.asarray(Rectifier(model.negative_slope)(embedding))
     for *block, layer, name in list(arrays):
         if layer == "modulation" and name == "kernel":
             kernel, bias = (arrays.pop((*block, layer, x)) for x in ("kernel", "bias"))

@@ -1,0 +1,140 @@
+"""Measures which units of a deblocker still take part and learn.
+
+    python -m cqr_jax.evaluation.activity WEIGHTS
+
+The unit of a ReLU that is never positive is constant and gets no gradient. A mask near
+0 or 1 passes on hardly any gradient. Training can get stuck in such states without a
+sign in its loss.
+
+The first table has a row for each ReLU: its units, how many of them are never positive,
+and the share of positive values. The second has a row for each mask branch: its
+channels, on how many of them the mask is constant, and the share of saturated values.
+Both are measured on four photographs that are included in scikit-image, at QF 10, 40
+and 80.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from cqr_jax import models, tables, weights
+from cqr_jax.data import degradations, held_out, jpeg
+from cqr_jax.data.compression import features, libjpeg
+from cqr_jax.errors import one_line_errors
+from cqr_jax.export.program import deblocker_of
+from cqr_jax.models import colour
+from cqr_jax.models.deblocker import Deblocker
+from cqr_jax.models.layers import MaskBranch, Rectifier
+
+_SIDE = 96  # of the crops in pixels
+_QUALITIES = (10, 40, 80)
+_NEAR = 0.02  # distance of a saturated value to 0 or 1
+_CONSTANT = 0.01  # standard deviation below which a mask is constant
+
+
+def measure(
+    held: weights.Weights,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns the outputs of all ReLUs and mask branches.
+
+    Args:
+      held: a deblocker.
+
+    Returns:
+      Two dictionaries, of the ReLUs and of the masks: path of the layer -> float32,
+      (positions, channels), the values at all positions of all crops.
+    """
+    model = deblocker_of(held)
+    params = {"params": held.variables["params"]}
+    kinds = (Rectifier, MaskBranch)
+
+    @jax.jit
+    def run(*inputs):
+        _, kept = model.apply(
+            params,
+            *inputs,
+            capture_intermediates=lambda module, _: isinstance(module, kinds),
+            mutable=["intermediates"],
+        )
+        return kept["intermediates"]
+
+    found: tuple[dict[str, list], dict[str, list]] = ({}, {})
+    for image in map(_crop, held_out.embedded("train")[:4]):
+        for quality in _QUALITIES:
+            kept = flatten_dict(run(*_inputs(model, image, quality)))
+            for (*path, last, _), (output,) in kept.items():
+                masks = isinstance(output, tuple)  # of a mask branch
+                name = "/".join(path) or last
+                values = np.asarray(output[0] if masks else output)
+                values = values.reshape(-1, values.shape[-1])
+                found[masks].setdefault(name, []).append(values)
+    relus, masks = ({k: np.concatenate(v) for k, v in x.items()} for x in found)
+    return relus, masks
+
+
+def _crop(path: pathlib.Path) -> np.ndarray:
+    """Returns the middle of an image, uint8 RGB, (_SIDE, _SIDE, 3)."""
+    image = jpeg.load_rgb(path)
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=-1)
+    top, left = ((n - _SIDE) // 2 for n in image.shape[:2])
+    return image[top : top + _SIDE, left : left + _SIDE]
+
+
+def _inputs(model: Deblocker, image: np.ndarray, quality: int) -> list[np.ndarray]:
+    """Returns the inputs of a deblocker for a JPEG of an RGB image."""
+    compression = libjpeg(quality)
+    if models.channels(model) == 1:
+        y = jpeg.compress(jpeg.luma(image), quality)
+        x = y[None, ..., None] / np.float32(255)
+        compression = libjpeg(quality, gray=True)
+    else:
+        rgb = jpeg.load_rgb(degradations.encode(image, compression))
+        x = np.asarray(colour.to_ycbcr(rgb[None] / np.float32(255)))
+    if models.conditioned(model):
+        return [x, features(compression)[None]]
+    return [x]
+
+
+def of_relus(outputs: Mapping[str, np.ndarray]) -> tables.Table:
+    """Returns the table of the ReLUs' outputs that `measure` returns."""
+    rows = []
+    for layer, values in outputs.items():
+        on = (values > 0).mean(0)
+        never = str(np.sum(on == 0))
+        rows.append([layer, str(len(on)), never, f"{100 * on.mean():.0f} %"])
+    return [["ReLU", "units", "never positive", "positive"], *rows]
+
+
+def of_masks(outputs: Mapping[str, np.ndarray]) -> tables.Table:
+    """Returns the table of the masks that `measure` returns."""
+    rows = []
+    for layer, values in outputs.items():
+        constant = str(np.sum(values.std(0) < _CONSTANT))
+        saturated = np.mean((values < _NEAR) | (values > 1 - _NEAR))
+        row = [layer, str(values.shape[1]), constant, f"{100 * saturated:.0f} %"]
+        rows.append(row)
+    return [["mask", "channels", "constant", "saturated"], *rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m cqr_jax.evaluation.activity",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("weights", metavar="WEIGHTS", help="file of a deblocker")
+    args = parser.parse_args()
+    with one_line_errors():
+        relus, masks = measure(weights.load(args.weights, "deblocker"))
+        print(tables.text(of_relus(relus)))
+        if masks:
+            print(f"\n{tables.text(of_masks(masks))}")
+
+
+if __name__ == "__main__":
+    main()
