@@ -12,8 +12,8 @@
 # again, it continues from the last checkpoint. START is a file of weights to begin with;
 # without it, the network is newly initialised. colour-start.safetensors beside this
 # script holds the weights of a training that is not finished (cqr_jax/weights/README.md).
-# STEPS is the number of steps. PYTHON sets the interpreter. The default is the one in
-# .venv.
+# STEPS is the number of steps. PYTHON sets the interpreter.
+# The default is the one in .venv.
 set -euo pipefail
 [ $# -eq 2 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 colour=$(realpath "$1") gray=$(realpath "$2") start=${START:+$(realpath "$START")}

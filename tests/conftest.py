@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from unittest import mock
 
@@ -171,8 +172,8 @@ def call(
 ) -> tuple[int, str, str]:
     """Runs a command's `main` in this process, which is faster; returns as `run`.
 
-    What the command sets for its process is set back: signals, the environment and
-    Pillow's limit of pixels.
+    Standard input is empty. What the command sets for its process is set back: signals,
+    warnings, the environment and Pillow's limit of pixels. Loaded networks stay cached.
     """
     from PIL import Image
 
@@ -183,9 +184,11 @@ def call(
     handlers = {number: signal.getsignal(number) for number in numbers}
     try:
         with (
+            warnings.catch_warnings(),
             contextlib.chdir(cwd),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
+            mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO())),
             mock.patch.object(sys, "argv", [main.__module__, *map(str, args)]),
             mock.patch.object(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS),
             mock.patch.dict(os.environ),
@@ -195,7 +198,8 @@ def call(
         code = stop.code or 0
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            if handler is not None:  # it was not set by Python
+                signal.signal(number, handler)
     texts = []
     for stream in (out, err):
         stream.flush()

@@ -1,5 +1,6 @@
 """Tests of the command line as a process: bad configs, stages, resuming, stopping."""
 
+import ast
 import csv
 import functools
 import itertools
@@ -921,10 +922,17 @@ def test_ablation_trains_missing_runs_and_prints_a_table(
     }
 
     # Finished runs are not repeated. Another command prints the table alone.
+    repeated = ablation.get_config("quickstart")
+    for flag in arguments[2:]:
+        field, text = flag.removeprefix("--config.").split("=", 1)
+        *groups, name = field.split(".")
+        group = functools.reduce(getattr, groups, repeated)
+        keep = isinstance(group[name], str)
+        group[name] = text if keep else ast.literal_eval(text)
     monkeypatch.setattr(loop, "train", None)
-    for (variant, seed), fields in runs.items():
-        path = workdir / variant / f"seed{seed}" / "deblocker.safetensors"
-        assert loop.train_deblocker(ConfigDict(fields)) == path
+    capsys.readouterr()
+    tasks.TASKS[repeated.task].run(repeated)
+    assert capsys.readouterr().out == out
     config = evaluation.get_config("ablation")
     config.workdir, config.sets = str(workdir), str(photographs)
     config.qualities = (10, 20)
@@ -983,8 +991,15 @@ def test_some_layers_are_taken_from_initial_weights_of_another_model(tmp_path):
         config.initial_layers = layers
         with pytest.raises(UserError, match=f"config.initial_layers: {words}"):
             initial_params(config, other, initial)
-    config.initial_layers = ""
-    with pytest.raises(UserError, match="but the config asks for"):
+    for layers in ("", ","):
+        config.initial_layers = layers
+        with pytest.raises(UserError, match="but the config asks for"):
+            check_start(config, "deblocker")
+    config.initial_layers = "x"  # it is found before the training
+    with pytest.raises(UserError, match="begins with x"):
+        check_start(config, "deblocker")
+    config.initial_weights = ""
+    with pytest.raises(UserError, match="needs config.initial_weights"):
         check_start(config, "deblocker")
 
 

@@ -2,9 +2,9 @@
 
     python -m cqr_jax.evaluation.activity WEIGHTS
 
-The unit of a ReLU that is never positive is constant and gets no gradient. A mask near
-0 or 1 passes on hardly any gradient. Training can get stuck in such states without a
-sign in its loss.
+A unit whose ReLU is never positive gets no gradient and stops learning. A unit with a
+leaky ReLU gets one, but is linear. A mask near 0 or 1 passes on hardly any gradient.
+The loss of a training does not show this.
 
 The first table has a row for each ReLU: its units, how many of them are never positive,
 and the share of positive values. The second has a row for each mask branch: its

@@ -46,8 +46,8 @@ class Deblocker(nn.Module):
       masks: whether the other blocks have mask branches.
       mask_shifts: whether mask branches also compute a term to add, see `MaskBranch`.
         The paper has none.
-      negative_slope: slope of the ReLUs below zero. The paper's value is 0. Not 0, it
-        keeps units from ceasing to learn.
+      negative_slope: slope of the ReLUs below zero. The paper's value is 0. With
+        a positive slope, every unit keeps learning.
       conditioning: how the network takes the compression: 'none' (as in the paper),
         'planes' (constant planes concatenated to the image) or 'modulation' (scale and
         shift in each block).

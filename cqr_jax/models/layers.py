@@ -71,8 +71,8 @@ def depth_to_space(x: jax.Array, block: int) -> jax.Array:
 class Rectifier(nn.Module):
     """Applies a ReLU, or a leaky one if `negative_slope` is not 0.
 
-    The unit of a ReLU that is never positive does not learn any more. A leaky ReLU
-    passes on a gradient everywhere.
+    A unit whose ReLU is never positive gets no gradient and stops learning. A leaky
+    ReLU passes on a gradient everywhere.
     """
 
     negative_slope: float = 0.0
@@ -179,11 +179,11 @@ class MaskBranch(nn.Module):
     convolution and a sigmoid follow. Height and width must be even.
 
     With `shifts`, another 1x1 convolution computes a term to add beside the mask, so
-    that the branch can also add features (Wang et al. 2018, "spatial feature
-    transform"). Neither the paper nor RNAN has it.
+    that the branch can also add features (the "spatial feature transform"
+    of SFT-GAN). Neither the paper nor RNAN has it.
 
     Returns:
-      The mask, and the term to add or None.
+      The mask and the term to add. The term is None without `shifts`.
     """
 
     blocks: int

@@ -15,6 +15,8 @@ from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.restoring import network
 from cqr_jax.restoring.openvino_compiler import Compiler
 
+# Fields with their defaults that files of weights may lack, because they are older.
+LATER_FIELDS = {"mask_shifts": False, "negative_slope": 0.0}
 _LONGEST = 512  # longest side of a tile in pixels that the network is compiled for
 
 
@@ -114,7 +116,7 @@ class OpenvinoNetwork:
         _, fields, _, arrays = weights.read(self._path)
         try:
             params = weights.nested(arrays)["params"]
-            return self._export(types.SimpleNamespace(**fields), params)
+            return self._export(types.SimpleNamespace(**LATER_FIELDS | fields), params)
         except (AttributeError, KeyError, ValueError, RuntimeError):
             # The file lacks a newer field or is damaged. `load` knows the defaults of
             # the fields and says what is wrong with the arrays. It imports Flax.

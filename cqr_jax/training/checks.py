@@ -176,6 +176,7 @@ def _check_deblocker(model: ConfigDict) -> None:
     for field in ("local_blocks", "residual_blocks", "outer_blocks"):
         at_least(model, "config.model", field, 0)
     at_least(model, "config.model", "embedding", 1)
+    in_range(model, "config.model", "negative_slope", 0, 1, high_open=True)
     one_of(model, "config.model", "conditioning", CONDITIONINGS)
     whole(model, "config.model", "deeper_widths")
     if min(model.deeper_widths, default=2) < 2:

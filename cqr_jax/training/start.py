@@ -36,7 +36,7 @@ def check_start(
         belong to another model.
     """
     try:
-        models.create(config.model, kind)
+        model = models.create(config.model, kind)
     except TypeError as error:
         raise UserError(f"{where}.model: {error}") from None
     batch, validated = config.batch_size, config.validation.batch_size
@@ -50,12 +50,21 @@ def check_start(
     guided = kind == "deblocker" and losses.needs_ranker(config.loss)
     if guided and config.ranker_weights:
         load_ranker(config, config.ranker_weights)
+    some = split_list(config.get("initial_layers", ""))
     if not config.initial_weights:
+        if some:
+            raise UserError(
+                f"{where}.initial_layers={config.initial_layers}: needs "
+                f"{where}.initial_weights, the file to take them from"
+            )
         return None
-    # With `initial_layers`, the model may differ in everything but these layers.
-    some = config.get("initial_layers")
-    fields = None if some else config.model.to_dict()
-    return weights.load(config.initial_weights, kind, fields)
+    if not some:
+        return weights.load(config.initial_weights, kind, config.model.to_dict())
+    held = weights.load(config.initial_weights, kind)
+    image = np.zeros((1, 64, 64, models.channels(model)), np.float32)
+    expected = jax.eval_shape(model.init, jax.random.key(0), image)
+    initial_params(config, expected["params"], held.variables["params"])
+    return held
 
 
 def initial_params(
@@ -69,12 +78,12 @@ def initial_params(
       initial: parameters of the initial weights.
 
     Returns:
-      The initial parameters or, with `config.initial_layers`, those whose names begin
-      as it says, and fresh parameters for the others.
+      The initial parameters. With `config.initial_layers`, only those whose names have
+      one of its prefixes, and fresh parameters for the others.
 
     Raises:
-      UserError: if a beginning in `config.initial_layers` is that of no parameter, or
-        if the config's model lacks a parameter or has it with another shape.
+      UserError: if no parameter has one of the prefixes, or if the config's model lacks
+        a parameter or has it with another shape.
     """
     starts = split_list(config.get("initial_layers", ""))
     if not starts:
