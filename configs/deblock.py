@@ -37,8 +37,8 @@ def get_config(text: str = "") -> ConfigDict:
     c.data.gray_crops = 4  # crops per step that are drawn from gray_name
 
     c.initial_weights = ""  # weights file to start from; empty: random initialisation
-    # prefixes of the layers to take from it, such as head,level0; empty: all layers, and
-    # the models must be equal
+    # prefixes of the layers to take from it, such as head,level0; empty: all layers,
+    # and the models must be equal
     c.initial_layers = ""
     c.ranker_weights = ""  # frozen ranker; empty: stage 1's, trained if missing
     c.feature_layers = ()  # feature maps of the ranker in L_F; empty: all

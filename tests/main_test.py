@@ -999,7 +999,7 @@ def test_some_layers_are_taken_from_initial_weights_of_another_model(tmp_path):
     with pytest.raises(UserError, match="begins with x"):
         check_start(config, "deblocker")
     config.initial_weights = ""
-    with pytest.raises(UserError, match="needs config.initial_weights"):
+    with pytest.raises(UserError, match=r"needs config\.initial_weights"):
         check_start(config, "deblocker")
 
 
