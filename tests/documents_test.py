@@ -38,7 +38,7 @@ WAYS = {
     r".*-m cqr_jax\.main ": CONFIG,
     r".*-m (data_prep|benchmarks)\.\w+|build ": FLAGS,
     r"(cat \S+ \| )?cqr-restore (?!--demo)": RUN,
-    r"python -m cqr_jax\.(evaluation\.panels|weights|export) ": RUN,
+    r"python -m cqr_jax\.(evaluation\.(panels|activity)|weights|export) ": RUN,
     r".*python -m docs\.configs ": RUN,
     r".*-m cqr_jax\.restoring\.on_beam ": "tests/restoring/on_beam_test.py, with Beam",
     r".*python notebooks/execute\.py": "tests/notebooks_test.py runs the notebooks",

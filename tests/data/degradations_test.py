@@ -54,7 +54,8 @@ def test_quality_factors_are_uniform_in_their_ranges(qualities, expected):
     rng = np.random.default_rng(0)
     mixture = PLAIN._replace(qualities=qualities)
     drawn = [degradations.draw(mixture, False, rng).luma for _ in range(2000)]
-    found = [nearest_quality(table)[0] for table in drawn]
+    factors = {libjpeg(quality).luma: quality for quality in range(1, 101)}
+    found = [factors[table] for table in drawn]
     assert qualities[0] <= min(found) < qualities[0] + 3
     assert qualities[1] - 3 < max(found) <= qualities[1]
     assert np.mean(found) == pytest.approx(expected, abs=3 * np.std(found) / 2000**0.5)
