@@ -18,6 +18,7 @@ import pathlib
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
@@ -62,18 +63,22 @@ def measure(
         )
         return kept["intermediates"]
 
-    found: tuple[dict[str, list], dict[str, list]] = ({}, {})
+    relus: dict[str, list[np.ndarray]] = {}
+    masks: dict[str, list[np.ndarray]] = {}
     for image in map(_crop, held_out.embedded("train")[:4]):
         for quality in _QUALITIES:
             kept = flatten_dict(run(*_inputs(model, image, quality)))
             for (*path, last, _), (output,) in kept.items():
-                masks = isinstance(output, tuple)  # of a mask branch
-                name = "/".join(path) or last
-                values = np.asarray(output[0] if masks else output)
+                of_mask = isinstance(output, tuple)  # with the term to add
+                values = np.asarray(output[0] if of_mask else output)
                 values = values.reshape(-1, values.shape[-1])
-                found[masks].setdefault(name, []).append(values)
-    relus, masks = ({k: np.concatenate(v) for k, v in x.items()} for x in found)
-    return relus, masks
+                found = masks if of_mask else relus
+                found.setdefault("/".join(path) or last, []).append(values)
+    return _joined(relus), _joined(masks)
+
+
+def _joined(parts: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate(values) for name, values in parts.items()}
 
 
 def _crop(path: pathlib.Path) -> np.ndarray:
@@ -94,7 +99,7 @@ def _inputs(model: Deblocker, image: np.ndarray, quality: int) -> list[np.ndarra
         compression = libjpeg(quality, gray=True)
     else:
         rgb = jpeg.load_rgb(degradations.encode(image, compression))
-        x = np.asarray(colour.to_ycbcr(rgb[None] / np.float32(255)))
+        x = np.asarray(colour.to_ycbcr(jnp.asarray(rgb[None] / np.float32(255))))
     if models.conditioned(model):
         return [x, features(compression)[None]]
     return [x]
