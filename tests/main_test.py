@@ -1,6 +1,7 @@
 """Tests of the command line as a process: bad configs, stages, resuming, stopping."""
 
 import ast
+import contextlib
 import csv
 import functools
 import itertools
@@ -519,38 +520,58 @@ def test_second_run_in_a_workdir_waits_for_the_first(data_dir, tmp_path):
     assert (tmp_path / "ranker.safetensors").exists()
 
 
-@pytest.mark.parametrize("start", [0, 2, 3])
-def test_the_first_steps_are_unguided_also_after_resuming(tmp_path, start):
-    config = ranker.get_config("quickstart")
-    config.workdir, config.steps, config.validate_every = str(tmp_path), 4, 4
+def _toy_stage(train_step, unguided_step=None, **fields) -> stages.Stage:
+    """A stage whose batches are ones. Its validation loss is their mean."""
     ones = {"x": np.ones((jax.device_count(), 1), np.float32)}
 
+    def eval_step(*args):
+        return {"loss": args[-1]["x"].mean()}
+
+    usual = {
+        "name": "ranker",
+        "steps": stages.Steps(None, None, train_step, eval_step, unguided_step),
+        "ranker_variables": {},
+        "batches": lambda first: itertools.repeat(ones),
+        "validation": [ones],
+        "summarize": lambda sums: sums,
+        "best": ("loss", "min"),
+        "images_per_step": 1,
+    }
+    return stages.Stage(**usual | fields)
+
+
+@contextlib.contextmanager
+def _toy_training(folder, stage, steps, size, start=0):
+    """Yields a function that trains a toy stage, and the manager of its checkpoints.
+
+    The only parameter is w, an array of `size` zeros.
+    """
+    config = ranker.get_config("quickstart")
+    config.workdir, config.steps, config.validate_every = str(folder), steps, steps
+    weight = {"w": np.zeros(size, np.float32)}
+    begin = state.TrainState(np.array(start, np.int32), weight, {}, {}, weight)
+    with checkpoint.open_manager(folder, 1, *stage.best) as manager:
+        yield (
+            lambda: loop.train(config, stage, manager, begin, Workdir(str(folder))),
+            manager,
+        )
+
+
+@pytest.mark.parametrize("start", [0, 2, 3])
+def test_the_first_steps_are_unguided_also_after_resuming(tmp_path, start):
     def step(kind, state, ranker_variables, batch):
         params = {"w": state.params["w"].at[state.step].set(kind)}
         metrics = {"loss": batch["x"].mean()}
         return state.replace(step=state.step + 1, params=params), metrics
 
-    stage = stages.Stage(
-        "deblocker",
-        stages.Steps(
-            None,
-            None,
-            functools.partial(step, 2),
-            lambda *args: {"loss": args[-1]["x"].mean()},
-            functools.partial(step, 1),
-        ),
-        ranker_variables={},
-        batches=lambda first: itertools.repeat(ones),
-        validation=[ones],
-        summarize=lambda sums: sums,
-        best=("loss", "min"),
-        images_per_step=1,
+    stage = _toy_stage(
+        functools.partial(step, 2),
+        unguided_step=functools.partial(step, 1),
         unguided_steps=3,
+        name="deblocker",
     )
-    weight = {"w": np.zeros(4, np.float32)}
-    begin = state.TrainState(np.array(start, np.int32), weight, {}, {}, weight)
-    with checkpoint.open_manager(tmp_path, 1, *stage.best) as manager:
-        end = loop.train(config, stage, manager, begin, Workdir(str(tmp_path)))
+    with _toy_training(tmp_path, stage, 4, 4, start) as (train, _):
+        end = train()
     taken = [0] * start + [1, 1, 1, 2][start:]
     np.testing.assert_array_equal(end.params["w"], taken)
 
@@ -614,9 +635,6 @@ def test_unguided_steps_keep_the_terms_that_compare_pixels():
 
 def test_a_signal_during_the_last_validation_stops_too(tmp_path):
     """Otherwise the next stage would start although the user wants to stop."""
-    config = ranker.get_config("quickstart")
-    config.workdir, config.steps, config.validate_every = str(tmp_path), 2, 2
-    ones = {"x": np.ones((jax.device_count(), 1), np.float32)}
 
     def step(state, ranker_variables, batch):
         return state.replace(step=state.step + 1), {"loss": batch["x"].mean()}
@@ -625,21 +643,10 @@ def test_a_signal_during_the_last_validation_stops_too(tmp_path):
         signal.raise_signal(signal.SIGTERM)
         return {"loss": float(sums["loss"])}
 
-    stage = stages.Stage(
-        "ranker",
-        stages.Steps(None, None, step, lambda *args: {"loss": args[-1]["x"].mean()}),
-        ranker_variables={},
-        batches=lambda first: itertools.repeat(ones),
-        validation=[ones],
-        summarize=summarize,
-        best=("loss", "min"),
-        images_per_step=1,
-    )
-    weight = {"w": np.zeros(3, np.float32)}
-    begin = state.TrainState(np.zeros((), np.int32), weight, {}, {}, weight)
-    with checkpoint.open_manager(tmp_path, 1, *stage.best) as manager:
+    stage = _toy_stage(step, summarize=summarize)
+    with _toy_training(tmp_path, stage, 2, 3) as (train, manager):
         with pytest.raises(SystemExit) as caught:
-            loop.train(config, stage, manager, begin, Workdir(str(tmp_path)))
+            train()
         assert caught.value.code == 128 + signal.SIGTERM
         assert manager.metrics(2) == {"loss": 1}
     assert json.loads((tmp_path / "stopped.json").read_text())["step"] == 2
@@ -783,30 +790,14 @@ def test_a_run_older_than_a_field_is_resumed_if_the_field_is_off(
 
 
 def test_a_non_finite_loss_stops_with_its_step(tmp_path):
-    config = ranker.get_config("quickstart")
-    config.workdir, config.steps, config.validate_every = str(tmp_path), 4, 4
-    ones = {"x": np.ones((jax.device_count(), 1), np.float32)}
-
     def step(state, ranker_variables, batch):
         loss = jnp.where(state.step == 2, jnp.inf, batch["x"].mean())
         return state.replace(step=state.step + 1), {"loss": loss}
 
-    stage = stages.Stage(
-        "ranker",
-        stages.Steps(None, None, step, lambda *args: {"loss": args[-1]["x"].mean()}),
-        ranker_variables={},
-        batches=lambda first: itertools.repeat(ones),
-        validation=[ones],
-        summarize=lambda sums: sums,
-        best=("loss", "min"),
-        images_per_step=1,
-    )
-    weight = {"w": np.zeros(3, np.float32)}
-    begin = state.TrainState(np.zeros((), np.int32), weight, {}, {}, weight)
-    with checkpoint.open_manager(tmp_path, 1, *stage.best) as manager:
+    with _toy_training(tmp_path, _toy_stage(step), 4, 3) as (train, manager):
         words = f"{tmp_path}: the loss became inf at step 3; in a new workdir"
         with pytest.raises(UserError, match=words):
-            loop.train(config, stage, manager, begin, Workdir(str(tmp_path)))
+            train()
         assert manager.latest_step() is None
 
 
