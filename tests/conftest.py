@@ -198,7 +198,7 @@ def call(
         code = stop.code or 0
     finally:
         for number, handler in handlers.items():
-            if handler is not None:  # it was not set by Python
+            if handler is not None:  # None: Python did not set it
                 signal.signal(number, handler)
     texts = []
     for stream in (out, err):

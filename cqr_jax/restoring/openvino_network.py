@@ -15,7 +15,7 @@ from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.restoring import network
 from cqr_jax.restoring.openvino_compiler import Compiler
 
-# Fields with their defaults that files of weights may lack, because they are older.
+# Defaults of the fields that older files of weights lack.
 LATER_FIELDS = {"mask_shifts": False, "negative_slope": 0.0}
 _LONGEST = 512  # longest side of a tile in pixels that the network is compiled for
 

@@ -464,7 +464,7 @@ def test_engines_agree(folder, tmp_path):
     found = []
     for engine, words in (("jax", ", JAX on cpu"), ("openvino", ", OpenVINO (")):
         flags = (f"--weights={path}", f"--engine={engine}", "--tile=64", "--overwrite")
-        # JAX is set up before it is imported, so that it needs its own process.
+        # The command sets JAX up before its import. This needs a new process.
         code, _, err = (_run if engine == "jax" else _call)(
             "a.jpg", "-o", "x.png", *flags, cwd=folder
         )
