@@ -80,6 +80,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.model.masks = True  # mask branches in the blocks of the lowest level
     c.model.mask_shifts = False  # mask branches also compute a term to add
     c.model.negative_slope = 0.0  # slope of the ReLUs below zero
+    c.model.feature_scale = 1.0  # factor of the network's input and of its features
     # how the network receives the compression: none, planes or modulation
     c.model.conditioning = "none"
     c.model.embedding = 64  # size of the embedding that the modulation is computed from
@@ -145,6 +146,7 @@ def get_config(text: str = "") -> ConfigDict:
         c.model.outer_masks = True
         c.model.mask_shifts = True
         c.model.negative_slope = 0.1
+        c.model.feature_scale = 16.0
         c.model.local_blocks = 2
         c.model.residual_blocks = 0
         c.model.scale = 2

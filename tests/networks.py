@@ -25,6 +25,7 @@ NETWORKS = {
         "scale": 2,
         "mask_shifts": True,
         "negative_slope": 0.1,
+        "feature_scale": 16.0,
         "deeper_widths": (8,),
         "key_pool": 4,
         "conditioning": "modulation",

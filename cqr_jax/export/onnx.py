@@ -259,7 +259,9 @@ def _change(
     Returns:
       The correction, of the shape of the image.
     """
+    scale = graph.constant(np.float32(model.feature_scale))
     x = graph.add("Sub", image, graph.constant(np.float32(0.5)))
+    x = graph.add("Mul", x, scale)
     if filling:
         x = _fill(graph, x, multiple_of(model))
     x = graph.add("SpaceToDepth", x, blocksize=model.scale)
@@ -274,6 +276,7 @@ def _change(
     x = graph.convolve(x, params["head"])
     x = _level(graph, x, params, model, embedding, 0)
     x = graph.convolve(x, params["tail"])
+    x = graph.add("Div", x, scale)
     x = graph.add("DepthToSpace", x, blocksize=model.scale, mode="DCR")
     return graph.crop(x, graph.sides(image)) if filling else x
 

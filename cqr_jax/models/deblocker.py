@@ -48,6 +48,10 @@ class Deblocker(nn.Module):
         The paper has none.
       negative_slope: slope of the ReLUs below zero. The paper's value is 0. With
         a positive slope, every unit keeps learning.
+      feature_scale: factor of the network's input. Its output is divided by it. The
+        paper's value is 1. Without it, features have values near 0.05, because that is
+        what neighbouring pixels differ by. One update of a bias is then large beside
+        them, and ReLUs get inputs of one sign.
       conditioning: how the network takes the compression: 'none' (as in the paper),
         'planes' (constant planes concatenated to the image) or 'modulation' (scale and
         shift in each block).
@@ -70,6 +74,7 @@ class Deblocker(nn.Module):
     masks: bool = True
     mask_shifts: bool = False
     negative_slope: float = 0.0
+    feature_scale: float = 1.0
     conditioning: str = "none"
     embedding: int = 64
     dtype: str = "float32"
@@ -93,7 +98,8 @@ class Deblocker(nn.Module):
         _, h, w, channels = image.shape
         multiple = 2 * self.scale * 2 ** len(self.deeper_widths)
         padding = ((0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0))
-        x = jnp.pad(image - 0.5, padding, mode="edge").astype(self.dtype)
+        x = self.feature_scale * (image - 0.5)
+        x = jnp.pad(x, padding, mode="edge").astype(self.dtype)
         x = space_to_depth(x, self.scale)
         embedding = None
         if self.conditioning != "none":
@@ -115,7 +121,8 @@ class Deblocker(nn.Module):
         x = conv3x3(x, self.width, "head")
         x = self._level(x, embedding, 0)
         x = conv3x3(x, self.scale**2 * channels, "tail", zero=True)
-        return image + depth_to_space(x, self.scale)[:, :h, :w].astype(image.dtype)
+        x = depth_to_space(x, self.scale)[:, :h, :w].astype(image.dtype)
+        return image + x / self.feature_scale
 
     def _block(
         self,

@@ -16,7 +16,7 @@ from cqr_jax.restoring import network
 from cqr_jax.restoring.openvino_compiler import Compiler
 
 # Defaults of the fields that older files of weights lack.
-LATER_FIELDS = {"mask_shifts": False, "negative_slope": 0.0}
+LATER_FIELDS = {"mask_shifts": False, "negative_slope": 0.0, "feature_scale": 1.0}
 _LONGEST = 512  # longest side of a tile in pixels that the network is compiled for
 
 

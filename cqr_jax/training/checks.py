@@ -177,6 +177,7 @@ def _check_deblocker(model: ConfigDict) -> None:
         at_least(model, "config.model", field, 0)
     at_least(model, "config.model", "embedding", 1)
     in_range(model, "config.model", "negative_slope", 0, 1, high_open=True)
+    in_range(model, "config.model", "feature_scale", 0.01, 1000)
     one_of(model, "config.model", "conditioning", CONDITIONINGS)
     whole(model, "config.model", "deeper_widths")
     if min(model.deeper_widths, default=2) < 2:

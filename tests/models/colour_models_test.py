@@ -102,6 +102,21 @@ def test_deeper_widths_add_levels_around_the_same_layers():
     assert deeper["local0"]["head"]["inner"]["kernel"].shape == (3, 3, 8, 8)
 
 
+def test_feature_scale_multiplies_features_and_divides_the_correction():
+    """With biases times 10 instead, a network without masks computes the same."""
+    fields = {**SMALL, "masks": False, "negative_slope": 0.1}
+    variables = _noisy({"params": state.init(Deblocker(**fields), 16, 0)["params"]})
+    image = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))
+    expected = Deblocker(**fields).apply(variables, image)
+    scaled = jax.tree_util.tree_map_with_path(
+        lambda path, x: 10 * x if path[-1].key == "bias" else x, variables
+    )
+    # attention is absent without masks, so that all layers are linear or leaky ReLUs
+    found = Deblocker(**fields, feature_scale=10.0).apply(scaled, image)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert np.abs(expected - image).max() > 0.01
+
+
 def test_ycbcr_equals_that_of_jfif():
     rgb = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     found = np.asarray(colour.to_ycbcr(rgb / np.float32(255))) * 255
