@@ -102,9 +102,8 @@ def main() -> None:
         for shape in _SHAPES:
             rows.append(_row(args.weights, shape, pools, args))
             print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
-    command = " ".join(["python -m benchmarks.beside_dncnn", *sys.argv[1:]])
     print("# Speed compared with DnCNN-3\n")
-    print(f"`{command}`\n\n{machine.describe()}, torch {torch.__version__}\n")
+    print(f"`{machine.command()}`\n\n{machine.describe()}, torch {torch.__version__}\n")
     print(
         f"Megapixels per second of {args.weights} in {engine}, and of DnCNN-3 in "
         "PyTorch in the faster of its memory formats (NHWC is `channels_last`): median "

@@ -13,7 +13,6 @@ colour.
 import argparse
 import io
 import pathlib
-import sys
 
 import numpy as np
 from PIL import Image
@@ -103,7 +102,7 @@ def main() -> None:
             ]
         )
     print("# Ways to restore colour\n")
-    print(f"`{' '.join(['python -m benchmarks.colour', *sys.argv[1:]])}`\n")
+    print(f"`{machine.command()}`\n")
     print(f"{machine.describe()}\n")
     print(
         f"PSNR in dB over red, green and blue, averaged over {len(paths)} images, "

@@ -100,7 +100,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     with one_line_errors():
-        print("# How the cost grows\n\n    python -m benchmarks.cost", *sys.argv[1:])
+        print(f"# How the cost grows\n\n    {machine.command()}")
         print(
             f"\n{machine.describe()}. Median and range of "
             f"{args.repetitions} repetitions.\n"

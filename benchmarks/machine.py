@@ -1,15 +1,22 @@
-"""Describes the machine and the packages that a benchmark runs with."""
+"""Describes what a benchmark runs with: its command, the machine and the packages."""
 
 import os
 import pathlib
 import platform
 import re
+import sys
 from importlib import metadata
 
 from cqr_jax.restoring import network
 
 _PACKAGES = ("jax", "jaxlib", "flax", "tensorflow", "openvino", "pillow")
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # of x86 processors
+
+
+def command() -> str:
+    """Returns the command that started this process, `python -m MODULE ARGUMENTS`."""
+    module = sys.modules["__main__"].__spec__
+    return " ".join(["python -m", module.name if module else "?", *sys.argv[1:]])
 
 
 def describe() -> str:

@@ -14,7 +14,6 @@ kinds. --limits writes the limits to a file.
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -171,8 +170,9 @@ def main() -> None:
     by_quality = {q: [x for x in found if x.quality == q] for q in QUALITIES}
     lines += [row(quality, members) for quality, members in by_quality.items()]
     print("# Projection of files compressed once and twice\n")
-    given = ["PHOTOGRAPHS" if x == args.photographs else x for x in sys.argv[1:]]
-    print(f"    {' '.join(['python -m benchmarks.projection', *given])}\n")
+    words = machine.command().split()
+    words = ["PHOTOGRAPHS" if x == args.photographs else x for x in words]
+    print(f"    {' '.join(words)}\n")
     print(
         _LEGEND.format(count=len(photographs), weights=pathlib.Path(args.weights).name)
     )

@@ -178,8 +178,7 @@ def main() -> None:
         if args.photographs:
             taken = network_seconds(sorted(many.glob("*.jpg")))
             share = taken / np.median([x.seconds for x in runs[""]])
-    command = " ".join(["python -m benchmarks.restoring", *sys.argv[1:]])
-    print(f"# Restoring files\n\n    {command}\n")
+    print(f"# Restoring files\n\n    {machine.command()}\n")
     print(f"{machine.describe()}.\n")
     print(
         f"Seconds of whole processes: median and range of {args.repetitions}. The "

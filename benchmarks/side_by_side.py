@@ -336,10 +336,10 @@ def main() -> None:
         for case in _cases(args.preset):
             rows.append(_row(case, args.preset, variables, pools, args))
             print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
-    command = " ".join(["python -m benchmarks.side_by_side", *sys.argv[1:]])
     print(f"# JAX compared with PyTorch, {args.preset} preset\n")
     flags = os.environ.get("XLA_FLAGS", "")
-    print(f"`{command}`\n\n{machine.describe()}; {len(cores)} threads; `{flags}`\n")
+    with_what = f"{machine.describe()}; {len(cores)} threads; `{flags}`"
+    print(f"`{machine.command()}`\n\n{with_what}\n")
     print(
         f"Images per second: median (range) of {args.repetitions} repetitions, in "
         f"which the two alternate. A repetition lasts about {args.seconds:g} s, or one "

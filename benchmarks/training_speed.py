@@ -15,7 +15,6 @@ import concurrent.futures
 import itertools
 import multiprocessing
 import os
-import sys
 from collections.abc import Iterator
 
 import jax
@@ -139,8 +138,7 @@ def main() -> None:
             lines = []
             for stage, of in all_stages(_configured(args)):
                 lines += _measure(stage, of, args.repetitions, args.steps)
-    command = " ".join(["python -m benchmarks.training_speed", *sys.argv[1:]])
-    print(f"# Training and its input\n\n    {command}\n")
+    print(f"# Training and its input\n\n    {machine.command()}\n")
     print(f"{args.preset} preset, {jax.devices()[0]}, {machine.describe()}.")
     print(f"Median and range of {args.repetitions} times {args.steps} steps.\n")
     print(head)
