@@ -16,7 +16,9 @@ and 80.
 import argparse
 import pathlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,48 +39,66 @@ _NEAR = 0.02  # distance of a saturated value to 0 or 1
 _CONSTANT = 0.01  # standard deviation below which a mask is constant
 
 
+class Channels(NamedTuple):
+    """What the outputs of one layer are like on each channel, float32, (channels,).
+
+    Attributes:
+      positive: share of positive values.
+      saturated: share of values near 0 or 1.
+      mean: mean of the values.
+      square: mean of their squares.
+    """
+
+    positive: jax.Array
+    saturated: jax.Array
+    mean: jax.Array
+    square: jax.Array
+
+
 def measure(
     held: weights.Weights,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Returns the outputs of all ReLUs and mask branches.
+) -> tuple[dict[str, Channels], dict[str, Channels]]:
+    """Measures the outputs of all ReLUs and mask branches, over all crops.
 
     Args:
       held: a deblocker.
 
     Returns:
-      Two dictionaries, of the ReLUs and of the masks: path of the layer -> float32,
-      (positions, channels), the values at all positions of all crops.
+      Two dictionaries, of the ReLUs and of the masks: path of the layer -> `Channels`.
     """
     model = deblocker_of(held)
     params = {"params": held.variables["params"]}
-    kinds = (Rectifier, MaskBranch)
 
     @jax.jit
-    def run(*inputs):
-        _, kept = model.apply(
-            params,
-            *inputs,
-            capture_intermediates=lambda module, _: isinstance(module, kinds),
-            mutable=["intermediates"],
-        )
-        return kept["intermediates"]
+    def run(*inputs: np.ndarray) -> tuple[dict[str, Channels], dict[str, Channels]]:
+        def of_kind(kind: type[nn.Module]) -> dict[str, Channels]:
+            _, kept = model.apply(
+                params,
+                *inputs,
+                capture_intermediates=lambda module, _: isinstance(module, kind),
+                mutable=["intermediates"],
+            )
+            return {
+                "/".join(path[:-2]) or path[-2]: _channels(output)
+                for path, (output,) in flatten_dict(kept["intermediates"]).items()
+            }
 
-    relus: dict[str, list[np.ndarray]] = {}
-    masks: dict[str, list[np.ndarray]] = {}
-    for image in map(_crop, held_out.embedded("train")[:4]):
-        for quality in _QUALITIES:
-            kept = flatten_dict(run(*_inputs(model, image, quality)))
-            for (*path, last, _), (output,) in kept.items():
-                of_mask = isinstance(output, tuple)  # with the term to add
-                values = np.asarray(output[0] if of_mask else output)
-                values = values.reshape(-1, values.shape[-1])
-                found = masks if of_mask else relus
-                found.setdefault("/".join(path) or last, []).append(values)
-    return _joined(relus), _joined(masks)
+        return of_kind(Rectifier), of_kind(MaskBranch)
+
+    found = [
+        run(*_inputs(model, _crop(path), quality))
+        for path in held_out.embedded("train")[:4]
+        for quality in _QUALITIES
+    ]
+    return jax.tree.map(lambda *parts: jnp.stack(parts).mean(0), *found)
 
 
-def _joined(parts: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate(values) for name, values in parts.items()}
+def _channels(output: jax.Array | tuple[jax.Array, jax.Array | None]) -> Channels:
+    values = output[0] if isinstance(output, tuple) else output  # without the term
+    values = values.reshape(-1, values.shape[-1])
+    saturated = (values < _NEAR) | (values > 1 - _NEAR)
+    parts = (values > 0, saturated, values, jnp.square(values))
+    return Channels(*(x.mean(0) for x in parts))
 
 
 def _crop(path: pathlib.Path) -> np.ndarray:
@@ -105,24 +125,24 @@ def _inputs(model: Deblocker, image: np.ndarray, quality: int) -> list[np.ndarra
     return [x]
 
 
-def of_relus(outputs: Mapping[str, np.ndarray]) -> tables.Table:
-    """Returns the table of the ReLUs' outputs that `measure` returns."""
+def of_relus(found: Mapping[str, Channels]) -> tables.Table:
+    """Returns the table of the ReLUs that `measure` returns."""
     rows = []
-    for layer, values in outputs.items():
-        on = (values > 0).mean(0)
-        never = str(np.sum(on == 0))
-        rows.append([layer, str(len(on)), never, f"{100 * on.mean():.0f} %"])
+    for layer, x in found.items():
+        never = str(int(jnp.sum(x.positive == 0)))
+        share = f"{100 * x.positive.mean():.0f} %"
+        rows.append([layer, str(len(x.positive)), never, share])
     return [["ReLU", "units", "never positive", "positive"], *rows]
 
 
-def of_masks(outputs: Mapping[str, np.ndarray]) -> tables.Table:
+def of_masks(found: Mapping[str, Channels]) -> tables.Table:
     """Returns the table of the masks that `measure` returns."""
     rows = []
-    for layer, values in outputs.items():
-        constant = str(np.sum(values.std(0) < _CONSTANT))
-        saturated = np.mean((values < _NEAR) | (values > 1 - _NEAR))
-        row = [layer, str(values.shape[1]), constant, f"{100 * saturated:.0f} %"]
-        rows.append(row)
+    for layer, x in found.items():
+        variance = x.square - jnp.square(x.mean)
+        constant = str(int(jnp.sum(variance < _CONSTANT**2)))
+        share = f"{100 * x.saturated.mean():.0f} %"
+        rows.append([layer, str(len(x.mean)), constant, share])
     return [["mask", "channels", "constant", "saturated"], *rows]
 
 
