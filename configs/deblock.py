@@ -28,7 +28,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.task = "deblock"
     suffix = "" if ablation == "none" else f"-without-{ablation}"
     c.workdir = f"runs/deblock-{preset}{suffix}"  # checkpoints, logs, weights, panels
-    c.seed = 0  # seed of initialisation and data, in both stages
+    c.seed = 0  # seed of initialisation and training data, in both stages
     c.update(common.execution())
     c.remat = False  # recompute activations in the backward pass to save memory
 

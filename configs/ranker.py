@@ -19,7 +19,7 @@ def get_config(text: str = "") -> ConfigDict:
     c = ConfigDict()
     c.task = "ranker"
     c.workdir = f"runs/ranker-{preset}"  # checkpoints, logs and weights
-    c.seed = 0  # seed of initialisation and data
+    c.seed = 0  # seed of initialisation and training data
     c.update(common.execution())
     # batch norm statistics over all devices under pmap; jit always uses the whole batch
     c.sync_batch_norm = True
