@@ -57,8 +57,8 @@ def get_config(text: str = "") -> ConfigDict:
     c.colour = ConfigDict()  # distribution of the colour degradation
     c.colour.qualities = (5, 100)  # lowest and highest quality factor
     c.colour.low = 0.7  # probability of QF up to 50; uniform below and above 50
-    c.colour.gray = 0.1  # probability of a gray JPEG
-    c.colour.subsampled = (0.65, 0.15)  # probability of 4:2:0 and 4:2:2; else 4:4:4
+    c.colour.gray = 0.05  # probability of a gray JPEG
+    c.colour.subsampled = (0.75, 0.1)  # probability of 4:2:0 and 4:2:2; else 4:4:4
     c.colour.other_tables = 0.25  # probability of tables that are not libjpeg's
     c.colour.double = 0.2  # probability of an earlier compression
     c.colour.shifted = 0.2  # probability that the grid starts at a random pixel
@@ -151,12 +151,11 @@ def get_config(text: str = "") -> ConfigDict:
         c.model.residual_blocks = 0
         c.model.scale = 2
         c.patch = 96
-        c.steps = 50_000
-        c.ema_decay = 0.9995
+        c.steps = 3000  # of one part of the training, see recipes/colour.sh
+        c.ema_decay = 0.999
         c.optimizer.name = "muon"
         c.optimizer.learning_rate = 2e-3
-        c.optimizer.schedule = "stable_decay"
-        c.optimizer.decay_steps = 10_000
+        c.optimizer.schedule = "cosine"
         c.optimizer.warmup_steps = 200
         # The norm is usually 0.02. In a run without clipping, a gradient of norm 6.6 at
         # step 3,763 moved the biases so far that PSNR was 0.5 dB lower for 1,000 steps.

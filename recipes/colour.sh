@@ -3,28 +3,29 @@
 #
 #   recipes/colour.sh COLOUR_PHOTOGRAPHS GRAY_PHOTOGRAPHS
 #
-# Each argument is a folder of images with sides of at least 128 pixels. If an image is
+# Each argument is a folder of images with sides of at least 256 pixels. If an image is
 # in both folders, it must have the same name in both, apart from the suffix, so that it
 # is held out in both.
 #
 # The script makes the records of both folders, trains the network, writes the weights
 # to the package, and chooses the limits of projection. If it is stopped and started
-# again, it continues from the last checkpoint. START is a file of weights to begin with;
-# without it, the network is newly initialised. colour-start.safetensors beside this
-# script holds the weights of a training that is not finished (cqr_jax/weights/README.md).
-# STEPS is the number of steps. PYTHON sets the interpreter.
+# again, it continues from the last checkpoint. PYTHON sets the interpreter.
 # The default is the one in .venv.
 set -euo pipefail
 [ $# -eq 2 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-colour=$(realpath "$1") gray=$(realpath "$2") start=${START:+$(realpath "$START")}
+colour=$(realpath "$1") gray=$(realpath "$2")
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 
-"$python" -m data_prep.build --kind=colour --source="$colour" --name=colour-photographs
-"$python" -m data_prep.build --kind=colour --source="$gray" --name=gray-photographs
+# Sub-images of up to 512 pixels have room for larger crops than the present ones.
+"$python" -m data_prep.build --kind=colour --source="$colour" --name=colour-photographs \
+    --side=512 --min_side=256
+"$python" -m data_prep.build --kind=colour --source="$gray" --name=gray-photographs \
+    --side=512 --min_side=256
+# The training has parts. Each starts from the weights of the one before, and its learning
+# rate falls to zero.
 "$python" -m cqr_jax.main --config=configs/deblock.py:colour \
-    --config.data.name=colour-photographs --config.data.gray_name=gray-photographs \
-    ${start:+--config.initial_weights="$start"} ${STEPS:+--config.steps="$STEPS"}
+    --config.data.gray_name=gray-photographs --config.seed=3 --config.steps=2900
 "$python" -m benchmarks.projection "$colour" \
     --weights=runs/deblock-colour/deblocker.safetensors \
     --limits=runs/deblock-colour/limits.tsv > runs/deblock-colour/projection.md

@@ -716,7 +716,9 @@ def test_run_with_former_field_names_is_resumed(tmp_path):
 def test_steps_may_change_while_the_learning_rate_is_constant(
     tmp_path, step, steps, decay, allowed
 ):
-    config = deblock.get_config("colour")  # 50,000 steps, the last 10,000 of which fall
+    config = deblock.get_config("colour")
+    config.optimizer.update({"schedule": "stable_decay", "decay_steps": 10_000})
+    config.steps = 50_000
     workdir = Workdir(str(tmp_path))
     workdir.keep_config(config, None)
     config.steps, config.optimizer.decay_steps = steps, decay

@@ -42,8 +42,8 @@ class Mixture(NamedTuple):
 
     qualities: tuple[int, int] = (5, 100)
     low: float = 0.7
-    gray: float = 0.1
-    subsampled: tuple[float, float] = (0.65, 0.15)
+    gray: float = 0.05
+    subsampled: tuple[float, float] = (0.75, 0.1)
     other_tables: float = 0.25
     double: float = 0.2
     shifted: float = 0.2

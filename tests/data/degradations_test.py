@@ -153,8 +153,8 @@ def test_draws_have_the_configured_shares_and_valid_tables():
         sampling: np.mean([x.sampling == sampling for x in drawn if x.chroma])
         for sampling in ((2, 2), (1, 2), (1, 1))
     }
-    assert shares[2, 2] == pytest.approx(0.65, abs=0.05)
-    assert shares[1, 2] == pytest.approx(0.15, abs=0.03)
+    assert shares[2, 2] == pytest.approx(0.75, abs=0.05)
+    assert shares[1, 2] == pytest.approx(0.1, abs=0.03)
     qualities = np.array([nearest_quality(x.luma)[0] for x in drawn[:300]])
     assert np.mean(qualities <= 50) == pytest.approx(0.7, abs=0.1)
     assert qualities.min() <= 8
