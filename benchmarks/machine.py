@@ -4,6 +4,7 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import sys
 from importlib import metadata
 
@@ -13,10 +14,16 @@ _PACKAGES = ("jax", "jaxlib", "flax", "tensorflow", "openvino", "pillow")
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # of x86 processors
 
 
-def command() -> str:
-    """Returns the command that started this process, `python -m MODULE ARGUMENTS`."""
+def command(**names: str) -> str:
+    """Returns the command that started this process, `python -m MODULE ARGUMENTS`.
+
+    Args:
+      **names: NAME=ARGUMENT for arguments that their names replace.
+    """
     module = sys.modules["__main__"].__spec__
-    return " ".join(["python -m", module.name if module else "?", *sys.argv[1:]])
+    shown = {argument: name for name, argument in names.items()}
+    words = [shown.get(x) or shlex.quote(x) for x in sys.argv[1:]]
+    return " ".join(["python -m", module.name if module else "?", *words])
 
 
 def describe() -> str:

@@ -170,9 +170,7 @@ def main() -> None:
     by_quality = {q: [x for x in found if x.quality == q] for q in QUALITIES}
     lines += [row(quality, members) for quality, members in by_quality.items()]
     print("# Projection of files compressed once and twice\n")
-    words = machine.command().split()
-    words = ["PHOTOGRAPHS" if x == args.photographs else x for x in words]
-    print(f"    {' '.join(words)}\n")
+    print(f"    {machine.command(PHOTOGRAPHS=args.photographs)}\n")
     print(
         _LEGEND.format(count=len(photographs), weights=pathlib.Path(args.weights).name)
     )

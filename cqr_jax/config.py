@@ -188,7 +188,7 @@ def whole(config: ConfigDict, where: str, field: str) -> None:
 
 def at_least(config: ConfigDict, where: str, field: str, low: int) -> None:
     """Checks that a field is not below `low`."""
-    if config[field] < low:
+    if not config[field] >= low:  # not a number is none either
         raise UserError(f"{where}.{field}={config[field]}: must be at least {low}")
 
 
@@ -212,6 +212,8 @@ def two_numbers(config: ConfigDict, where: str, field: str) -> tuple[int, int]:
     if len(config[field]) != 2:
         raise UserError(f"{where}.{field}={config[field]}: needs two numbers")
     low, high = config[field]
+    if not all(isinstance(x, int | float) for x in (low, high)):
+        raise UserError(f"{where}.{field}={config[field]}: needs two numbers")
     return low, high
 
 

@@ -25,7 +25,7 @@ python=${PYTHON:-.venv/bin/python}
 # The training has parts. Each starts from the weights of the one before, and its learning
 # rate falls to zero.
 "$python" -m cqr_jax.main --config=configs/deblock.py:colour \
-    --config.data.gray_name=gray-photographs --config.seed=3 --config.steps=2900
+    --config.data.gray_name=gray-photographs --config.seed=3 --config.steps=2100
 "$python" -m benchmarks.projection "$colour" \
     --weights=runs/deblock-colour/deblocker.safetensors \
     --limits=runs/deblock-colour/limits.tsv > runs/deblock-colour/projection.md

@@ -6,6 +6,7 @@ import csv
 import functools
 import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -199,10 +200,14 @@ def test_ranker_fields_out_of_range_are_rejected(field, value, words):
         ("degradation", "noise", "choose ladder, blind or colour"),
         ("blind.qualities", (0, 95), "must be within 1 to 100"),
         ("blind.qualities", (5,), "needs two numbers"),
+        ("model.feature_scale", 0.0, r"must be in \[0.01, 1000\]"),
         ("blind.double", 1.5, r"must be in \[0, 1\]"),
         ("optimizer.name", "sgd", "choose adam or muon"),
         ("optimizer.schedule", "halving", "'halving': is now 'step_decay'"),
-        ("loss.beta", -1.0, "is negative"),
+        ("loss.beta", -1.0, "=-1.0: must be finite and at least 0"),
+        ("loss.beta", math.nan, "=nan: must be finite and at least 0"),
+        ("optimizer.learning_rate", math.nan, "=nan: must be positive and finite"),
+        ("optimizer.clip_norm", math.nan, "clip_norm=nan: must be positive, or 0"),
         ("loss.pixel", "l1", "choose mae or log_mse"),
         ("model.dilations", (), "needs one or more dilations"),
         ("model.dilations", (1.5,), "must be whole numbers"),
@@ -435,15 +440,26 @@ def _stop_at(words, *command) -> list[str]:
     return lines
 
 
+def _overridden(config: ConfigDict, flags) -> ConfigDict:
+    """Sets fields of a config as the flags --config.FIELD=VALUE do, and returns it."""
+    for flag in flags:
+        field, text = flag.removeprefix("--config.").split("=", 1)
+        *groups, name = field.split(".")
+        group = functools.reduce(getattr, groups, config)
+        keep = isinstance(group[name], str)
+        group[name] = text if keep else ast.literal_eval(text)
+    return config
+
+
 @pytest.mark.slow
 def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(
-    data_dir, tmp_path, monkeypatch
+    data_dir, tmp_path, monkeypatch, caplog
 ):
     """The state includes Muon's momenta and the average of the weights."""
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     more = ("--config.ema_decay=0.9", "--config.optimizer.name=muon")
-    code, _, err = run(*_train_ranker(data_dir, unbroken, 60, 10, *more))
-    assert code == 0, err
+    _, _, *flags = _train_ranker(data_dir, unbroken, 60, 10, *more)
+    loop.train_ranker(_overridden(ranker.get_config("quickstart"), flags))
     command = _train_ranker(data_dir, broken, 60, 10, *more)
     process = start(*command)
     deadline = time.time() + 120
@@ -459,9 +475,10 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(
     assert f"stopped at step {stopped['step']}, saved" in lines[-1]
     stopped["hours"] += 100  # as after a long run, to recognise them below
     (broken / "stopped.json").write_text(json.dumps(stopped))
-    code, _, err = run(*command)
-    assert code == 0, err
-    assert f"resuming at step {stopped['step']}" in err
+    config = _overridden(ranker.get_config("quickstart"), command[2:])
+    with caplog.at_level("INFO", "cqr_jax"):
+        loop.train_ranker(config)
+    assert f"resuming at step {stopped['step']}" in caplog.text
     first, second = (
         safetensors.numpy.load_file(workdir / "ranker.safetensors")
         for workdir in (unbroken, broken)
@@ -498,10 +515,11 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(
             np.testing.assert_array_equal(x, second[name], name)
 
     # Another config in the same workdir is rejected. A finished run is not repeated.
-    code, _, err = run(*command, "--config.margin=0.4")
-    assert code == 1
-    assert "was begun with margin=0.5, now 0.4" in err
-    config = ConfigDict(json.loads((broken / "config.json").read_text()))
+    config = _overridden(ranker.get_config("quickstart"), command[2:])
+    config.margin = 0.4
+    with pytest.raises(UserError, match=r"begun with margin=0\.5, now 0\.4;"):
+        loop.train_ranker(config)
+    config.margin = 0.5
     monkeypatch.setattr(loop, "train", None)
     assert loop.train_ranker(config) == broken / "ranker.safetensors"
 
@@ -781,7 +799,7 @@ def test_a_run_older_than_a_field_is_resumed_if_the_field_is_off(
 ):
     config = deblock.get_config("compact")
     old = json.loads(config.to_json())
-    del old["guided_steps"]
+    del old["guided_steps"], old["model"]["feature_scale"]
     (tmp_path / "config.json").write_text(json.dumps(old))
     config.guided_steps = value
     if allowed:
@@ -915,13 +933,7 @@ def test_ablation_trains_missing_runs_and_prints_a_table(
     }
 
     # Finished runs are not repeated. Another command prints the table alone.
-    repeated = ablation.get_config("quickstart")
-    for flag in arguments[2:]:
-        field, text = flag.removeprefix("--config.").split("=", 1)
-        *groups, name = field.split(".")
-        group = functools.reduce(getattr, groups, repeated)
-        keep = isinstance(group[name], str)
-        group[name] = text if keep else ast.literal_eval(text)
+    repeated = _overridden(ablation.get_config("quickstart"), arguments[2:])
     monkeypatch.setattr(loop, "train", None)
     capsys.readouterr()
     tasks.TASKS[repeated.task].run(repeated)
@@ -984,6 +996,10 @@ def test_some_layers_are_taken_from_initial_weights_of_another_model(tmp_path):
         config.initial_layers = layers
         with pytest.raises(UserError, match=f"config.initial_layers: {words}"):
             initial_params(config, other, initial)
+    config.model.feature_scale, config.initial_layers = 16.0, "head"
+    with pytest.raises(UserError, match=r"have feature_scale=1.*feature_scale=16"):
+        check_start(config, "deblocker")
+    config.model.feature_scale = 1.0
     for layers in ("", ","):
         config.initial_layers = layers
         with pytest.raises(UserError, match="but the config asks for"):
@@ -1082,7 +1098,8 @@ def test_deblocker_with_residual_blocks_is_not_deepened(tmp_path):
     code, _, err = call(weights_command.main, path, f"--deepen={tmp_path / 'b'}")
     assert code == 1
     assert err == (
-        f"error: {path}: only deblockers without residual blocks can be deepened\n"
+        f"error: {path}: only deblockers with masks and without residual blocks can be "
+        "deepened\n"
     )
     assert not (tmp_path / "b").exists()
 

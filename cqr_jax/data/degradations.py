@@ -40,14 +40,14 @@ class Mixture(NamedTuple):
         the compression is given.
     """
 
-    qualities: tuple[int, int] = (5, 100)
-    low: float = 0.7
-    gray: float = 0.05
-    subsampled: tuple[float, float] = (0.75, 0.1)
-    other_tables: float = 0.25
-    double: float = 0.2
-    shifted: float = 0.2
-    unknown: float = 0.15
+    qualities: tuple[int, int]
+    low: float
+    gray: float
+    subsampled: tuple[float, float]
+    other_tables: float
+    double: float
+    shifted: float
+    unknown: float
 
 
 def example(
@@ -108,7 +108,7 @@ def draw(mixture: Mixture, gray: bool, rng: np.random.Generator) -> Compression:
     lowest, highest = mixture.qualities
 
     def quality() -> int:
-        if lowest > _MIDDLE or highest <= _MIDDLE:
+        if lowest >= _MIDDLE or highest <= _MIDDLE:
             return int(rng.integers(lowest, highest + 1))
         if rng.random() < mixture.low:
             return int(rng.integers(lowest, _MIDDLE + 1))

@@ -78,9 +78,10 @@ def measure(
                 capture_intermediates=lambda module, _: isinstance(module, kind),
                 mutable=["intermediates"],
             )
+            outputs = flatten_dict(kept.get("intermediates", {}))
             return {
                 "/".join(path[:-2]) or path[-2]: _channels(output)
-                for path, (output,) in flatten_dict(kept["intermediates"]).items()
+                for path, (output,) in outputs.items()
             }
 
         return of_kind(Rectifier), of_kind(MaskBranch)

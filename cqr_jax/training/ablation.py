@@ -7,7 +7,7 @@ import ml_collections
 
 from cqr_jax import losses
 from cqr_jax.config import ablate, split_list
-from cqr_jax.training import loop
+from cqr_jax.training import loop, stages
 from cqr_jax.training.start import check_start, load_ranker
 
 _log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ def train_variants(config: ml_collections.ConfigDict) -> None:
         load_ranker(resolved, resolved.ranker_weights)
     guided = [run for run in runs if losses.needs_ranker(run.loss)]
     if guided and not resolved.ranker_weights:
+        stages.deblock_stage(runs[0], None)  # its records can be missing or too small
         path = loop.train_ranker(resolved.ranker, "config.ranker")
         resolved.ranker_weights = str(path)
     for run in guided:

@@ -1,5 +1,7 @@
 """Checks of the fields of training configs."""
 
+import math
+
 from ml_collections import ConfigDict
 
 from cqr_jax.config import (
@@ -78,13 +80,17 @@ def _check_training(config, where: str) -> None:
     optimizer, name = config.optimizer, f"{where}.optimizer"
     one_of(optimizer, name, "name", ("adam", "muon"))
     one_of(optimizer, name, "schedule", ("step_decay", "cosine", "stable_decay"))
-    if optimizer.learning_rate <= 0:
-        raise UserError(f"{name}.learning_rate must be positive")
+    rate = optimizer.learning_rate
+    if not 0 < rate < math.inf:
+        raise UserError(f"{name}.learning_rate={rate}: must be positive and finite")
     at_least(optimizer, name, "halve_every", 1)
     for field in ("warmup_steps", "decay_steps"):
         in_range(optimizer, name, field, 0, config.steps)
-    if optimizer.clip_norm < 0:
-        raise UserError(f"{name}.clip_norm must be positive, or 0 for no clipping")
+    if not optimizer.clip_norm >= 0:
+        raise UserError(
+            f"{name}.clip_norm={optimizer.clip_norm}: must be positive, or 0 for no "
+            "clipping"
+        )
 
 
 def _check_ranker(config, where: str) -> None:
@@ -94,8 +100,8 @@ def _check_ranker(config, where: str) -> None:
             f"{where}.sync_batch_norm=False: needs {where}.parallel=pmap; under jit "
             "BatchNorm always sees the whole batch"
         )
-    if config.margin <= 0:
-        raise UserError(f"{where}.margin={config.margin}: must be positive")
+    if not 0 < config.margin < math.inf:
+        raise UserError(f"{where}.margin={config.margin}: must be positive and finite")
     if config.model.name == "ranker":
         for field in ("width", "hidden"):
             at_least(config.model, f"{where}.model", field, 1)
@@ -246,5 +252,7 @@ def _check_loss(config: ConfigDict) -> None:
             continue
         if field not in ("alpha", "beta", *losses.PIXEL, *losses.RANKED):
             raise UserError(f"config.loss.{field}: no term of the loss has this name")
-        if value < 0:
-            raise UserError(f"config.loss.{field}={value}: is negative")
+        if not 0 <= value < math.inf:
+            raise UserError(
+                f"config.loss.{field}={value}: must be finite and at least 0"
+            )

@@ -61,6 +61,13 @@ def check_start(
     if not some:
         return weights.load(config.initial_weights, kind, config.model.to_dict())
     held = weights.load(config.initial_weights, kind)
+    ours, theirs = (getattr(x, "feature_scale", 1) for x in (model, held.model))
+    if ours != theirs:
+        raise UserError(
+            f"{where}.initial_layers={config.initial_layers}: the layers of "
+            f"{config.initial_weights} have feature_scale={theirs}, but "
+            f"{where}.model.feature_scale={ours}"
+        )
     image = np.zeros((1, 64, 64, models.channels(model)), np.float32)
     expected = jax.eval_shape(model.init, jax.random.key(0), image)
     initial_params(config, expected["params"], held.variables["params"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import json
 import logging
 import pathlib
@@ -10,7 +11,7 @@ import time
 import jax
 import ml_collections
 
-from cqr_jax import files, tables
+from cqr_jax import files, models, tables
 from cqr_jax.config import with_new_names
 from cqr_jax.errors import UserError
 from cqr_jax.training import distributed
@@ -100,10 +101,12 @@ class Workdir:
         if latest is not None and path.is_file():
             old = with_new_names(json.loads(path.read_text()))
             ours, theirs = _learned(json.loads(text)), _learned(old)
+            defaults = _model_defaults(config)
             for field, value in ours.items():
                 # In older runs, models had no names. Other fields that older runs lack
-                # change nothing if they are zero or empty.
-                if field.endswith("model.name") or not value:
+                # change nothing if they are zero or empty, or the model's default.
+                neutral = not value or value == defaults.get(field)
+                if neutral or field.endswith("model.name"):
                     theirs.setdefault(field, value)
             if latest <= min(map(_constant_until, (ours, theirs))):
                 for field in ours.keys() & set(_LENGTH_FIELDS):
@@ -194,6 +197,18 @@ def _constant_until(fields: dict) -> int:
         return -1
     final = max(fields["optimizer.decay_steps"], fields.get("guided_steps", 0))
     return fields["steps"] - final
+
+
+def _model_defaults(config: ml_collections.ConfigDict) -> dict:
+    """Returns the default of each field of the models, by their full names."""
+    named = {"model": config.model}
+    if "ranker" in config:
+        named["ranker.model"] = config.ranker.model
+    return {
+        f"{where}.{field.name}": field.default
+        for where, model in named.items()
+        for field in dataclasses.fields(models.MODELS[model.name])
+    }
 
 
 def _learned(fields: dict, prefix: str = "") -> dict:

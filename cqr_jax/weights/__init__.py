@@ -103,6 +103,8 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
     found = header(path, kind).fields
     _, _, provenance, arrays = read(path)
     # Fields that an older file lacks have their defaults.
+    if (name := found.get("name", kind)) not in models.MODELS:
+        raise UserError(f"{path}: holds the network {name!r}, which is unknown here")
     try:
         model = models.create(found, kind)
     except TypeError as error:

@@ -116,17 +116,19 @@ def deepen(path: str, output: str) -> None:
 
     Raises:
       UserError: if `path` doesn't hold a deblocker, or the deblocker has
-        `residual_blocks`.
+        `residual_blocks` or no masks.
     """
     held = weights.load(path, "deblocker")
-    if deblocker_of(held).residual_blocks:
+    model = deblocker_of(held)
+    if model.residual_blocks or not model.masks:
         raise UserError(
-            f"{path}: only deblockers without residual blocks can be deepened"
+            f"{path}: only deblockers with masks and without residual blocks can be "
+            "deepened"
         )
-    last = held.model.local_blocks
+    last = model.local_blocks
     fields = {**held.fields, "local_blocks": last + 1}
-    model = held.model.clone(local_blocks=last + 1)
-    fresh = model.init(jax.random.key(0), np.zeros((1, 16, 16, 1), np.float32))
+    deeper = model.clone(local_blocks=last + 1)
+    fresh = deeper.init(jax.random.key(0), np.zeros((1, 16, 16, 1), np.float32))
     block = flax.traverse_util.flatten_dict(fresh["params"][f"local{last}"])
     block["mask", "mask", "kernel"] *= 0
     params = dict(held.variables["params"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import deblock
 from cqr_jax.data import degradations
 from cqr_jax.data.compression import (
     FEATURES,
@@ -18,7 +19,10 @@ from cqr_jax.data.compression import (
 from cqr_jax.data.degradations import Mixture
 from data_prep import sources
 
-PLAIN = Mixture(
+USUAL = Mixture(**deblock.get_config("colour").colour)
+# The preset's, and one of aligned libjpeg files alone.
+USUAL = Mixture(**deblock.get_config("colour").colour)
+PLAIN = USUAL._replace(
     gray=0, subsampled=(1, 0), other_tables=0, double=0, shifted=0, unknown=0
 )
 
@@ -96,7 +100,7 @@ def test_aligned_example_is_the_jpeg_of_its_crop(photograph):
 
 def test_clean_and_compressed_are_the_same_crop(photograph):
     rng = np.random.default_rng(0)
-    mixture = Mixture(qualities=(90, 100), other_tables=0, double=1, shifted=1)
+    mixture = USUAL._replace(qualities=(90, 100), other_tables=0, double=1, shifted=1)
     for _ in range(20):
         clean, compressed, _ = degradations.example(photograph, 96, mixture, True, rng)
         assert np.abs(clean.astype(int) - compressed).mean() < 6
@@ -104,7 +108,7 @@ def test_clean_and_compressed_are_the_same_crop(photograph):
 
 def test_examples_are_a_function_of_the_generator(photograph):
     first, second = (
-        degradations.example(photograph, 64, Mixture(), True, np.random.default_rng(5))
+        degradations.example(photograph, 64, USUAL, True, np.random.default_rng(5))
         for _ in range(2)
     )
     for x, y in zip(first, second, strict=True):
@@ -139,7 +143,7 @@ def test_shifted_blocks_begin_at_all_eight_columns(photograph):
 
 
 def test_gray_examples_have_no_colour(photograph):
-    mixture = Mixture(gray=1, other_tables=0.5)
+    mixture = USUAL._replace(gray=1, other_tables=0.5)
     rng = np.random.default_rng(0)
     for _ in range(10):
         for image in degradations.example(photograph, 64, mixture, True, rng)[:2]:
@@ -148,13 +152,14 @@ def test_gray_examples_have_no_colour(photograph):
 
 def test_draws_have_the_configured_shares_and_valid_tables():
     rng = np.random.default_rng(0)
-    drawn = [degradations.draw(Mixture(), rng.random() < 0.1, rng) for _ in range(2000)]
+    drawn = [degradations.draw(USUAL, rng.random() < 0.1, rng) for _ in range(2000)]
     shares = {
         sampling: np.mean([x.sampling == sampling for x in drawn if x.chroma])
         for sampling in ((2, 2), (1, 2), (1, 1))
     }
-    assert shares[2, 2] == pytest.approx(0.75, abs=0.05)
-    assert shares[1, 2] == pytest.approx(0.1, abs=0.03)
+    half, across = USUAL.subsampled
+    assert shares[2, 2] == pytest.approx(half, abs=0.05)
+    assert shares[1, 2] == pytest.approx(across, abs=0.03)
     qualities = np.array([nearest_quality(x.luma)[0] for x in drawn[:300]])
     assert np.mean(qualities <= 50) == pytest.approx(0.7, abs=0.1)
     assert qualities.min() <= 8
@@ -167,9 +172,23 @@ def test_draws_have_the_configured_shares_and_valid_tables():
             assert 1 <= min(table) <= max(table) <= 255
 
 
+@pytest.mark.parametrize(
+    ("qualities", "expected"),
+    [((5, 100), 0.7 * 0.5 + 0.3), ((50, 100), 0.98), ((75, 100), 1), ((5, 30), 0)],
+)
+def test_low_qualities_have_their_share_if_the_range_has_both(qualities, expected):
+    """Expected is the share above QF 27, or above QF 50 without low qualities."""
+    mixture = PLAIN._replace(qualities=qualities, low=0.7)
+    rng = np.random.default_rng(0)
+    drawn = [degradations.draw(mixture, False, rng).luma for _ in range(500)]
+    limit = 27 if qualities == (5, 100) else 50
+    found = np.mean([nearest_quality(luma)[0] > limit for luma in drawn])
+    assert found == pytest.approx(expected, abs=0.06)
+
+
 def test_drawn_tables_can_be_encoded_at_the_lowest_qualities(photograph):
     rng = np.random.default_rng(1)
-    mixture = Mixture(qualities=(1, 10), other_tables=1)
+    mixture = USUAL._replace(qualities=(1, 10), other_tables=1)
     for _ in range(30):
         compression = degradations.draw(mixture, False, rng)
         image = degradations.compress(photograph, compression)

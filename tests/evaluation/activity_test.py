@@ -11,6 +11,16 @@ from tests.networks import drawn
 CONDITIONED = {"channels": 3, "conditioning": "modulation", "embedding": 4}
 
 
+def test_a_network_without_masks_has_one_table(tmp_path):
+    fields = {"width": 6, "scale": 2, "local_blocks": 0, "masks": False}
+    path = tmp_path / "held.safetensors"
+    weights.save(path, "deblocker", fields, drawn(**fields).variables, {})
+    code, out, _ = call(activity.main, path)
+    assert code == 0
+    assert "non_local_in/head" in out
+    assert "mask" not in out
+
+
 @pytest.mark.parametrize("more", [{}, CONDITIONED])
 def test_dead_units_and_saturated_masks_are_counted(tmp_path, more):
     """In one block, two units are never positive, and the masks are 0 or 1."""

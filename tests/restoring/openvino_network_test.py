@@ -142,6 +142,8 @@ def test_shipped_weights_have_the_fields_that_spare_the_import_of_jax():
     held = weights.header(weights.DEBLOCKER, "deblocker")
     fields = openvino_network.LATER_FIELDS | held.fields
     assert fields.keys() >= _complete(drawn()).fields.keys() - {"remat"}
+    defaults = {x.name: x.default for x in dataclasses.fields(Deblocker)}
+    assert openvino_network.LATER_FIELDS.items() <= defaults.items()
 
 
 def test_a_damaged_cache_is_replaced(cache):

@@ -22,6 +22,8 @@ from data_prep import sources
 from data_prep.build import build
 from tests.conftest import run
 
+USUAL = Mixture(**deblock.get_config("colour").colour)
+
 # A colour network that trains in seconds.
 SMALL = (
     "--config.model.width=6",
@@ -107,7 +109,7 @@ def test_five_percent_are_held_out_whatever_else_is_in_the_folder(tmp_path):
 
 
 def _stream(data_dir, first_step=0, **kwargs):
-    example = pipeline.colour(64, Mixture(), augment=True)
+    example = pipeline.colour(64, USUAL, augment=True)
     return pipeline.training_batches(
         _open(data_dir, "colour"),
         example,
@@ -140,7 +142,7 @@ def test_processes_share_each_global_batch(data_dir):
 
 
 def test_validation_has_each_quality_of_a_crop(data_dir):
-    example = pipeline.colour(64, Mixture(), augment=False, cases=(10, 80))
+    example = pipeline.colour(64, USUAL, augment=False, cases=(10, 80))
     (batch,) = pipeline.validation_batches(
         _open(data_dir, "colour"), example, examples=2, batch_size=2, seed=0
     )
@@ -209,6 +211,7 @@ def test_trained_network_restores_a_photograph(data_dir, folders, tmp_path):
         ("model.channels", 1, "config.model.channels=1: must be 3 with"),
         ("colour.gray", 2.0, r"config.colour.gray=2.0: must be in \[0, 1\]"),
         ("colour.subsampled", (0.9, 0.2), "must be two probabilities"),
+        ("colour.subsampled", ("a", "b"), "needs two numbers"),
         ("colour.qualities", (0, 9), "must be within 1 to 100"),
         ("data.gray_crops", 16, "config.data.gray_crops=16: must be in"),
         ("model.deeper_widths", (1,), "widths are at least 2"),
