@@ -1,4 +1,4 @@
-"""Evaluation: Table 2, Table 1 from trained runs, or the accuracy of the ranker.
+"""Evaluation: Tables 1 and 2, the ranker's accuracy, blind use, or colour.
 
     python -m cqr_jax.main --config=configs/eval.py
     python -m cqr_jax.main --config=configs/eval.py --config.sets=live1,bsds500-test \

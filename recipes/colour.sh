@@ -4,8 +4,8 @@
 #   recipes/colour.sh COLOUR_PHOTOGRAPHS GRAY_PHOTOGRAPHS
 #
 # Each argument is a folder of images with sides of at least 256 pixels. If an image is
-# in both folders, it must have the same name in both, apart from the suffix, so that it
-# is held out in both.
+# in both folders, it must have the same name in both, apart from the suffix. It is then
+# in the same split of both.
 #
 # The script makes the records of both folders, trains the network, writes the weights
 # to the package, and chooses the limits of projection. If it is stopped and started
@@ -22,11 +22,9 @@ python=${PYTHON:-.venv/bin/python}
     --side=512 --min_side=256
 "$python" -m data_prep.build --kind=colour --source="$gray" --name=gray-photographs \
     --side=512 --min_side=256
-# The training has parts. Each starts from the weights of the one before, and its learning
-# rate falls to zero.
 "$python" -m cqr_jax.main --config=configs/deblock.py:colour \
     --config.data.gray_name=gray-photographs --config.seed=3 --config.steps=2100
-"$python" -m benchmarks.projection "$colour" \
+"$python" -m benchmarks.projection "$colour" --count=12 \
     --weights=runs/deblock-colour/deblocker.safetensors \
     --limits=runs/deblock-colour/limits.tsv > runs/deblock-colour/projection.md
 "$python" -m cqr_jax.weights runs/deblock-colour/deblocker.safetensors \

@@ -74,6 +74,9 @@ def test_notebook_runs_and_gives_the_committed_kinds_of_outputs(
     monkeypatch.setenv("XLA_FLAGS", flags)
     notebook = nbformat.read(path, as_version=4)
     committed = kinds(notebook)
+    for cell in notebook.cells:  # the processes that it starts compile more
+        if "-m cqr_jax.main" in cell.source and cell.cell_type == "code":
+            cell.source = f"os.environ['XLA_FLAGS'] = {FAST_COMPILING!r}\n{cell.source}"
     lines = [line.strip() for line in CHECKS[path.stem].strip().splitlines()]
     notebook.cells.append(nbformat.v4.new_code_cell("\n".join(lines)))
     for name in ("configs", "notebooks"):  # the folders that they need
