@@ -1,9 +1,9 @@
 """Losses of the paper (eq. 2 to 6), and an alternative to eq. 3, as pure functions.
 
-Images are float32 in [0, 1] of shape (batch, height, width, channels). Scores are (batch,).
-Feature maps are dictionaries of (batch, height', width', channels). Every loss is a
-mean over the batch, so that its weight does not depend on the batch size. Losses are
-float32 even if feature maps are bfloat16.
+Images are float32 in [0, 1] of shape (batch, height, width, channels). Scores are
+(batch,). Feature maps are dictionaries of (batch, height', width', channels). Every
+loss is a mean over the batch, so that its weight does not depend on the batch size.
+Losses are float32 even if feature maps are bfloat16.
 """
 
 import functools
