@@ -188,7 +188,7 @@ def whole(config: ConfigDict, where: str, field: str) -> None:
 
 def at_least(config: ConfigDict, where: str, field: str, low: int) -> None:
     """Checks that a field is not below `low`."""
-    if not config[field] >= low:  # not a number is none either
+    if not config[field] >= low:  # NaN fails too
         raise UserError(f"{where}.{field}={config[field]}: must be at least {low}")
 
 
@@ -209,11 +209,10 @@ def in_range(
 
 def two_numbers(config: ConfigDict, where: str, field: str) -> tuple[int, int]:
     """Returns the values of a field that must hold two numbers."""
-    if len(config[field]) != 2:
-        raise UserError(f"{where}.{field}={config[field]}: needs two numbers")
-    low, high = config[field]
-    if not all(isinstance(x, int | float) for x in (low, high)):
-        raise UserError(f"{where}.{field}={config[field]}: needs two numbers")
+    values = config[field]
+    if len(values) != 2 or not all(isinstance(x, int | float) for x in values):
+        raise UserError(f"{where}.{field}={values}: needs two numbers")
+    low, high = values
     return low, high
 
 

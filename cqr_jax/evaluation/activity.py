@@ -18,7 +18,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,22 +68,24 @@ def measure(
     model = deblocker_of(held)
     params = {"params": held.variables["params"]}
 
+    kinds = (Rectifier, MaskBranch)
+
     @jax.jit
     def run(*inputs: np.ndarray) -> tuple[dict[str, Channels], dict[str, Channels]]:
-        def of_kind(kind: type[nn.Module]) -> dict[str, Channels]:
-            _, kept = model.apply(
-                params,
-                *inputs,
-                capture_intermediates=lambda module, _: isinstance(module, kind),
-                mutable=["intermediates"],
-            )
-            outputs = flatten_dict(kept.get("intermediates", {}))
-            return {
-                "/".join(path[:-2]) or path[-2]: _channels(output)
-                for path, (output,) in outputs.items()
-            }
-
-        return of_kind(Rectifier), of_kind(MaskBranch)
+        _, kept = model.apply(
+            params,
+            *inputs,
+            capture_intermediates=lambda module, _: isinstance(module, kinds),
+            mutable=["intermediates"],
+        )
+        relus: dict[str, Channels] = {}
+        masks: dict[str, Channels] = {}
+        for (*path, last, _), (output,) in flatten_dict(kept["intermediates"]).items():
+            of_mask = isinstance(output, tuple)  # with the term to add
+            values = output[0] if of_mask else output
+            found = masks if of_mask else relus
+            found["/".join(path) or last] = _channels(values)
+        return relus, masks
 
     found = [
         run(*_inputs(model, _crop(path), quality))
@@ -94,8 +95,7 @@ def measure(
     return jax.tree.map(lambda *parts: jnp.stack(parts).mean(0), *found)
 
 
-def _channels(output: jax.Array | tuple[jax.Array, jax.Array | None]) -> Channels:
-    values = output[0] if isinstance(output, tuple) else output  # without the term
+def _channels(values: jax.Array) -> Channels:
     values = values.reshape(-1, values.shape[-1])
     saturated = (values < _NEAR) | (values > 1 - _NEAR)
     parts = (values > 0, saturated, values, jnp.square(values))
