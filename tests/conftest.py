@@ -1,6 +1,8 @@
 """Fixtures and functions of all tests: small real records, and processes."""
 
+import ast
 import contextlib
+import functools
 import io
 import os
 import pathlib
@@ -80,6 +82,17 @@ def image():
     from data_prep import sources
 
     return np.ascontiguousarray(jpeg.load_luma(sources.embedded("test")[0])[:96, :80])
+
+
+def overridden(config, flags):
+    """Sets fields of a config as the flags --config.FIELD=VALUE do, and returns it."""
+    for flag in flags:
+        field, text = flag.removeprefix("--config.").split("=", 1)
+        *groups, name = field.split(".")
+        group = functools.reduce(getattr, groups, config)
+        keep = isinstance(group[name], str)
+        group[name] = text if keep else ast.literal_eval(text)
+    return config
 
 
 FRESH = {

@@ -1,6 +1,5 @@
 """Tests of the command line as a process: bad configs, stages, resuming, stopping."""
 
-import ast
 import contextlib
 import csv
 import functools
@@ -36,7 +35,7 @@ from cqr_jax.training import checkpoint, loop, stages, state
 from cqr_jax.training.start import check_start, initial_params
 from cqr_jax.training.workdir import Workdir
 from cqr_jax.weights import __main__ as weights_command
-from tests.conftest import call, run, start
+from tests.conftest import call, overridden, run, start
 from tests.networks import NETWORKS, SMALL, drawn
 
 # A ranker and a deblocker that train in seconds.
@@ -409,7 +408,7 @@ def test_feature_layers_are_those_of_the_feature_matching_loss():
     np.testing.assert_array_equal(features["conv3"], every[1]["conv3"])
 
 
-def test_ranker_is_trained_only_if_a_variant_needs_it(monkeypatch, tmp_path):
+def test_ranker_is_trained_only_if_a_variant_needs_it(data_dir, monkeypatch, tmp_path):
     trained, rankers = [], []
     monkeypatch.setattr(loop, "train_deblocker", trained.append)
     monkeypatch.setattr(
@@ -418,6 +417,7 @@ def test_ranker_is_trained_only_if_a_variant_needs_it(monkeypatch, tmp_path):
     for variants, count in (("cqr", 0), ("cqr,none", 1)):
         config = ablation.get_config("quickstart")
         config.variants, config.seeds, config.workdir = variants, (0,), str(tmp_path)
+        config.data.update({"data_dir": str(data_dir), "name": "photos"})
         config.evaluation.sets = ""
         table1.train_variants(config)
         assert len(rankers) == count
@@ -440,17 +440,6 @@ def _stop_at(words, *command) -> list[str]:
     return lines
 
 
-def _overridden(config: ConfigDict, flags) -> ConfigDict:
-    """Sets fields of a config as the flags --config.FIELD=VALUE do, and returns it."""
-    for flag in flags:
-        field, text = flag.removeprefix("--config.").split("=", 1)
-        *groups, name = field.split(".")
-        group = functools.reduce(getattr, groups, config)
-        keep = isinstance(group[name], str)
-        group[name] = text if keep else ast.literal_eval(text)
-    return config
-
-
 @pytest.mark.slow
 def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(
     data_dir, tmp_path, monkeypatch, caplog
@@ -459,7 +448,7 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     more = ("--config.ema_decay=0.9", "--config.optimizer.name=muon")
     _, _, *flags = _train_ranker(data_dir, unbroken, 60, 10, *more)
-    loop.train_ranker(_overridden(ranker.get_config("quickstart"), flags))
+    loop.train_ranker(overridden(ranker.get_config("quickstart"), flags))
     command = _train_ranker(data_dir, broken, 60, 10, *more)
     process = start(*command)
     deadline = time.time() + 120
@@ -475,7 +464,7 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(
     assert f"stopped at step {stopped['step']}, saved" in lines[-1]
     stopped["hours"] += 100  # as after a long run, to recognise them below
     (broken / "stopped.json").write_text(json.dumps(stopped))
-    config = _overridden(ranker.get_config("quickstart"), command[2:])
+    config = overridden(ranker.get_config("quickstart"), command[2:])
     with caplog.at_level("INFO", "cqr_jax"):
         loop.train_ranker(config)
     assert f"resuming at step {stopped['step']}" in caplog.text
@@ -515,7 +504,7 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(
             np.testing.assert_array_equal(x, second[name], name)
 
     # Another config in the same workdir is rejected. A finished run is not repeated.
-    config = _overridden(ranker.get_config("quickstart"), command[2:])
+    config = overridden(ranker.get_config("quickstart"), command[2:])
     config.margin = 0.4
     with pytest.raises(UserError, match=r"begun with margin=0\.5, now 0\.4;"):
         loop.train_ranker(config)
@@ -822,11 +811,9 @@ def test_a_non_finite_loss_stops_with_its_step(tmp_path):
 
 
 @pytest.mark.slow
-def test_both_stages_train_and_are_evaluated(data_dir, tmp_path, photographs):
+def test_both_stages_train_and_are_evaluated(data_dir, tmp_path, photographs, capsys):
     workdir = tmp_path / "deblock"
-    code, out, err = run(
-        "cqr_jax.main",
-        "--config=configs/deblock.py:quickstart",
+    flags = (
         f"--config.workdir={workdir}",
         f"--config.ranker.workdir={tmp_path}/ranker",
         f"--config.data.data_dir={data_dir}",
@@ -834,7 +821,8 @@ def test_both_stages_train_and_are_evaluated(data_dir, tmp_path, photographs):
         f"--config.evaluation.sets={photographs}",
         *DEBLOCKER,
     )
-    assert code == 0, err
+    tasks.train_deblocker(overridden(deblock.get_config("quickstart"), flags))
+    out = capsys.readouterr().out
     rows = json.loads((workdir / "rows.json").read_text())
     assert len(rows) == 2 * 3
     for row in rows:
@@ -862,11 +850,9 @@ def test_both_stages_train_and_are_evaluated(data_dir, tmp_path, photographs):
 
 
 @pytest.mark.slow
-def test_training_options_work_together(tmp_path):
+def test_training_options_work_together(tmp_path, caplog):
     """The records of the embedded photographs are made first."""
-    code, _, err = run(
-        "cqr_jax.main",
-        "--config=configs/deblock.py:quickstart,ablation=cqr",
+    flags = (
         f"--config.workdir={tmp_path}/deblock",
         f"--config.data.data_dir={tmp_path}/data",
         "--config.degradation=blind",
@@ -879,23 +865,29 @@ def test_training_options_work_together(tmp_path):
         "--config.evaluation.sets=",
         *DEBLOCKER,
     )
-    assert code == 0, err
-    assert "log_mse -" in err
-    path = tmp_path / "deblock" / "deblocker.safetensors"
+    config = overridden(deblock.get_config("quickstart,ablation=cqr"), flags)
+    with caplog.at_level("INFO", "cqr_jax"):
+        path = tasks.train_deblocker(config)
+    assert "log_mse -" in caplog.text
     _, _, provenance, arrays = weights.read(path)
     assert [row["step"] for row in provenance["curve"]] == [3, 6]
     assert 20 < provenance["curve"][-1]["psnr_blind"] < 60
     assert all(x.dtype == np.float32 and np.isfinite(x).all() for x in arrays.values())
 
 
+def _save_untrained(config, stage, manager, train_state, workdir):
+    """Replaces `loop.train`: saves the state with which the run begins as its best."""
+    end = train_state.replace(step=np.array(config.steps, np.int32))
+    checkpoint.save(manager, end, {stage.best[0]: 1.0})
+    return end
+
+
 @pytest.mark.slow
 def test_ablation_trains_missing_runs_and_prints_a_table(
-    data_dir, tmp_path, photographs, capsys, monkeypatch
+    data_dir, tmp_path, photographs, capsys, caplog, monkeypatch
 ):
     workdir = tmp_path / "ablation"
-    arguments = (
-        "cqr_jax.main",
-        "--config=configs/ablation.py:quickstart",
+    flags = (
         f"--config.workdir={workdir}",
         f"--config.ranker.workdir={tmp_path}/ranker",
         f"--config.data.data_dir={data_dir}",
@@ -906,10 +898,12 @@ def test_ablation_trains_missing_runs_and_prints_a_table(
         "--config.seeds=3,4",
         *DEBLOCKER,
     )
-    code, out, err = run(*arguments)
-    assert code == 0, err
-    assert err.count("ranker 4/4") == 1  # all runs share one ranker
-    assert err.count("deblocker 6/6") == 4
+    monkeypatch.setattr(loop, "train", _save_untrained)
+    with caplog.at_level("INFO", "cqr_jax"):
+        tasks.train_variants(overridden(ablation.get_config("quickstart"), flags))
+    out = capsys.readouterr().out
+    assert caplog.text.count("ranker: weights of step 4") == 1  # all runs share one
+    assert caplog.text.count("deblocker: weights of step 6") == 4
     runs = {
         (variant, seed): json.loads(
             (workdir / variant / f"seed{seed}" / "config.json").read_text()
@@ -933,7 +927,7 @@ def test_ablation_trains_missing_runs_and_prints_a_table(
     }
 
     # Finished runs are not repeated. Another command prints the table alone.
-    repeated = _overridden(ablation.get_config("quickstart"), arguments[2:])
+    repeated = overridden(ablation.get_config("quickstart"), flags)
     monkeypatch.setattr(loop, "train", None)
     capsys.readouterr()
     tasks.TASKS[repeated.task].run(repeated)

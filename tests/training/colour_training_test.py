@@ -17,10 +17,11 @@ from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.data.degradations import Mixture
 from cqr_jax.data.held_out import held_out_images
 from cqr_jax.errors import UserError
+from cqr_jax.restoring import command
 from cqr_jax.training import stages
 from data_prep import sources
 from data_prep.build import build
-from tests.conftest import run
+from tests.conftest import call, overridden
 
 USUAL = Mixture(**deblock.get_config("colour").colour)
 
@@ -163,23 +164,14 @@ def test_streams_are_joined():
     np.testing.assert_array_equal(batches[0]["x"][:, 0], [1, 3, 3, 3])
 
 
-def _train(data_dir, workdir, *more):
-    return run(
-        "cqr_jax.main",
-        "--config=configs/deblock.py:colour",
-        f"--config.data.data_dir={data_dir}",
-        f"--config.workdir={workdir}",
-        *SMALL,
-        *more,
-    )
-
-
 @pytest.mark.slow
 def test_trained_network_restores_a_photograph(data_dir, folders, tmp_path):
-    code, _, err = _train(data_dir, tmp_path / "run")
-    assert code == 0, err
-    assert "psnr_q10" in err
-    path = tmp_path / "run" / "deblocker.safetensors"
+    flags = (
+        f"--config.data.data_dir={data_dir}",
+        f"--config.workdir={tmp_path}/run",
+        *SMALL,
+    )
+    path = tasks.train_deblocker(overridden(deblock.get_config("colour"), flags))
     held = weights.load(path, "deblocker")
     assert held.model.channels == 3
     assert held.model.conditioning == "modulation"
@@ -187,8 +179,8 @@ def test_trained_network_restores_a_photograph(data_dir, folders, tmp_path):
     photograph = next((folders / "colour").iterdir())
     Image.open(photograph).save(source, quality=20)
     report = tmp_path / "report.json"
-    code, _, err = run(
-        "cqr_jax.restoring.command",
+    code, _, err = call(
+        command.main,
         source,
         f"--weights={path}",
         f"--report={report}",

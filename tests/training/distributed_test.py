@@ -113,38 +113,42 @@ import jax, numpy as np, optax
 from cqr_jax.training import distributed, runner, state, steps
 from cqr_jax.models.ranker import Ranker
 
-mode, path, port, processes, index = sys.argv[1:]
+path, port, processes, index = sys.argv[1:]
 count, index = int(processes), int(index)
 if count > 1:
     distributed.join(f"localhost:{port}", count, index)
-rng = np.random.default_rng(0)
-run = runner.create(mode)
-axis = run.axis_name
-model = Ranker(width=2, axis_name=axis)
-optimizer = optax.sgd(0.1)
-train_state = run.replicate(state.create(model, 48, optimizer, 0))
-assert run.replicate({}) == {}  # the variables if there is no ranker
-assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(train_state))
-step = run.compile_train_step(functools.partial(
-    steps.ranker_train_step, apply=model.apply, optimizer=optimizer, margin=0.5,
-    ema_decay=0.5, axis_name=axis))
-for _ in range(2):
-    batch = {
-        "image_i": rng.integers(0, 256, (16, 48, 48, 1), np.uint8),
-        "image_j": rng.integers(0, 256, (16, 48, 48, 1), np.uint8),
-        "label_i": np.full(16, 1), "label_j": rng.integers(2, 4, 16),
-    }
-    part = {k: np.split(x, count)[index] for k, x in batch.items()}
-    train_state, _ = step(train_state, {}, run.shard_batch(part))
-leaves = jax.tree.leaves(run.unreplicate(train_state))
-np.savez(f"{path}-{index}", *leaves)
+for mode in ("jit", "pmap"):
+    rng = np.random.default_rng(0)
+    run = runner.create(mode)
+    axis = run.axis_name
+    model = Ranker(width=2, axis_name=axis)
+    optimizer = optax.sgd(0.1)
+    train_state = run.replicate(state.create(model, 48, optimizer, 0))
+    assert run.replicate({}) == {}  # the variables if there is no ranker
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(train_state))
+    step = run.compile_train_step(functools.partial(
+        steps.ranker_train_step, apply=model.apply, optimizer=optimizer, margin=0.5,
+        ema_decay=0.5, axis_name=axis))
+    for _ in range(2):
+        batch = {
+            "image_i": rng.integers(0, 256, (8, 48, 48, 1), np.uint8),
+            "image_j": rng.integers(0, 256, (8, 48, 48, 1), np.uint8),
+            "label_i": np.full(8, 1), "label_j": rng.integers(2, 4, 8),
+        }
+        part = {k: np.split(x, count)[index] for k, x in batch.items()}
+        train_state, _ = step(train_state, {}, run.shard_batch(part))
+    leaves = jax.tree.leaves(run.unreplicate(train_state))
+    np.savez(f"{path}-{mode}-{index}", *leaves)
 """
 
 
-def _descend(path, mode, devices, processes) -> list[list[np.ndarray]]:
-    """Returns the final state of each process. All have the same number of devices."""
+def _descend(path, devices, processes) -> dict[tuple[str, int], list[np.ndarray]]:
+    """Returns the final states by (mode, process).
+
+    All processes have the same number of devices.
+    """
     port = _free_port()
-    words = [sys.executable, "-c", _DESCEND, mode, path, str(port), str(processes)]
+    words = [sys.executable, "-c", _DESCEND, path, str(port), str(processes)]
     started = [
         subprocess.Popen(
             [*words, str(i)],
@@ -158,21 +162,25 @@ def _descend(path, mode, devices, processes) -> list[list[np.ndarray]]:
     finally:
         for process in started:
             process.kill()
-    found = []
-    for i in range(processes):
-        with np.load(f"{path}-{i}.npz") as arrays:
-            found.append([arrays[name] for name in arrays.files])
+    found = {}
+    for mode in ("jit", "pmap"):
+        for i in range(processes):
+            with np.load(f"{path}-{mode}-{i}.npz") as arrays:
+                found[mode, i] = [arrays[name] for name in arrays.files]
     return found
 
 
 @pytest.mark.slow
 def test_many_devices_and_processes_learn_the_same_as_one_device(tmp_path):
-    [expected] = _descend(tmp_path / "one", "jit", 1, 1)
-    for mode in ("jit", "pmap"):
-        for processes in (1, 2):
-            for found in _descend(tmp_path / "many", mode, 8, processes):
-                for one, many in zip(expected, found, strict=True):
-                    np.testing.assert_allclose(many, one, rtol=2e-4, atol=2e-5)
+    expected = _descend(tmp_path / "one", 1, 1)["jit", 0]
+    for processes in (1, 2):
+        states = _descend(tmp_path / f"many{processes}", 4, processes)
+        assert len(states) == 2 * processes
+        for where, found in states.items():
+            for one, many in zip(expected, found, strict=True):
+                np.testing.assert_allclose(
+                    many, one, rtol=2e-4, atol=2e-5, err_msg=str(where)
+                )
 
 
 @pytest.mark.parametrize("synchronised", [True, False])
