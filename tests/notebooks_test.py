@@ -57,10 +57,10 @@ SHORTER = {
         ),
         "--config.steps=20 --config.validate_every=20": (
             "--config.steps=2 --config.validate_every=2 --config.model.local_blocks=0 "
-            "--config.optimizer.warmup_steps=0"
+            "--config.optimizer.warmup_steps=0 --config.loss.alpha=0 "
+            "--config.loss.beta=0"
         ),
     },
-    "explore_ranker": {"steps=40": "steps=20"},
 }
 
 
@@ -98,7 +98,7 @@ def test_notebook_runs_and_gives_the_committed_kinds_of_outputs(
     monkeypatch.setenv("XLA_FLAGS", flags)
     notebook = nbformat.read(path, as_version=4)
     committed = kinds(notebook)
-    for long, short in SHORTER[path.stem].items():
+    for long, short in SHORTER.get(path.stem, {}).items():
         assert sum(long in cell.source for cell in notebook.cells) == 1
         for cell in notebook.cells:
             cell.source = cell.source.replace(long, short)
