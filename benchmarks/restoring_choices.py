@@ -5,7 +5,7 @@
 Uses the photographs that the folder's colour records hold out from training. Prints a
 report in Markdown with three tables: the speed of each engine on tiles of several
 sides, the speed and the PSNR of restoring whole photographs with several sides and
-overlaps, and the time and the size of PNG files at several compression levels.
+margins, and the time and the size of PNG files at several compression levels.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from cqr_jax.restoring import (
 )
 
 _SIDES = (128, 192, 256, 320, 384)  # of tiles, in pixels
-_OVERLAPS = (8, 16, 32)  # in pixels
+_MARGINS = (8, 16, 32)  # in pixels
 _QUALITY = 20  # quality factor of the photographs
 _LEVELS = range(1, 10)  # of zlib
 
@@ -116,20 +116,20 @@ def degraded(run: network.Run, photographs: list[np.ndarray]) -> list:
 def tile_rows(
     run: network.Run, clean: list[np.ndarray], repetitions: int
 ) -> list[list[str]]:
-    """Returns speed and PSNR of restoring photographs, for each side and overlap."""
+    """Returns speed and PSNR of restoring photographs, for each side and margin."""
     images = degraded(run, clean)
     pixels = sum(x.size for x in clean)
     rows = []
-    for side, overlap in itertools.product(_SIDES, _OVERLAPS):
+    for side, margin in itertools.product(_SIDES, _MARGINS):
         found: list[np.ndarray] = []
 
-        def restore(side=side, overlap=overlap, found=found):
-            found[:] = tiles.restore(run, images, side, overlap)
+        def restore(side=side, margin=margin, found=found):
+            found[:] = tiles.restore(run, images, side, margin)
 
         spent = best(restore, repetitions)
         psnr = np.mean(list(map(metrics.psnr, clean, map(_luma, found))))
         speed = pixels / spent / 1e6
-        rows.append([str(side), str(overlap), f"{speed:.2f}", f"{psnr:.3f}"])
+        rows.append([str(side), str(margin), f"{speed:.2f}", f"{psnr:.3f}"])
     return rows
 
 
@@ -186,10 +186,10 @@ def main() -> None:
         print(
             f"\n## Tiles\n\n{len(clean)} held-out photographs, Y, at QF {_QUALITY}, in "
             f"{network.engine_name(chosen)}. The side is the longest one of a tile. "
-            "The overlap is half of the pixels that neighbouring tiles share.\n"
+            "The margin is half of the pixels that neighbouring tiles share.\n"
         )
         rows = tile_rows(chosen, clean, args.repetitions)
-        head = ["side", "overlap", "megapixels a second", "PSNR (dB)"]
+        head = ["side", "margin", "megapixels a second", "PSNR (dB)"]
         print(tables.markdown([head, *rows]), flush=True)
         print(
             "\n## PNG\n\nThe restored photographs as PNGs. Sizes are relative to "

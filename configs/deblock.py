@@ -5,7 +5,7 @@
     python -m cqr_jax.main --config=configs/deblock.py:compact,ablation=dc \
         --config.data.name=NAME
 
-Presets: paper (default), compact (hours on a CPU), quickstart (minutes, on photographs
+Presets: paper (default), compact (hours on a CPU), quickstart (a minute, on photographs
 that are included in scikit-image), colour (the network of cqr-restore). `ablation` is a
 variant of Table 1: cqr (no ranker), dc (no dilation), lq (no quality loss) or lf (no
 feature matching loss). configs/ablation.py trains all of them.
@@ -74,7 +74,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.model.scale = 1  # the body runs at 1/scale of the resolution
     c.model.key_pool = 1  # side of the squares over which attention's keys are averaged
     c.model.channels = 1  # 1: Y, as in the paper; 3: Y, Cb and Cr together
-    c.model.deeper_widths = ()  # channels at a half, a quarter, ... of the resolution
+    c.model.deeper_widths = ()  # channels of the lower levels, each at half the resolution
     c.model.outer_blocks = 1  # local blocks on each side of each upper level
     c.model.outer_masks = False  # mask branches in the blocks of the upper levels
     c.model.masks = True  # mask branches in the blocks of the lowest level
@@ -163,7 +163,7 @@ def get_config(text: str = "") -> ConfigDict:
         c.validate_every = 1000
     elif preset == "quickstart":
         c.data.name = "embedded"
-        c.loss.alpha = 1e-4  # the paper's weights help only in longer training
+        c.loss.alpha = 1e-4  # with the paper's weights, so short a training ends below JPEG
         c.loss.beta = 1e-3
         c.model.width = 16
         c.model.local_blocks = 1

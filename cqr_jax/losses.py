@@ -33,6 +33,9 @@ def margin_ranking(
       score_i, score_j: scores of the ranker, (batch,).
       label_i, label_j: integer quality levels b, (batch,), different in each pair.
       margin: epsilon, by which the score of the better image should be higher.
+
+    Raises:
+      ValueError: if the shapes differ.
     """
     _check_same_shape(score_i, score_j, label_i, label_j)
     eta = jnp.sign(label_j - label_i)
@@ -40,7 +43,11 @@ def margin_ranking(
 
 
 def mean_absolute_error(restored: jax.Array, clean: jax.Array) -> jax.Array:
-    """Computes L_MAE (eq. 3), as a mean over pixels."""
+    """Computes L_MAE (eq. 3), as a mean over pixels.
+
+    Raises:
+      ValueError: if the shapes differ.
+    """
     _check_same_shape(restored, clean)
     return jnp.mean(jnp.abs(restored.astype(jnp.float32) - clean.astype(jnp.float32)))
 
@@ -53,6 +60,9 @@ def log_mean_squared_error(restored: jax.Array, clean: jax.Array) -> jax.Array:
     as much as one far from it. An MSE of 1e-4 (40 dB) is added so that flat crops don't
     dominate. The factor 0.01 makes the gradient about as large as that of L_MAE at 35
     dB, so that alpha and beta keep their values.
+
+    Raises:
+      ValueError: if the shapes differ.
     """
     _check_same_shape(restored, clean)
     error = restored.astype(jnp.float32) - clean.astype(jnp.float32)

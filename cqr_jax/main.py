@@ -104,15 +104,17 @@ def main(argv: list[str]) -> None:
 
 
 def set_up_xla(task: str) -> None:
-    """Chooses the faster convolutions of XLA for training on CPUs.
+    """Chooses the faster convolutions of XLA for training on one CPU device.
 
     XLA of jaxlib 0.10 has two kinds. With those of Eigen, a step on one device is up to
-    a fifth faster (benchmarks/results/arrangements.md). The flag does not affect
-    accelerators. XLA reads it when JAX is imported, and ends the process if it does not
+    a fifth faster, but one on several devices of a process is slower
+    (benchmarks/results/arrangements.md). The flag does not affect accelerators. XLA reads it when JAX is imported, and ends the process if it does not
     know a flag. Other versions are therefore left alone, as are flags that the user
     sets.
     """
-    if tasks.TASKS[task].trains and metadata.version("jaxlib").startswith("0.10."):
+    if not tasks.TASKS[task].trains or os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1":
+        return
+    if metadata.version("jaxlib").startswith("0.10."):
         os.environ.setdefault("XLA_FLAGS", EIGEN_CONVOLUTIONS)
 
 

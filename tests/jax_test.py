@@ -37,6 +37,11 @@ def test_training_chooses_the_convolutions_on_cpus(monkeypatch):
     main.set_up_xla("deblock")
     flags = os.environ.get("XLA_FLAGS")
     assert flags == (main.EIGEN_CONVOLUTIONS if _HAS_FLAG else None)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
+    main.set_up_xla("deblock")
+    assert "XLA_FLAGS" not in os.environ
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES")
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
     main.set_up_xla("deblock")
     assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x"

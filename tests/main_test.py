@@ -1061,7 +1061,8 @@ def test_weights_are_interpolated(tmp_path):
     ones = jax.tree.map(np.ones_like, state.init(model, 48, 0))
     fours = jax.tree.map(lambda x: 4 * x, ones)
     a, b, mixed = (tmp_path / f"{x}.safetensors" for x in "abm")
-    weights.save(a, "ranker", fields, ones, {"step": 3})
+    older = {"width": 2}  # the other field has its default
+    weights.save(a, "ranker", older, ones, {"step": 3})
     weights.save(b, "ranker", fields, fours, {"step": 5, "initial": {"step": 3}})
     command = (weights_command.main, a, f"--interpolate={mixed}", f"--other={b}")
     code, out, err = call(*command, "--share=0.75")

@@ -23,7 +23,11 @@ def to_uint8(image: np.typing.ArrayLike) -> np.ndarray:
 
 
 def psnr(reference: np.ndarray, image: np.ndarray) -> float:
-    """Computes the peak signal-to-noise ratio in dB; infinite for equal images."""
+    """Computes the peak signal-to-noise ratio in dB; infinite for equal images.
+
+    Raises:
+      ValueError: if the shapes differ.
+    """
     return psnr_of_mse(_mse(reference, image))
 
 
@@ -33,6 +37,10 @@ def psnr_b(reference: np.ndarray, image: np.ndarray) -> float:
     PSNR-B adds the blocking effect factor of `image` to the mean squared error. The
     factor compares squared differences across the boundaries of the 8x8 grid with those
     elsewhere, each averaged over its true count.
+
+    Raises:
+      ValueError: if the shapes differ, or if an image whose shorter side is 1
+        has blocking.
     """
     return psnr_of_mse(_mse(reference, image) + blocking_effect(image))
 

@@ -24,9 +24,10 @@ class Deblocker(nn.Module):
     non-local block, tail. The tail is initialised to zero, so that training begins at
     the identity. The network subtracts 0.5 from its input.
 
-    With `deeper_widths` the body is a pyramid. The layers above work at the lowest
-    resolution. Each higher level has local blocks before downsampling and after
-    upsampling, joined by a skip connection that adds.
+    With `deeper_widths` the body is a pyramid. Its non-local and local blocks and its
+    3x3 convolution work at the lowest level, head and tail at the highest. Each level
+    but the lowest has local blocks before downsampling and after upsampling, joined by
+    a skip connection that adds.
 
     Attributes:
       width: channels of the feature maps.
@@ -48,8 +49,8 @@ class Deblocker(nn.Module):
         The paper has none.
       negative_slope: slope of the ReLUs below zero. The paper's value is 0. With
         a positive slope, every unit keeps learning.
-      feature_scale: factor of the network's input. Its output is divided by it. The
-        paper's value is 1. With a scale of 1, features are so small that a hundred
+      feature_scale: factor of the network's input. The correction is divided by it.
+        The paper's value is 1. With a scale of 1, features are so small that a hundred
         updates of a bias can give all inputs of a ReLU the same sign.
       conditioning: how the network takes the compression: 'none' (as in the paper),
         'planes' (constant planes concatenated to the image) or 'modulation' (scale and

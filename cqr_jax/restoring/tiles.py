@@ -20,7 +20,7 @@ from cqr_jax.restoring import network
 # benchmarks/results/restoring_choices.md
 SIDE = 192  # of tiles that all have the same sides, in pixels
 LONGEST = 320  # longest side of other tiles, in pixels
-OVERLAP = 8
+MARGIN = 8  # at the inner borders of a tile, in pixels
 _SHORTEST = 64  # of other tiles; the border of a smaller tile is a large part of it
 
 
@@ -51,7 +51,7 @@ class _Work:
     """An image in work: padded, the sum of its tiles so far, the number missing."""
 
     def __init__(
-        self, image: np.ndarray, told: np.ndarray | None, sides: Sides, overlap: int
+        self, image: np.ndarray, told: np.ndarray | None, sides: Sides, margin: int
     ):
         self.told = told
         self.shape = image.shape[:2]
@@ -65,7 +65,7 @@ class _Work:
         self.image = np.pad(image, padding, mode="reflect") if needed else image
         self.restored = np.zeros(self.image.shape, np.float32)
         padded = self.image.shape[:2]
-        rows, columns = (_spans(*x, overlap) for x in zip(padded, sides, strict=True))
+        rows, columns = (_spans(*x, margin) for x in zip(padded, sides, strict=True))
         self.tiles = list(itertools.product(rows, columns))
         self.lacking = len(self.tiles)
 
@@ -93,7 +93,7 @@ def restore(
     run: network.Run,
     images: Iterable[np.ndarray | Conditioned],
     side: int | None = None,
-    overlap: int = OVERLAP,
+    margin: int = MARGIN,
     batch: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Restores images tile by tile. Tiles of several images share a batch.
@@ -104,7 +104,7 @@ def restore(
     The network runs on a thread. Meanwhile, the next batch is prepared and the previous
     one is added to its images.
 
-    Neighbouring tiles overlap by twice `overlap`. The outer half of that is dropped,
+    Neighbouring tiles overlap by twice `margin`. The outer half of that is dropped,
     because a tile sees less of the image there than the network would. Over the inner
     half, one tile fades into the other. At the borders of the image nothing is dropped.
 
@@ -114,22 +114,22 @@ def restore(
         Either all or none are `Conditioned`. Each is taken when the batch has room.
       side: side of a tile in pixels, a multiple of 8. If the network takes tiles of any
         sides, it is the longest side. None for the network's choice.
-      overlap: in pixels, a multiple of 8, less than half of the side.
+      margin: in pixels, a multiple of 8, less than half of the side.
       batch: tiles per batch; None for the network's choice.
 
     Yields:
       The restored images in the order of the input, float32, of their shapes.
 
     Raises:
-      ValueError: side or overlap is not as above.
+      ValueError: side or margin is not as above.
     """
     multiple = network.multiple(run)
     side = side or (LONGEST if multiple else SIDE)
     if multiple:
         side = max(side // multiple, 1) * multiple
-    if side % BLOCK or overlap % BLOCK or not 0 <= 2 * overlap < side:
+    if side % BLOCK or margin % BLOCK or not 0 <= 2 * margin < side:
         raise ValueError(
-            f"side={side} and overlap={overlap}: must be multiples of {BLOCK}, overlap "
+            f"side={side} and margin={margin}: must be multiples of {BLOCK}, margin "
             "less than half of side"
         )
     batch = batch or network.tile_batch(run)
@@ -143,9 +143,9 @@ def restore(
             sides = side, side
             if multiple:
                 sides = fitting(
-                    image.shape[:2], side, overlap, multiple, network.parallel(run)
+                    image.shape[:2], side, margin, multiple, network.parallel(run)
                 )
-            waiting.append(_Work(image, told, sides, overlap))
+            waiting.append(_Work(image, told, sides, margin))
             for tile in waiting[-1].tiles:
                 yield waiting[-1], tile
 
@@ -192,24 +192,24 @@ def _run(run: network.Run, group: _Group, batch: int) -> np.ndarray:
 
 
 def fitting(
-    shape: Sides, longest: int, overlap: int, multiple: int, parallel: int
+    shape: Sides, longest: int, margin: int, multiple: int, parallel: int
 ) -> Sides:
     """Returns the sides of the tiles that cover an image with the least work.
 
     Args:
       shape: height and width of the image in pixels.
       longest: longest side of a tile in pixels, a multiple of `multiple`.
-      overlap: neighbouring tiles overlap by twice this number of pixels.
+      margin: neighbouring tiles overlap by twice this number of pixels.
       multiple: what the sides are multiples of, in pixels.
       parallel: number of tiles that are computed at the same time.
     """
 
     def choices(length: int) -> list[tuple[int, int]]:
         """Returns pairs of a number of tiles along an axis, and their side."""
-        fewest = max(1, math.ceil((length - 2 * overlap) / (longest - 2 * overlap)))
+        fewest = max(1, math.ceil((length - 2 * margin) / (longest - 2 * margin)))
         found = []
         for count in range(fewest, fewest + 3):
-            side = math.ceil((length + (count - 1) * 2 * overlap) / count)
+            side = math.ceil((length + (count - 1) * 2 * margin) / count)
             side = max(side, min(_SHORTEST, longest))
             found.append((count, math.ceil(side / multiple) * multiple))
         return found
@@ -222,12 +222,12 @@ def fitting(
     return height, width
 
 
-def _spans(length: int, side: int, overlap: int) -> list[_Span]:
+def _spans(length: int, side: int, margin: int) -> list[_Span]:
     """Returns the tiles along one axis. Their weights sum to 1 in each pixel."""
     last = length - side
-    step = side - 2 * overlap
+    step = side - 2 * margin
     starts = [*range(0, last, step), last]
-    fading = min(overlap, step // 2)  # in pixels; at most two tiles share one
+    fading = min(margin, step // 2)  # in pixels; at most two tiles share one
     rise = ((np.arange(fading) + 0.5) / fading).astype(np.float32)
     # The middle of the overlap of each tile with the next.
     middles = [(left + side + right) // 2 for left, right in itertools.pairwise(starts)]

@@ -107,7 +107,7 @@ def initial_params(
             if name not in ours or np.shape(ours[name]) != np.shape(theirs[name]):
                 raise UserError(
                     f"config.initial_layers: {name} of {config.initial_weights} does "
-                    "not fit the config's model"
+                    f"not fit the config's model; leave {start} out"
                 )
             ours[name] = theirs[name]
     return unflatten_dict(ours, sep="/")

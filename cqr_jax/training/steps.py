@@ -164,9 +164,9 @@ def deblock_eval_step(
 ) -> Metrics:
     """Returns sums over a masked batch: `mse`, `mse_jpeg` and `count`.
 
-    `mse` and `mse_jpeg`, each (qualities,), are the mean squared errors of the restored
-    and of the compressed images, in levels of 0 to 255. Restored images are rounded and
-    clipped as in a saved picture.
+    `mse` and `mse_jpeg`, float32 (qualities,), are the sums over the images of the mean
+    squared error of each, in levels of 0 to 255: of the restored and of the compressed
+    images. Restored images are rounded and clipped as in a saved picture.
     """
     del ranker_variables
     clean, *compressed = _clean_and_compressed(batch)

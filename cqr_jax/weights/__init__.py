@@ -111,13 +111,11 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
         raise UserError(
             f"{path}: has model fields of another version of cqr_jax ({error})"
         ) from None
-    defaults = {x.name: x.default for x in dataclasses.fields(model)}
-    made_with = defaults | {"name": kind} | found
+    made_with = all_fields(found, kind)
     asked = {"name": kind} | fields if fields else {}
     for name, value in asked.items():  # first the name, as others depend on it
-        both = (value, made_with.get(name))
-        ours, theirs = (json.loads(json.dumps(x)) for x in both)
-        if ours != theirs:
+        theirs = made_with.get(name)
+        if json.loads(json.dumps(value)) != theirs:
             raise UserError(
                 f"{path}: holds a {kind} with {name} {theirs}, but the config asks for "
                 f"{value}"
@@ -127,6 +125,20 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
     _check(path, arrays, _flatten(expected))
     variables = {"batch_stats": {}, **nested(arrays)}
     return Weights(model, variables, found, provenance)
+
+
+def all_fields(fields: dict, kind: str) -> dict:
+    """Returns the fields as JSON values, with defaults for those that are missing.
+
+    Args:
+      fields: config fields of a module. An older file lacks some.
+      kind: 'ranker' or 'deblocker'.
+    """
+    from cqr_jax import models
+
+    model = models.create(fields, kind)
+    known = {x.name: x.default for x in dataclasses.fields(model) if x.name != "parent"}
+    return json.loads(json.dumps(known | {"name": kind} | fields))
 
 
 def header(path: str | os.PathLike, kind: str) -> Header:

@@ -153,7 +153,9 @@ def interpolate(path: str, other: str, share: float, output: str) -> None:
         raise UserError(f"--share={share}: must be in [0, 1]")
     kind, fields, provenance, first = weights.read(path)
     other_kind, other_fields, other_provenance, second = weights.read(other)
-    if (kind, fields) != (other_kind, other_fields):
+    if kind != other_kind or weights.all_fields(fields, kind) != weights.all_fields(
+        other_fields, kind
+    ):
         raise UserError(
             f"{path} and {other} hold different models; only weights of the same model "
             "can be interpolated"

@@ -184,7 +184,7 @@ def test_tiles_of_a_colour_picture_equal_the_whole(path, photograph):
     told = features(libjpeg(20))
     whole = run_(image[None], told[None])[0]
     given = [tiles.Conditioned(image, told), tiles.Conditioned(image[:120], told)]
-    first, second = tiles.restore(run_, given, side=128, overlap=56, batch=2)
+    first, second = tiles.restore(run_, given, side=128, margin=56, batch=2)
     np.testing.assert_allclose(first, whole, atol=1e-4)
     assert second.shape == (120, 200, 3)
 

@@ -165,7 +165,7 @@ def test_tiled_equals_whole(small, local):
     run = jax_network.JaxNetwork(Weights(model, {"params": params}, {}, {}))
     image = RNG.random((232, 264)).astype(np.float32)
     whole = run(image[None])[0]
-    (tiled,) = tiles.restore(run, [image], side=176, overlap=64, batch=2)
+    (tiled,) = tiles.restore(run, [image], side=176, margin=64, batch=2)
     assert np.abs(whole - image).max() > 0.1
     difference = np.abs(tiled - whole).max()
     assert difference < (1e-5 if local else 0.05)

@@ -20,18 +20,18 @@ def _whole(y):
     return _mean_of_neighbours(padded[None])[0, : y.shape[0], : y.shape[1]]
 
 
-@pytest.mark.parametrize("overlap", [0, 8, 16, 24])
-def test_weights_add_up_and_tiles_fade(overlap):
+@pytest.mark.parametrize("margin", [0, 8, 16, 24])
+def test_weights_add_up_and_tiles_fade(margin):
     """An image of ones stays one; each tile's own level fades into the next."""
     ones = np.ones((200, 136), np.float32)
-    (restored,) = tiles.restore(lambda x: x, [ones], side=64, overlap=overlap)
+    (restored,) = tiles.restore(lambda x: x, [ones], side=64, margin=margin)
     np.testing.assert_allclose(restored, 1, atol=1e-6)
     levels = itertools.count()
     (restored,) = tiles.restore(
-        lambda x: np.full_like(x, next(levels)), [ones[:64]], side=64, overlap=overlap
+        lambda x: np.full_like(x, next(levels)), [ones[:64]], side=64, margin=margin
     )
     assert (np.diff(restored, axis=1) >= 0).all()
-    largest = {0: 1.0, 8: 1 / 8, 16: 1 / 16, 24: 1 / 8}[overlap]
+    largest = {0: 1.0, 8: 1 / 8, 16: 1 / 16, 24: 1 / 8}[margin]
     assert np.diff(restored, axis=1).max() == pytest.approx(largest)
 
 
@@ -42,7 +42,7 @@ def test_tiled_equals_whole_within_reach(batch):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
     found = tiles.restore(
-        _mean_of_neighbours, iter(images), side=40, overlap=8, batch=batch
+        _mean_of_neighbours, iter(images), side=40, margin=8, batch=batch
     )
     for y, restored in zip(images, found, strict=True):
         np.testing.assert_allclose(restored, _whole(y), atol=1e-3)
@@ -60,7 +60,7 @@ def test_tiles_that_fit_equal_the_whole_within_reach(batch):
         return _mean_of_neighbours(images)
 
     run.multiple, run.parallel = 16, 2
-    found = tiles.restore(run, iter(images), side=80, overlap=8, batch=batch)
+    found = tiles.restore(run, iter(images), side=80, margin=8, batch=batch)
     for y, restored in zip(images, found, strict=True):
         padded = np.pad(y, [(0, max(64 - n, -n % 16)) for n in y.shape], "reflect")
         whole = _mean_of_neighbours(padded[None])[0, : y.shape[0], : y.shape[1]]
@@ -92,7 +92,7 @@ def test_images_are_taken_when_a_batch_has_room():
             taken.append(i)
             yield np.zeros((16, 16), np.uint8)
 
-    restored = tiles.restore(lambda x: x, images(), side=16, overlap=0, batch=4)
+    restored = tiles.restore(lambda x: x, images(), side=16, margin=0, batch=4)
     next(restored)
     assert len(taken) == 4
     assert len(list(restored)) == 8
@@ -106,14 +106,14 @@ def test_tiles_stand_on_the_grid_of_blocks():
         return images.astype(np.float32)
 
     y = np.add.outer(8 * np.arange(100) % 256, np.arange(90) % 8).astype(np.uint8)
-    (restored,) = tiles.restore(run, [y], side=32, overlap=8)
+    (restored,) = tiles.restore(run, [y], side=32, margin=8)
     np.testing.assert_allclose(restored, y, atol=1e-3)
     assert len(seen) > 12
     assert all(tile[0, 0] % 64 == 0 for tile in seen)
 
 
-@pytest.mark.parametrize(("side", "overlap"), [(36, 8), (40, 4), (40, 24)])
-def test_sides_off_the_grid_are_refused(side, overlap):
+@pytest.mark.parametrize(("side", "margin"), [(36, 8), (40, 4), (40, 24)])
+def test_sides_off_the_grid_are_refused(side, margin):
     y = np.zeros((50, 50), np.uint8)
     with pytest.raises(ValueError, match="multiples of 8"):
-        next(tiles.restore(_mean_of_neighbours, [y], side, overlap))
+        next(tiles.restore(_mean_of_neighbours, [y], side, margin))
