@@ -222,9 +222,7 @@ def main() -> None:
     with one_line_errors(), tempfile.TemporaryDirectory() as data_dir:
         preparation = _preparation(args.source, data_dir, args.repetitions)
         feeding = _input(data_dir, args.repetitions, args.examples)
-    shown = "" if args.source == "embedded" else " --source=FOLDER"
-    shown += f" --repetitions={args.repetitions}"
-    print(f"# Speed of the data\n\n`python -m benchmarks.data_speed{shown}`")
+    print(f"# Speed of the data\n\n    {machine.command(FOLDER=args.source)}\n")
     print(f"{datetime.date.today()}, on {machine.describe()}.\n")
     print(f"## Preparation\n\n{preparation}\n## Training input\n\n{feeding}", end="")
 

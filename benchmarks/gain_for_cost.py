@@ -15,6 +15,7 @@ import pathlib
 
 import numpy as np
 
+from benchmarks import machine
 from configs import eval as evaluation
 from cqr_jax import files, tables, weights
 from cqr_jax.data.compression import FEATURES
@@ -115,7 +116,7 @@ def main() -> None:
     with one_line_errors():
         found = {kind: points(kind, args.set_dir) for kind in _SHIPPED}
         draw(found)
-        text = "# Gain for cost\n\n    python -m benchmarks.gain_for_cost\n\n"
+        text = f"# Gain for cost\n\n    {machine.command(FOLDER=args.set_dir)}\n\n"
         text += f"LIVE1 at QF {QUALITY}: gain over plain JPEG in PSNR, over Y or RGB. "
         text += "Costs of published networks are from benchmarks/published_costs.tsv, "
         text += "their PSNR from cqr_jax/evaluation/published.tsv.\n"

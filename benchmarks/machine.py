@@ -18,11 +18,18 @@ def command(**names: str) -> str:
     """Returns the command that started this process, `python -m MODULE ARGUMENTS`.
 
     Args:
-      **names: NAME=ARGUMENT for arguments that their names replace.
+      **names: NAME=VALUE for values of arguments and flags that their names replace.
     """
     module = sys.modules["__main__"].__spec__
-    shown = {argument: name for name, argument in names.items()}
-    words = [shown.get(x) or shlex.quote(x) for x in sys.argv[1:]]
+    shown = {value: name for name, value in names.items()}
+
+    def word(argument: str) -> str:
+        flag, equals, value = "", "", argument
+        if argument.startswith("--"):
+            flag, equals, value = argument.partition("=")
+        return flag + equals + (shown.get(value) or shlex.quote(value) if value else "")
+
+    words = map(word, sys.argv[1:])
     return " ".join(["python -m", module.name if module else "?", *words])
 
 

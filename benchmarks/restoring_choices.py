@@ -177,7 +177,7 @@ def main() -> None:
         chosen = restorer.load(args.weights)
         name = pathlib.Path(args.weights).name
         print("# Engine, tiles and PNG level of cqr-restore\n")
-        print("    python -m benchmarks.restoring_choices PHOTOGRAPHS\n")
+        print(f"    {machine.command(PHOTOGRAPHS=args.photographs)}\n")
         print(f"{name}, {machine.describe()}.\n")
         print(f"The fastest of {args.repetitions} repetitions.\n")
         print("## Engines\n\nMegapixels of gray tiles per second.\n")

@@ -163,7 +163,9 @@ def get_config(text: str = "") -> ConfigDict:
         c.validate_every = 1000
     elif preset == "quickstart":
         c.data.name = "embedded"
-        c.loss.alpha = 1e-4  # with the paper's weights, so short a training ends below JPEG
+        c.loss.alpha = (
+            1e-4  # with the paper's weights, so short a training ends below JPEG
+        )
         c.loss.beta = 1e-3
         c.model.width = 16
         c.model.local_blocks = 1

@@ -112,7 +112,10 @@ def set_up_xla(task: str) -> None:
     know a flag. Other versions are therefore left alone, as are flags that the user
     sets.
     """
-    if not tasks.TASKS[task].trains or os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1":
+    if (
+        not tasks.TASKS[task].trains
+        or os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1"
+    ):
         return
     if metadata.version("jaxlib").startswith("0.10."):
         os.environ.setdefault("XLA_FLAGS", EIGEN_CONVOLUTIONS)
