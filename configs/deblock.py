@@ -74,7 +74,8 @@ def get_config(text: str = "") -> ConfigDict:
     c.model.scale = 1  # the body runs at 1/scale of the resolution
     c.model.key_pool = 1  # side of the squares over which attention's keys are averaged
     c.model.channels = 1  # 1: Y, as in the paper; 3: Y, Cb and Cr together
-    c.model.deeper_widths = ()  # channels of the lower levels, each at half the resolution
+    # channels of the levels below the first, each at half the resolution of the last
+    c.model.deeper_widths = ()
     c.model.outer_blocks = 1  # local blocks on each side of each upper level
     c.model.outer_masks = False  # mask branches in the blocks of the upper levels
     c.model.masks = True  # mask branches in the blocks of the lowest level
@@ -163,9 +164,8 @@ def get_config(text: str = "") -> ConfigDict:
         c.validate_every = 1000
     elif preset == "quickstart":
         c.data.name = "embedded"
-        c.loss.alpha = (
-            1e-4  # with the paper's weights, so short a training ends below JPEG
-        )
+        # with the paper's weights, so short a training ends below plain JPEG
+        c.loss.alpha = 1e-4
         c.loss.beta = 1e-3
         c.model.width = 16
         c.model.local_blocks = 1

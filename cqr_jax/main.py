@@ -108,14 +108,12 @@ def set_up_xla(task: str) -> None:
 
     XLA of jaxlib 0.10 has two kinds. With those of Eigen, a step on one device is up to
     a fifth faster, but one on several devices of a process is slower
-    (benchmarks/results/arrangements.md). The flag does not affect accelerators. XLA reads it when JAX is imported, and ends the process if it does not
-    know a flag. Other versions are therefore left alone, as are flags that the user
-    sets.
+    (benchmarks/results/arrangements.md). The flag does not affect accelerators. XLA
+    reads it when JAX is imported, and ends the process if it does not know a flag.
+    Other versions are therefore left alone, as are flags that the user sets.
     """
-    if (
-        not tasks.TASKS[task].trains
-        or os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1"
-    ):
+    several = os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1"
+    if several or not tasks.TASKS[task].trains:
         return
     if metadata.version("jaxlib").startswith("0.10."):
         os.environ.setdefault("XLA_FLAGS", EIGEN_CONVOLUTIONS)
