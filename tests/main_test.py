@@ -26,6 +26,7 @@ from configs import ablation, deblock, ranker
 from configs import eval as evaluation
 from cqr_jax import config as config_lib
 from cqr_jax import models, tasks, weights
+from cqr_jax.data import records
 from cqr_jax.errors import UserError
 from cqr_jax.models import ranker as ranker_model
 from cqr_jax.models.deblocker import Deblocker
@@ -489,7 +490,8 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(
     assert min(later) >= stopped["hours"]
     _, _, provenance, _ = weights.read(broken / "ranker.safetensors")
     assert provenance["curve"] == curve
-    assert provenance["initial"] is None
+    assert provenance["data"] == {"photos": records.digest(str(data_dir), "photos")}
+    assert provenance["earlier"] == []
 
     # Another run can start from these weights, and keeps them if it does not learn.
     config = ConfigDict(json.loads((broken / "config.json").read_text()))
@@ -498,7 +500,8 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-30, 0
     config.ema_decay = 0.0  # a mean of equal weights is rounded
     _, _, after, arrays = weights.read(loop.train_ranker(config))
-    assert after["initial"] == provenance
+    del provenance["earlier"]
+    assert after["earlier"] == [provenance]
     for name, x in arrays.items():
         if name.startswith("params/"):
             np.testing.assert_array_equal(x, second[name], name)
@@ -540,6 +543,7 @@ def _toy_stage(train_step, unguided_step=None, **fields) -> stages.Stage:
         "ranker_variables": {},
         "batches": lambda first: itertools.repeat(ones),
         "validation": [ones],
+        "digests": dict,
         "summarize": lambda sums: sums,
         "best": ("loss", "min"),
         "images_per_step": 1,
@@ -612,6 +616,7 @@ def test_the_file_holds_the_averaged_weights_of_the_best_validation(
             ranker_variables={},
             batches=lambda first: itertools.repeat(ones),
             validation=[ones],
+            digests=dict,
             summarize=lambda sums: {"loss": next(results)},
             best=("loss", better),
             images_per_step=1,

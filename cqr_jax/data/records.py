@@ -3,6 +3,8 @@
 The writer (`data_prep`) and the reader (`cqr_jax.data.pipeline`) share this definition.
 """
 
+import hashlib
+
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
@@ -48,6 +50,20 @@ def directory(data_dir: str, name: str, kind: str = LADDER) -> epath.Path:
 def exists(data_dir: str, name: str, kind: str = LADDER) -> bool:
     """Returns whether complete records of `name` exist."""
     return (directory(data_dir, name, kind) / "dataset_info.json").exists()
+
+
+def digest(data_dir: str, name: str, kind: str = LADDER) -> str:
+    """Returns the SHA-256 of existing records, hexadecimal.
+
+    Records that `data_prep.build` makes from the same images with the same options and
+    the same versions of the packages have the same bytes.
+    """
+    found = hashlib.sha256()
+    for path in sorted(directory(data_dir, name, kind).glob("*.tfrecord*")):
+        with path.open("rb") as file:
+            while part := file.read(2**24):
+                found.update(part)
+    return found.hexdigest()
 
 
 def open_builder(

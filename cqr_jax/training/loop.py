@@ -27,6 +27,7 @@ from cqr_jax.training.reporter import Reporter
 from cqr_jax.training.stages import Stage, deblock_stage, ranker_stage
 from cqr_jax.training.start import check_start, initial_params, load_ranker
 from cqr_jax.training.workdir import Workdir
+from cqr_jax.weights import provenance
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ def _run(
       The path of the weights.
     """
     initial = check_start(config, kind, where)
+    commit = provenance.commit()  # before the files of the checkout change
     stage = make_stage(config)
     workdir = Workdir(config.workdir, where)
     checkpoints = checkpoint.open_manager(config.workdir, config.keep, *stage.best)
@@ -110,17 +112,19 @@ def _run(
             )
         metrics = manager.metrics(best)
         best_state = checkpoint.restore(manager, train_state, best)
-    provenance = {
+    made = {
         "step": best,
         "validation": metrics,
         "curve": workdir.read_curve(config.steps),
-        "initial": initial.provenance if initial else None,
         "config": json.loads(config.to_json()),
+        "commit": commit,
+        "data": stage.digests(),
+        "earlier": provenance.trainings(initial.provenance) if initial else [],
     }
     path = workdir.path / weights.file_name(kind)
     if jax.process_index() == 0:
         fields = config.model.to_dict()
-        weights.save(path, kind, fields, best_state.variables(), provenance)
+        weights.save(path, kind, fields, best_state.variables(), made)
     distributed.barrier("weights")
     _log.info("%s: weights of step %d in %s", stage.name, best, path)
     return path

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from cqr_jax import losses, models, weights
 from cqr_jax.config import level_ranges
-from cqr_jax.data import kinds, pipeline
+from cqr_jax.data import kinds, pipeline, records
 from cqr_jax.data.degradations import MARGIN, Mixture
 from cqr_jax.models import colour
 from cqr_jax.psnr import psnr_of_mse
@@ -48,6 +48,7 @@ class Stage(NamedTuple):
       ranker_variables: variables of the frozen ranker; see `cqr_jax.training.steps`.
       batches: number of steps done -> the training batches that follow.
       validation: the validation batches.
+      digests: function that returns the SHA-256 of the records by name of the data set.
       summarize: sums of the evaluation step over all batches -> metrics by name.
       best: name of the metric that determines the best checkpoint, and 'max' or 'min'.
       images_per_step: number of compressed images in one training step.
@@ -59,6 +60,7 @@ class Stage(NamedTuple):
     ranker_variables: Any
     batches: Callable[[int], Iterator[dict]]
     validation: list[dict]
+    digests: Callable[[], dict[str, str]]
     summarize: Callable[[dict], dict[str, float]]
     best: tuple[str, str]
     images_per_step: int
@@ -235,7 +237,7 @@ def _data(
     margin: int = 0,
     kind: str = kinds.LADDER,
 ) -> dict:
-    """Returns the `batches` and `validation` of a stage.
+    """Returns the `batches`, `validation` and `digests` of a stage.
 
     Args:
       config: config of the stage.
@@ -280,4 +282,8 @@ def _data(
         seed=_VALIDATION_SEED,
         **process,
     )
-    return {"batches": batches, "validation": held_out}
+
+    def digests():
+        return {name: records.digest(data_dir, name, kind) for name in builders}
+
+    return {"batches": batches, "validation": held_out, "digests": digests}

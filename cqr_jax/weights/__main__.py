@@ -11,7 +11,8 @@
 The first command prints the model, the number of parameters and the provenance as JSON.
 
 --ship rounds the parameters to half precision, which halves the size of the file. It
-removes the folders of the training machine from the provenance.
+removes the folders of the training machine from the provenance, and lists the trainings
+before the last one, oldest first.
 
 --luma converts a colour deblocker to one for Y alone, without conditioning. It computes
 what the colour network computes for Y on gray images of unknown compression.
@@ -38,6 +39,7 @@ from cqr_jax.data.compression import FEATURES
 from cqr_jax.errors import UserError, one_line_errors
 from cqr_jax.export.program import deblocker_of
 from cqr_jax.models.layers import Rectifier
+from cqr_jax.weights.provenance import flat
 
 _FOLDERS = ("workdir", "data_dir", "set_dir")
 # Comma-separated paths, of which only the last components are kept.
@@ -64,7 +66,7 @@ def ship(path: str, output: str) -> None:
         name: x.astype(np.float16) if name.startswith("params/") else x
         for name, x in arrays.items()
     }
-    weights.save(output, kind, fields, halved, _without_folders(provenance))
+    weights.save(output, kind, fields, halved, _without_folders(flat(provenance)))
 
 
 def luma(path: str, output: str) -> None:
