@@ -26,9 +26,9 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 _PATHS = (str(ROOT), os.environ.get("PYTHONPATH"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PATHS))
 # Compiling takes most of the time of the tests and of the processes that they start.
-FAST_COMPILING = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-)
+# With --xla_cpu_use_fusion_emitters=false in addition it is faster still, but jaxlib
+# 0.10.1 then computes wrong gradients.
+FAST_COMPILING = "--xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{FAST_COMPILING} {os.environ.get('XLA_FLAGS', '')}"
 
 
@@ -118,32 +118,36 @@ FRESH = {
 }
 
 
+@functools.cache
+def _fresh(kind):
+    import jax
+
+    from cqr_jax.models.deblocker import Deblocker
+    from cqr_jax.models.init import init  # `training.state` needs the extra `train`
+    from cqr_jax.models.ranker import Ranker
+
+    model = (Ranker if kind == "ranker" else Deblocker)(**FRESH[kind])
+    variables = init(model, 48, 0)
+    if kind != "colour":
+        return variables
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: x + np.float32(0.05) * rng.standard_normal(x.shape, np.float32),
+        variables,
+    )
+
+
 def save_fresh(folder, kind) -> pathlib.Path:
     """Writes the weights of a small untrained model and returns their path.
 
     A model of kind 'deblocker' is the identity. One of kind 'colour' is a colour
     deblocker that changes every pixel, depending on the compression.
     """
-    import jax
-
     from cqr_jax import weights
-    from cqr_jax.models import channels
-    from cqr_jax.models.deblocker import Deblocker
-    from cqr_jax.models.ranker import Ranker
 
-    model = (Ranker if kind == "ranker" else Deblocker)(**FRESH[kind])
-    # `cqr_jax.training.state` needs the extra `train`, which some tests run without.
-    blank = np.zeros((1, 48, 48, channels(model)), np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), blank)
-    if kind == "colour":
-        rng = np.random.default_rng(0)
-        variables = jax.tree.map(
-            lambda x: x + np.float32(0.05) * rng.standard_normal(x.shape, np.float32),
-            variables,
-        )
     path = folder / f"{kind}.safetensors"
     held = "ranker" if kind == "ranker" else "deblocker"
-    weights.save(path, held, FRESH[kind], variables, {})
+    weights.save(path, held, FRESH[kind], _fresh(kind), {})
     return path
 
 

@@ -80,7 +80,8 @@ def _way(command: str) -> str | None:
 
 
 def _those(way: str) -> list[str]:
-    return [command for command in _commands() if _way(command) == way]
+    found = [command for command in _commands() if _way(command) == way]
+    return list(dict.fromkeys(found))
 
 
 def _filled(command: str) -> str:

@@ -23,6 +23,7 @@ from cqr_jax.training import stages, state
 
 config = deblock.get_config("quickstart,ablation=cqr")
 config.loss.edge = 0.1
+config.model.local_blocks, config.model.masks = 0, False
 steps = stages.deblock_steps(config, None)
 clean = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 1), np.uint8)
 batch = {"clean": clean, "compressed": clean[:, None] // 2}

@@ -5,11 +5,13 @@ import csv
 import functools
 import itertools
 import json
+import logging
 import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -36,7 +38,7 @@ from cqr_jax.training import checkpoint, loop, stages, state
 from cqr_jax.training.start import check_start, initial_params
 from cqr_jax.training.workdir import Workdir
 from cqr_jax.weights import __main__ as weights_command
-from tests.conftest import call, overridden, run, start
+from tests.conftest import ROOT, call, overridden, run, start
 from tests.networks import NETWORKS, SMALL, drawn
 
 # A ranker and a deblocker that train in seconds.
@@ -55,7 +57,7 @@ DEBLOCKER = (
     "--config.ranker.validation.examples=8",
     "--config.model.width=6",
     "--config.model.local_blocks=0",
-    "--config.model.key_pool=16",
+    "--config.model.masks=False",
     "--config.batch_size=2",
     "--config.steps=6",
     "--config.optimizer.warmup_steps=0",
@@ -140,22 +142,20 @@ def test_mistakes_are_reported_before_tensorflow_is_imported(file, field):
     [
         (["--config.data.name=nothing"], "no records of 'nothing'"),
         (["--config.ranker_weights=none.safetensors"], "no such weights file"),
-        (["--config.initial_weights=x"], "x: no such weights file"),
-        (["--config.ranker.workdir=README.md"], "can't be written to "),
+        ([f"--config.ranker.workdir={ROOT}/README.md"], "can't be written to "),
     ],
 )
-def test_bad_paths_get_one_line(arguments, words, tmp_path):
-    code, _, err = run(
-        "cqr_jax.main",
-        "--config=configs/deblock.py:quickstart",
-        f"--config.workdir={tmp_path}",
+def test_bad_paths_are_reported(arguments, words, data_dir, tmp_path):
+    flags = (
+        f"--config.workdir={tmp_path}/run",
         f"--config.ranker.workdir={tmp_path}/ranker",
+        f"--config.data.data_dir={data_dir}",
+        "--config.data.name=photos",
+        *DEBLOCKER,
         *arguments,
     )
-    assert code == 1
-    assert "Traceback" not in err
-    assert err.splitlines()[-1].startswith("error: ")
-    assert words in err
+    with pytest.raises(UserError, match=words):
+        tasks.train_deblocker(overridden(deblock.get_config("quickstart"), flags))
 
 
 @pytest.mark.parametrize(
@@ -427,18 +427,38 @@ def test_ranker_is_trained_only_if_a_variant_needs_it(data_dir, monkeypatch, tmp
     assert whole.ranker_weights == "R.safetensors"
 
 
-def _stop_at(words, *command) -> list[str]:
-    """Sends SIGTERM when a logged line contains `words`; returns all logged lines."""
-    process = start(*command)
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if words in line:
-            process.send_signal(signal.SIGTERM)
-    assert process.wait() == 128 + signal.SIGTERM, lines
-    process.stdout.close()
-    process.stderr.close()
-    return lines
+@contextlib.contextmanager
+def _when(words, act):
+    """Calls `act` when a logged line contains `words`."""
+    handler, log = logging.Handler(), logging.getLogger("cqr_jax")
+    handler.emit = lambda record: act() if words in record.getMessage() else None
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+def _share_steps(monkeypatch):
+    """Lets trainings of equal configs share their steps, which JAX compiles once."""
+    make, made = stages.ranker_steps, {}
+
+    def shared(config):
+        fields = json.loads(config.to_json())
+        del fields["workdir"]
+        key = json.dumps(fields, sort_keys=True)
+        if key not in made:
+            made[key] = make(config)
+        return made[key]
+
+    monkeypatch.setattr(stages, "ranker_steps", shared)
+
+
+def _save_untrained(config, stage, manager, train_state, workdir):
+    """Replaces `loop.train`: saves the state with which the run begins as its best."""
+    end = train_state.replace(step=np.array(config.steps, np.int32))
+    checkpoint.save(manager, end, {stage.best[0]: 1.0})
+    return end
 
 
 @pytest.mark.slow
@@ -448,6 +468,7 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(
     """The state includes Muon's momenta and the average of the weights."""
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     more = ("--config.ema_decay=0.9", "--config.optimizer.name=muon")
+    _share_steps(monkeypatch)
     _, _, *flags = _train_ranker(data_dir, unbroken, 60, 10, *more)
     loop.train_ranker(overridden(ranker.get_config("quickstart"), flags))
     command = _train_ranker(data_dir, broken, 60, 10, *more)
@@ -459,13 +480,19 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (broken / "ranker.safetensors").exists()
-    lines = _stop_at("ranker 35/", *command)
+    config = overridden(ranker.get_config("quickstart"), command[2:])
+    with (
+        caplog.at_level("INFO", "cqr_jax"),
+        pytest.raises(SystemExit) as caught,
+        _when("ranker 35/", lambda: signal.raise_signal(signal.SIGTERM)),
+    ):
+        loop.train_ranker(config)
+    assert caught.value.code == 128 + signal.SIGTERM
     assert not (broken / "ranker.safetensors").exists()
     stopped = json.loads((broken / "stopped.json").read_text())
-    assert f"stopped at step {stopped['step']}, saved" in lines[-1]
+    assert f"stopped at step {stopped['step']}, saved" in caplog.messages[-1]
     stopped["hours"] += 100  # as after a long run, to recognise them below
     (broken / "stopped.json").write_text(json.dumps(stopped))
-    config = overridden(ranker.get_config("quickstart"), command[2:])
     with caplog.at_level("INFO", "cqr_jax"):
         loop.train_ranker(config)
     assert f"resuming at step {stopped['step']}" in caplog.text
@@ -493,12 +520,11 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(
     assert provenance["data"] == {"photos": records.digest(str(data_dir), "photos")}
     assert provenance["earlier"] == []
 
-    # Another run can start from these weights, and keeps them if it does not learn.
+    # Another run starts from these weights.
     config = ConfigDict(json.loads((broken / "config.json").read_text()))
     config.initial_weights = str(broken / "ranker.safetensors")
     config.workdir, config.steps, config.validate_every = str(tmp_path / "next"), 1, 1
-    config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-30, 0
-    config.ema_decay = 0.0  # a mean of equal weights is rounded
+    monkeypatch.setattr(loop, "train", _save_untrained)
     _, _, after, arrays = weights.read(loop.train_ranker(config))
     del provenance["earlier"]
     assert after["earlier"] == [provenance]
@@ -516,17 +542,28 @@ def test_killed_stopped_and_resumed_run_equals_an_uninterrupted_one(
     assert loop.train_ranker(config) == broken / "ranker.safetensors"
 
 
-@pytest.mark.slow
-def test_second_run_in_a_workdir_waits_for_the_first(data_dir, tmp_path):
-    with Workdir(str(tmp_path)).lock():
-        no_warmup = "--config.optimizer.warmup_steps=0"
-        process = start(*_train_ranker(data_dir, tmp_path, 2, 2, no_warmup))
-        for line in process.stderr:
-            if "waiting for the run that is training there" in line:
-                break
-        assert not (tmp_path / "config.json").exists()
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+def test_second_run_in_a_workdir_waits_for_the_first(
+    data_dir, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(loop, "train", _save_untrained)
+    _, _, *flags = _train_ranker(data_dir, tmp_path, 2, 2)
+    locked, waits, untouched = threading.Event(), threading.Event(), []
+
+    def first():
+        with Workdir(str(tmp_path)).lock():
+            locked.set()
+            waits.wait(60)
+            untouched.append(not (tmp_path / "config.json").exists())
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert locked.wait(60)
+    words = "waiting for the run that is training there"
+    with caplog.at_level("INFO", "cqr_jax"), _when(words, waits.set):
+        loop.train_ranker(overridden(ranker.get_config("quickstart"), flags))
+    thread.join()
+    assert waits.is_set()
+    assert untouched == [True]
     assert (tmp_path / "ranker.safetensors").exists()
 
 
@@ -880,13 +917,6 @@ def test_training_options_work_together(tmp_path, caplog):
     assert all(x.dtype == np.float32 and np.isfinite(x).all() for x in arrays.values())
 
 
-def _save_untrained(config, stage, manager, train_state, workdir):
-    """Replaces `loop.train`: saves the state with which the run begins as its best."""
-    end = train_state.replace(step=np.array(config.steps, np.int32))
-    checkpoint.save(manager, end, {stage.best[0]: 1.0})
-    return end
-
-
 @pytest.mark.slow
 def test_ablation_trains_missing_runs_and_prints_a_table(
     data_dir, tmp_path, photographs, capsys, caplog, monkeypatch
@@ -944,12 +974,10 @@ def test_ablation_trains_missing_runs_and_prints_a_table(
 
 
 def test_table_1_without_finished_runs_is_an_error(tmp_path):
-    arguments = ("--config=configs/eval.py:ablation", f"--config.workdir={tmp_path}")
-    code, _, err = run("cqr_jax.main", *arguments)
-    assert code == 1
-    assert err.splitlines()[-1].startswith(
-        f"error: {tmp_path}: contains no finished run"
-    )
+    config = evaluation.get_config("ablation")
+    config.workdir = str(tmp_path)
+    with pytest.raises(UserError, match=f"^{tmp_path}: contains no finished run"):
+        tasks.TASKS[config.task].run(config)
 
 
 def test_weights_of_another_network_are_named(tmp_path, monkeypatch):

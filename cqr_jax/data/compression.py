@@ -4,6 +4,7 @@ This module imports neither TensorFlow nor JAX, because data preparation runs it
 worker processes.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -86,13 +87,15 @@ def nearest_quality(table: tuple[int, ...]) -> tuple[int, bool]:
     Returns:
       The quality factor, 1 to 100, and whether the table equals libjpeg's.
     """
-    found = np.asarray(table)
-    distances = [
-        float(np.mean(np.abs(np.log(found / luma_table(quality)))))
-        for quality in range(1, 101)
-    ]
+    distances = np.abs(np.log(np.asarray(table)) - _log_luma_tables()).mean(1)
     best = int(np.argmin(distances))
-    return best + 1, distances[best] == 0
+    return best + 1, bool(distances[best] == 0)
+
+
+@functools.cache
+def _log_luma_tables() -> np.ndarray:
+    """Returns the logarithms of libjpeg's luma tables at QF 1 to 100, (100, 64)."""
+    return np.log([luma_table(quality) for quality in range(1, 101)])
 
 
 def features(compression: Compression | None) -> np.ndarray:

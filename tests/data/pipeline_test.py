@@ -43,7 +43,14 @@ def _places(image, whole):
     """Returns where each of the image's eight transforms is on the grid of `whole`."""
     windows = np.lib.stride_tricks.sliding_window_view(whole, image.shape)[::8, ::8]
     turns = [np.rot90(image, k)[:, ::step] for k in range(4) for step in (1, -1)]
-    return np.stack([(windows == turned).all((2, 3)) for turned in turns])
+    found = []
+    for turned in turns:
+        same = (windows[:, :, 0] == turned[0]).all(
+            -1
+        )  # few windows have this first row
+        same[same] = (windows[same] == turned).all((1, 2))
+        found.append(same)
+    return np.stack(found)
 
 
 def test_both_images_of_a_pair_are_the_same_crop(builder):
@@ -133,7 +140,7 @@ def test_stream_can_start_at_any_step(builder, example):
         )
 
     unbroken = _take(stream(), 12)  # over several epochs of the few records
-    for first in (1, 5, 11):
+    for first in (1, 11):
         resumed = _take(stream(first_step=first), 12 - first)
         for left, right in zip(unbroken[first:], resumed, strict=True):
             _assert_equal(left, right)

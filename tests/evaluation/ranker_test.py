@@ -11,7 +11,7 @@ from PIL import Image
 from configs import eval as evaluation
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import ranker
-from tests.conftest import run, save_fresh
+from tests.conftest import save_fresh
 
 LEVELS = ((1, 10), (11, 20), (21, 30))
 
@@ -64,16 +64,13 @@ def test_the_plot_is_an_image_of_many_colours():
     assert len(colours) > 50
 
 
-def test_the_command_writes_scores_and_metrics(photographs, tmp_path):
+def test_the_task_writes_scores_and_metrics(photographs, tmp_path, capsys):
     path = save_fresh(tmp_path, "ranker")
-    arguments = (
-        "cqr_jax.main",
-        "--config=configs/eval.py:ranker",
-        f"--config.sets={photographs}",
-        f"--config.workdir={tmp_path}/out",
-    )
-    code, out, err = run(*arguments, f"--config.weights={path}", "--config.side=64")
-    assert code == 0, err
+    config = evaluation.get_config("ranker")
+    config.sets, config.workdir = str(photographs), str(tmp_path / "out")
+    config.weights, config.side = str(path), 64
+    ranker.evaluate_ranker(config)
+    out = capsys.readouterr().out
     result = json.loads((tmp_path / "out" / "ranker.json").read_text())
     assert result["images"] == 4
     assert f"{result['accuracy']:.4f}" in out.splitlines()[1]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cqr_jax.data import jpeg
-from cqr_jax.data.compression import CONDITIONINGS, FEATURES, features, libjpeg
+from cqr_jax.data.compression import FEATURES, features, libjpeg
 from cqr_jax.models import colour
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.training import state
@@ -35,8 +35,15 @@ def _told(*qualities):
     return np.stack([features(libjpeg(q) if q else None) for q in qualities])
 
 
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-@pytest.mark.parametrize("shape", [(32, 48), (17, 31), (3, 5)])
+@pytest.mark.parametrize(
+    ("conditioning", "shape"),
+    [
+        ("none", (17, 31)),
+        ("planes", (3, 5)),
+        ("modulation", (32, 48)),
+        ("modulation", (17, 31)),
+    ],
+)
 def test_deblocker_takes_any_size_and_starts_as_the_identity(conditioning, shape):
     model = Deblocker(**SMALL, conditioning=conditioning)
     image = jax.random.uniform(jax.random.key(1), (2, *shape, 3))
@@ -70,7 +77,7 @@ def test_chroma_depends_on_luma_across_the_image():
         return model.apply(variables, image)[0, 16, 16, 1]
 
     image = jax.random.uniform(jax.random.key(1), (1, 32, 32, 3))
-    seen = np.abs(jax.grad(middle_of_cb)(image)[0])
+    seen = np.abs(jax.jit(jax.grad(middle_of_cb))(image)[0])
     assert seen[..., 0].sum() > 0
     assert (seen[[0, -1]] > 0).any()  # through the lowest level, across the image
 
@@ -134,7 +141,8 @@ def test_luma_equals_that_of_the_records():
 
 
 def test_omitted_compression_means_unknown():
-    model = Deblocker(**SMALL, conditioning="modulation")
+    fields = SMALL | {"deeper_widths": (), "masks": False}
+    model = Deblocker(**fields, conditioning="modulation")
     image = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3))
     variables = _noisy(state.init(model, 16, 0))
     unknown = model.apply(variables, image, np.zeros((2, FEATURES), np.float32))

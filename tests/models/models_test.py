@@ -35,7 +35,6 @@ def _noisy(variables):
         (Ranker(), 13_733_129),
         (Ranker(width=16), 869_849),
         (Deblocker(), 8_959_169),
-        (Deblocker(dilations=(1, 1, 1)), 8_959_169),  # dilation costs no parameters
     ],
 )
 def test_parameter_counts_are_as_documented(model, count):
@@ -162,7 +161,7 @@ def test_bfloat16_results_are_near_those_of_float32(model):
     np.testing.assert_allclose(rounded, exact, atol=0.05 * np.abs(exact).max())
 
 
-@pytest.mark.parametrize("shape", [(48, 48), (33, 47), (5, 3)])
+@pytest.mark.parametrize("shape", [(33, 47), (5, 3)])
 def test_deblocker_takes_any_size_and_starts_as_the_identity(shape):
     model = Deblocker(**SMALL)
     image = jax.random.uniform(jax.random.key(1), (2, *shape, 1))

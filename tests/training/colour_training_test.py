@@ -30,6 +30,7 @@ SMALL = (
     "--config.model.width=6",
     "--config.model.deeper_widths=(6,)",
     "--config.model.local_blocks=0",
+    "--config.model.outer_masks=False",
     "--config.patch=32",
     "--config.batch_size=4",
     "--config.data.gray_name=gray",

@@ -64,7 +64,7 @@ def _two(data_dir, workdir, *more, devices=1):
     ]
 
 
-def _two_of_slurm(data_dir, workdir, *more):
+def _two_of_slurm(data_dir, workdirs):
     """Starts two processes with the environment that `srun` sets."""
     # JAX derives the port from the number of the job.
     job = _free_port() % 4096
@@ -73,14 +73,13 @@ def _two_of_slurm(data_dir, workdir, *more):
             data_dir,
             workdir,
             "--distributed",
-            *more,
             SLURM_JOB_ID=str(job),
             SLURM_STEP_NODELIST="localhost",
             SLURM_NTASKS="2",
             SLURM_PROCID=str(i),
             SLURM_LOCALID=str(i),
         )
-        for i in range(2)
+        for i, workdir in enumerate(workdirs)
     ]
 
 
@@ -104,11 +103,11 @@ import jax, numpy as np, optax
 from cqr_jax.training import distributed, runner, state, steps
 from cqr_jax.models.ranker import Ranker
 
-path, port, processes, index = sys.argv[1:]
+path, modes, port, processes, index = sys.argv[1:]
 count, index = int(processes), int(index)
 if count > 1:
     distributed.join(f"localhost:{port}", count, index)
-for mode in ("jit", "pmap"):
+for mode in modes.split(","):
     rng = np.random.default_rng(0)
     run = runner.create(mode)
     axis = run.axis_name
@@ -133,13 +132,16 @@ for mode in ("jit", "pmap"):
 """
 
 
-def _descend(path, devices, processes) -> dict[tuple[str, int], list[np.ndarray]]:
+def _descend(
+    path, devices, processes, modes=("jit", "pmap")
+) -> dict[tuple[str, int], list[np.ndarray]]:
     """Returns the final states by (mode, process).
 
     All processes have the same number of devices.
     """
     port = _free_port()
-    words = [sys.executable, "-c", _DESCEND, path, str(port), str(processes)]
+    words = [sys.executable, "-c", _DESCEND, path, ",".join(modes)]
+    words += [str(port), str(processes)]
     started = [
         subprocess.Popen(
             [*words, str(i)],
@@ -154,7 +156,7 @@ def _descend(path, devices, processes) -> dict[tuple[str, int], list[np.ndarray]
         for process in started:
             process.kill()
     found = {}
-    for mode in ("jit", "pmap"):
+    for mode in modes:
         for i in range(processes):
             with np.load(f"{path}-{mode}-{i}.npz") as arrays:
                 found[mode, i] = [arrays[name] for name in arrays.files]
@@ -163,7 +165,7 @@ def _descend(path, devices, processes) -> dict[tuple[str, int], list[np.ndarray]
 
 @pytest.mark.slow
 def test_many_devices_and_processes_learn_the_same_as_one_device(tmp_path):
-    expected = _descend(tmp_path / "one", 1, 1)["jit", 0]
+    expected = _descend(tmp_path / "one", 1, 1, ("jit",))["jit", 0]
     for processes in (1, 2):
         states = _descend(tmp_path / f"many{processes}", 4, processes)
         assert len(states) == 2 * processes
@@ -202,31 +204,15 @@ def test_missing_flags_outside_a_cluster_are_an_error(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_of_slurm_train_together(data_dir, tmp_path):
-    processes = _two_of_slurm(
-        data_dir, tmp_path, "--config.steps=4", "--config.validate_every=4"
-    )
-    codes, errors = _finish(*processes)
-    assert codes == [0, 0], errors
-    assert "CpuDevice" in errors[0]
-    assert "4/4" in errors[0]
-    assert "4/4" not in errors[1]  # only the first process logs
-    assert (tmp_path / "ranker.safetensors").is_file()
-
-
-@pytest.mark.slow
-def test_workdir_that_is_not_shared_is_an_error(data_dir, tmp_path):
+def test_slurm_processes_without_a_shared_workdir_get_an_error(data_dir, tmp_path):
     workdirs = [tmp_path / "one", tmp_path / "other"]
-    more = f"--coordinator=localhost:{_free_port()}", "--processes=2"
-    processes = [
-        _train(data_dir, workdir, *more, f"--process={i}")
-        for i, workdir in enumerate(workdirs)
-    ]
-    codes, errors = _finish(*processes)
+    codes, errors = _finish(*_two_of_slurm(data_dir, workdirs))
     assert codes == [1, 1], errors
     for workdir, err in zip(workdirs, errors, strict=True):
         assert f"error: {workdir}: not all processes see this folder" in err
         assert "Traceback" not in err
+    assert "CpuDevice" in errors[0]
+    assert "CpuDevice" not in errors[1]  # only the first process logs
 
 
 @pytest.mark.slow
@@ -256,3 +242,4 @@ def test_killed_process_ends_the_others_and_the_run_resumes(data_dir, tmp_path):
     assert codes == [128 + signal.SIGTERM] * 2
     assert resumed % 10 == 0
     assert "saved" in errors[0]
+    assert "/100000" not in errors[1]

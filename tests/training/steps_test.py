@@ -15,7 +15,7 @@ from cqr_jax.models.ranker import Ranker
 from cqr_jax.training import state, steps
 
 RANKER = Ranker(width=2)
-DEBLOCKER = Deblocker(width=6, local_blocks=0, residual_blocks=0, scale=2)
+DEBLOCKER = Deblocker(width=6, local_blocks=0, residual_blocks=0, scale=2, masks=False)
 WEIGHTS = {"mae": 1.0, "quality": 0.01, "feature": 0.9}
 DEBLOCK_STEP = functools.partial(
     steps.deblock_train_step,
@@ -46,8 +46,31 @@ def _guided_loss(restored, clean, rank, weights=WEIGHTS):
     return losses.overall(losses.Comparison(restored, clean, rank), weights)
 
 
+RANK = jax.jit(RANKER.apply)
+SGD = optax.sgd(0.1)
+
+
 def _rank(variables):
-    return functools.partial(RANKER.apply, variables)
+    return functools.partial(RANK, variables)
+
+
+@functools.cache
+def _step(parts):
+    """Returns a step that also returns the gradient of the ranker's variables."""
+    step = functools.partial(DEBLOCK_STEP, optimizer=SGD, grad_accum_steps=parts)
+
+    def with_gradient(train_state, ranker_variables, batch):
+        def loss(variables):
+            after = step(train_state, variables, batch)
+            return after[1]["loss"], after
+
+        return jax.grad(loss, has_aux=True)(ranker_variables)
+
+    return jax.jit(with_gradient)
+
+
+def _ladders():
+    return {"clean": _images(4), "compressed": _images(4, 2)[::-1]}
 
 
 def test_ranker_step_lowers_the_loss_and_moves_the_statistics():
@@ -86,21 +109,13 @@ def test_ranker_step_lowers_the_loss_and_moves_the_statistics():
 
 
 def test_frozen_ranker_gets_no_gradient_and_does_not_change(ranker_variables):
-    optimizer = optax.adam(1e-2)
-    train_state = state.create(DEBLOCKER, 48, optimizer, 0)
-    batch = {"clean": _images(2), "compressed": _images(2, 3)}
-    step = functools.partial(DEBLOCK_STEP, optimizer=optimizer)
-
-    def loss(ranker_variables):
-        return step(train_state, ranker_variables, batch)[1]["loss"]
-
-    gradient = jax.jit(jax.grad(loss))(ranker_variables)
-    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
-
+    train_state = state.create(DEBLOCKER, 48, SGD, 0)
     copy = jax.tree.map(np.array, ranker_variables)
-    compiled = jax.jit(step)
     for _ in range(3):
-        train_state, metrics = compiled(train_state, ranker_variables, batch)
+        gradient, (train_state, metrics) = _step(1)(
+            train_state, ranker_variables, _ladders()
+        )
+        assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
     jax.tree.map(np.testing.assert_array_equal, ranker_variables, copy)
     assert not jax.tree.leaves(train_state.batch_stats)
     assert metrics.keys() == {"loss", "mae", "quality", "feature"}
@@ -109,14 +124,10 @@ def test_frozen_ranker_gets_no_gradient_and_does_not_change(ranker_variables):
 
 
 def test_micro_batches_give_the_step_of_the_whole_batch(ranker_variables):
-    optimizer = optax.sgd(1.0)  # moves by the gradient itself
-    train_state = state.create(DEBLOCKER, 48, optimizer, 0)
-    batch = {"clean": _images(4), "compressed": _images(4, 2)[::-1]}
-    step = functools.partial(DEBLOCK_STEP, optimizer=optimizer)
-    whole, expected = jax.jit(step)(train_state, ranker_variables, batch)
-    parts, found = jax.jit(functools.partial(step, grad_accum_steps=2))(
-        train_state, ranker_variables, batch
-    )
+    train_state = state.create(DEBLOCKER, 48, SGD, 0)
+    arguments = (train_state, ranker_variables, _ladders())
+    _, (whole, expected) = _step(1)(*arguments)
+    _, (parts, found) = _step(2)(*arguments)
     for name, value in expected.items():
         assert found[name] == pytest.approx(float(value), rel=1e-5)
     jax.tree.map(
@@ -143,15 +154,25 @@ def test_batch_norm_sees_one_micro_batch_after_the_other():
         margin=0.5,
         ema_decay=0.0,
     )
+
+    @jax.jit
+    def forward(stats, images):
+        variables = {"params": train_state.params, "batch_stats": stats}
+        mutable = ["batch_stats"]
+        _, after = RANKER.apply(variables, images, train=True, mutable=mutable)
+        return after["batch_stats"]
+
+    expected = train_state.batch_stats
     for index in (slice(0, None, 2), slice(1, None, 2)):
-        half = {name: x[index] for name, x in batch.items()}
-        train_state, _ = jax.jit(step)(train_state, {}, half)
-    fresh = state.create(RANKER, 48, optimizer, 0)
-    found, _ = jax.jit(functools.partial(step, grad_accum_steps=2))(fresh, {}, batch)
+        half = [batch[name][index] for name in ("image_i", "image_j")]
+        expected = forward(expected, steps.to_float(np.concatenate(half)))
+    found, _ = jax.jit(functools.partial(step, grad_accum_steps=2))(
+        train_state, {}, batch
+    )
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
         found.batch_stats,
-        train_state.batch_stats,
+        expected,
     )
 
 
@@ -175,8 +196,8 @@ def test_guided_loss_pairs_each_restored_image_with_its_clean_one(
     clean = jnp.asarray(_images(2), jnp.float32) / 255
     _, terms = _guided_loss(restored, clean, _rank(ranker_variables))
     repeated = jnp.stack([clean[i // 3] for i in range(6)])
-    score, features = RANKER.apply(ranker_variables, restored)
-    _, target = RANKER.apply(ranker_variables, repeated)
+    score, features = RANK(ranker_variables, restored)
+    _, target = RANK(ranker_variables, repeated)
     assert terms["mae"] == pytest.approx(float(jnp.abs(restored - repeated).mean()))
     assert terms["quality"] == pytest.approx(float(losses.quality(score)))
     expected = losses.feature_matching(features, target)
