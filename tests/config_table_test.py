@@ -41,7 +41,7 @@ def test_every_field_is_in_a_table():
 @pytest.mark.parametrize(
     ("file", "field", "values", "words"),
     [
-        ("deblock", "model.width", "`64` `32` `16` `32`", "channels"),
+        ("deblock", "model.width", "`64` `32` `16` `48`", "channels"),
         (
             "deblock",
             "ranker",

@@ -12,7 +12,7 @@ from configs import deblock
 from cqr_jax import weights
 from cqr_jax.data import jpeg
 from cqr_jax.evaluation import metrics
-from cqr_jax.restoring import jax_network, openvino_network
+from cqr_jax.restoring import jax_network
 from cqr_jax.training.steps import to_float
 from data_prep import sources
 
@@ -69,12 +69,8 @@ def test_weights_fit_the_compact_preset(name, blocks):
     weights.load(weights.SHIPPED / f"{name}.safetensors", "deblocker", fields)
 
 
-def test_the_network_of_cqr_restore_fits_the_colour_preset():
-    fields = deblock.get_config("colour").model.to_dict()
-    made_with = weights.header(weights.DEBLOCKER, "deblocker").fields
-    older = openvino_network.LATER_FIELDS.keys() - made_with.keys()
-    fields |= {x: openvino_network.LATER_FIELDS[x] for x in older}
-    held = weights.load(weights.DEBLOCKER, "deblocker", fields)
+def test_the_network_of_cqr_restore_takes_colour_and_the_compression():
+    held = weights.load(weights.DEBLOCKER, "deblocker")
     assert (held.model.channels, held.model.conditioning) == (3, "modulation")
 
 
