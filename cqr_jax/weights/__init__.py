@@ -104,7 +104,10 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
     _, _, provenance, arrays = read(path)
     # Fields that an older file lacks have their defaults.
     if (name := found.get("name", kind)) not in models.MODELS:
-        raise UserError(f"{path}: holds the network {name!r}, which is unknown here")
+        raise UserError(
+            f"{path}: holds the network {name!r}, which is unknown here; add it to "
+            "cqr_jax/models, or name other weights"
+        )
     try:
         model = models.create(found, kind)
     except TypeError as error:
@@ -118,7 +121,7 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
         if json.loads(json.dumps(value)) != theirs:
             raise UserError(
                 f"{path}: holds a {kind} with {name} {theirs}, but the config asks for "
-                f"{value}"
+                f"{value}; change {name} in the config, or name other weights"
             )
     image = np.zeros((1, 64, 64, models.channels(model)), np.float32)
     expected = jax.eval_shape(model.init, jax.random.key(0), image)
@@ -154,7 +157,9 @@ def header(path: str | os.PathLike, kind: str) -> Header:
     with _opened(path) as file:
         found = _header(file)
     if found.kind != kind:
-        raise UserError(f"{path}: holds a {found.kind}, not a {kind}")
+        raise UserError(
+            f"{path}: holds a {found.kind}, not a {kind}; name weights of a {kind}"
+        )
     return found
 
 
@@ -233,4 +238,7 @@ def _check(path, found: dict, expected: dict) -> None:
         if shapes[name] != wanted[name]
     ]
     if problems:
-        raise UserError(f"{path}: doesn't fit its model: {'; '.join(problems)}")
+        raise UserError(
+            f"{path}: doesn't fit its model: {'; '.join(problems)}; the file is "
+            "damaged or of another version of cqr_jax"
+        )

@@ -51,4 +51,5 @@ def test_other_weights_are_rejected_in_one_line(tmp_path):
     path = save_fresh(tmp_path, "ranker")
     code, out, err = call(activity.main, path)
     assert (code, out) == (1, "")
-    assert err == f"error: {path}: holds a ranker, not a deblocker\n"
+    words = "holds a ranker, not a deblocker; name weights of a deblocker"
+    assert err == f"error: {path}: {words}\n"
