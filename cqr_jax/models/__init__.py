@@ -5,6 +5,7 @@ config selects it with `config.model.name`. The other fields of `config.model` a
 attributes of the module.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,13 +37,30 @@ def create(fields: Mapping[str, Any], kind: str, **settings: Any) -> nn.Module:
       TypeError: if the module has no attribute with the name of a field.
     """
     attributes = dict(fields)
-    name = attributes.pop("name", kind)
-    if name not in MODELS:
-        raise UserError(f"config.model.name={name!r}: choose {' or '.join(MODELS)}")
+    module = _module(attributes.pop("name", kind))
     attributes = {
         k: tuple(v) if isinstance(v, list) else v for k, v in attributes.items()
     }
-    return MODELS[name](**attributes, **settings)
+    return module(**attributes, **settings)
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Returns the default of each attribute of the model with this name.
+
+    Raises:
+      UserError: if there is no model with this name.
+    """
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(_module(name))
+        if field.name not in ("parent", "name")  # Flax adds these
+    }
+
+
+def _module(name: str) -> type[nn.Module]:
+    if name not in MODELS:
+        raise UserError(f"config.model.name={name!r}: choose {' or '.join(MODELS)}")
+    return MODELS[name]
 
 
 def channels(model: nn.Module) -> int:

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import dataclasses
 import json
 import logging
 import pathlib
@@ -205,9 +204,9 @@ def _model_defaults(config: ml_collections.ConfigDict) -> dict:
     if "ranker" in config:
         named["ranker.model"] = config.ranker.model
     return {
-        f"{where}.{field.name}": field.default
+        f"{where}.{field}": default
         for where, model in named.items()
-        for field in dataclasses.fields(models.MODELS[model.name])
+        for field, default in models.defaults(model.name).items()
     }
 
 

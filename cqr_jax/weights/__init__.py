@@ -5,7 +5,6 @@ Reading and writing them needs neither TensorFlow nor Orbax. The package include
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -102,7 +101,6 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
 
     found = header(path, kind).fields
     _, _, provenance, arrays = read(path)
-    # Fields that an older file lacks have their defaults.
     if (name := found.get("name", kind)) not in models.MODELS:
         raise UserError(
             f"{path}: holds the network {name!r}, which is unknown here; add it to "
@@ -139,9 +137,8 @@ def all_fields(fields: dict, kind: str) -> dict:
     """
     from cqr_jax import models
 
-    model = models.create(fields, kind)
-    known = {x.name: x.default for x in dataclasses.fields(model) if x.name != "parent"}
-    return json.loads(json.dumps(known | {"name": kind} | fields))
+    named = {"name": kind} | fields
+    return json.loads(json.dumps(models.defaults(named["name"]) | named))
 
 
 def header(path: str | os.PathLike, kind: str) -> Header:

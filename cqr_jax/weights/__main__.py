@@ -155,9 +155,8 @@ def interpolate(path: str, other: str, share: float, output: str) -> None:
         raise UserError(f"--share={share}: must be in [0, 1]")
     kind, fields, provenance, first = weights.read(path)
     other_kind, other_fields, other_provenance, second = weights.read(other)
-    if kind != other_kind or weights.all_fields(fields, kind) != weights.all_fields(
-        other_fields, kind
-    ):
+    ours = (kind, weights.all_fields(fields, kind))
+    if ours != (other_kind, weights.all_fields(other_fields, other_kind)):
         raise UserError(
             f"{path} and {other} hold different models; only weights of the same model "
             "can be interpolated"

@@ -45,9 +45,8 @@ def _places(image, whole):
     turns = [np.rot90(image, k)[:, ::step] for k in range(4) for step in (1, -1)]
     found = []
     for turned in turns:
-        same = (windows[:, :, 0] == turned[0]).all(
-            -1
-        )  # few windows have this first row
+        # Few windows have the first row. Only these are compared as a whole.
+        same = (windows[:, :, 0] == turned[0]).all(-1)
         same[same] = (windows[same] == turned).all((1, 2))
         found.append(same)
     return np.stack(found)
