@@ -227,12 +227,17 @@ def _flatten(variables: Any) -> dict:
 def _check(path, found: dict, expected: dict) -> None:
     shapes = {name: x.shape for name, x in found.items()}
     wanted = {name: x.shape for name, x in expected.items()}
-    problems = [f"missing {name}" for name in sorted(wanted.keys() - shapes.keys())]
-    problems += [f"extra {name}" for name in sorted(shapes.keys() - wanted.keys())]
-    problems += [
+    missing = [f"missing {x}" for x in sorted(wanted.keys() - shapes.keys())]
+    extra = [f"extra {x}" for x in sorted(shapes.keys() - wanted.keys())]
+    wrong = [
         f"{name} of shape {shapes[name]} instead of {wanted[name]}"
         for name in sorted(shapes.keys() & wanted.keys())
         if shapes[name] != wanted[name]
+    ]
+    problems = [
+        x[0] + (f" (and {len(x) - 1} more)" if len(x) > 1 else "")
+        for x in (missing, extra, wrong)
+        if x
     ]
     if problems:
         raise UserError(

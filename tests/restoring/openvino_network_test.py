@@ -218,8 +218,8 @@ def test_a_bad_file_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({}, "missing params/head/bias"),
-        ({"extra": np.zeros(3)}, "missing .*; extra params/extra$"),
+        ({}, r"missing params/body/bias \(and \d+ more\); the file is damaged"),
+        ({"extra": np.zeros(3)}, r"more\); extra params/extra; the file is damaged"),
         (None, r"head/bias of shape \(7,\) instead of \(6,\)"),
     ],
 )
