@@ -25,6 +25,7 @@ from benchmarks import machine, timing
 from configs import deblock
 from cqr_jax import tasks
 from cqr_jax.errors import one_line_errors
+from cqr_jax.models.init import shapes
 from cqr_jax.training import stages, state
 
 WHOLE_SIDES = (256, 512, 1024)
@@ -51,9 +52,10 @@ def _train(field: str, value: int, repetitions: int) -> tuple[list[float], float
 def _whole(side: int) -> tuple[list[float], float]:
     """Returns the GiB that the compiler plans for the paper's network on an image."""
     model = _model("paper")
-    shapes = jax.eval_shape(lambda: state.init(model, 48, 0))
     image = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
-    stats = jax.jit(model.apply).lower(shapes, image).compile().memory_analysis()
+    stats = (
+        jax.jit(model.apply).lower(shapes(model, 48), image).compile().memory_analysis()
+    )
     planned = stats.argument_size_in_bytes + stats.output_size_in_bytes
     return [], (planned + stats.temp_size_in_bytes) / 2**30
 

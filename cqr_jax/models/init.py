@@ -1,5 +1,6 @@
 """Initial variables of the networks, drawn with NumPy in a fraction of a second."""
 
+import functools
 import math
 from typing import Any
 
@@ -26,23 +27,14 @@ def init(model: nn.Module, patch: int, seed: int) -> dict:
     that XLA needs on a CPU to compile the many small draws of `model.init`.
 
     Args:
-      model: module of this package that takes (batch, patch, patch, channels) images.
+      model: module that takes (batch, patch, patch, channels) images.
       patch: side of the images in pixels.
       seed: seed of the draws.
 
     Raises:
       ValueError: if the model has a leaf or a kernel initialiser that is unknown here.
     """
-    image = jax.ShapeDtypeStruct((1, patch, patch, channels(model)), jnp.float32)
-    initialisers: dict[tuple[str, ...], Any] = {}
-
-    def record(next_call, args, kwargs, context):
-        if isinstance(context.module, nn.Conv | nn.Dense):
-            initialisers[context.module.path] = context.module.kernel_init
-        return next_call(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    expected, initialisers = _traced(model, patch)
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -57,4 +49,30 @@ def init(model: nn.Module, patch: int, seed: int) -> dict:
             return jnp.asarray(deviation * rng.standard_normal(leaf.shape, np.float32))
         raise ValueError(f"no rule to initialise {'/'.join([*layer, name])}")
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.tree_util.tree_map_with_path(draw, expected)
+
+
+def shapes(model: nn.Module, patch: int) -> dict:
+    """Returns the shapes and dtypes of the variables that `init` returns.
+
+    Args:
+      model: module that takes (batch, patch, patch, channels) images.
+      patch: side of the images in pixels.
+    """
+    return _traced(model, patch)[0]
+
+
+@functools.lru_cache(maxsize=16)  # tracing a large network takes seconds
+def _traced(model: nn.Module, patch: int) -> tuple[dict, dict]:
+    """Returns the shapes of the variables, and the kernel initialiser of each layer."""
+    image = jax.ShapeDtypeStruct((1, patch, patch, channels(model)), jnp.float32)
+    initialisers: dict[tuple[str, ...], Any] = {}
+
+    def record(next_call, args, kwargs, context):
+        if isinstance(context.module, nn.Conv | nn.Dense):
+            initialisers[context.module.path] = context.module.kernel_init
+        return next_call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        found = jax.eval_shape(model.init, jax.random.key(0), image)
+    return found, initialisers

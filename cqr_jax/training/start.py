@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cqr_jax import losses, models, weights
 from cqr_jax.config import split_list
 from cqr_jax.errors import UserError
+from cqr_jax.models.init import shapes
 from cqr_jax.training import distributed
 
 
@@ -68,9 +69,7 @@ def check_start(
             f"{config.initial_weights} have feature_scale={theirs}, but "
             f"{where}.model.feature_scale={ours}"
         )
-    image = np.zeros((1, 64, 64, models.channels(model)), np.float32)
-    expected = jax.eval_shape(model.init, jax.random.key(0), image)
-    initial_params(config, expected["params"], held.variables["params"])
+    initial_params(config, shapes(model, 64)["params"], held.variables["params"])
     return held
 
 

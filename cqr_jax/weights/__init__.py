@@ -95,9 +95,8 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
         the fields differ, or if arrays are missing, extra or of a wrong shape.
     """
     # Imported here because `cqr-restore` often needs `header` alone.
-    import jax
-
     from cqr_jax import models
+    from cqr_jax.models.init import shapes
 
     found = header(path, kind).fields
     _, _, provenance, arrays = read(path)
@@ -121,9 +120,7 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
                 f"{path}: holds a {kind} with {name} {theirs}, but the config asks for "
                 f"{value}; change {name} in the config, or name other weights"
             )
-    image = np.zeros((1, 64, 64, models.channels(model)), np.float32)
-    expected = jax.eval_shape(model.init, jax.random.key(0), image)
-    _check(path, arrays, _flatten(expected))
+    _check(path, arrays, _flatten(shapes(model, 64)))
     variables = {"batch_stats": {}, **nested(arrays)}
     return Weights(model, variables, found, provenance)
 
