@@ -40,7 +40,7 @@ def init(model: nn.Module, patch: int, seed: int) -> dict:
     def draw(path, leaf):
         _, *layer, name = (key.key for key in path)  # the first is the collection
         if name in _CONSTANTS:
-            return jnp.full(leaf.shape, _CONSTANTS[name])
+            return jnp.full(leaf.shape, _CONSTANTS[name], leaf.dtype)
         initialiser = initialisers.get(tuple(layer)) if name == "kernel" else None
         if initialiser is ZEROS:
             return jnp.zeros(leaf.shape)

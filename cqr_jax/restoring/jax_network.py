@@ -1,13 +1,16 @@
 """Runs the deblocker in JAX, compiled once per shape, on all devices."""
 
 import collections
+import functools
 import time
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from cqr_jax import models, weights
+from cqr_jax.models.init import shapes
 from cqr_jax.restoring import network
 from cqr_jax.training import distributed
 
@@ -18,6 +21,7 @@ class JaxNetwork:
     """A `network.Run` that compiles the network for each shape of its input.
 
     A batch is divided over the largest number of devices that divides it evenly.
+    Weights of the same model share the compiled code.
 
     Attributes:
       channels, conditioned, tile_batch, fixed_batch, engine, engine_name: as in
@@ -44,8 +48,10 @@ class JaxNetwork:
         self.tile_batch = (_CPU_TILES if on_cpu else _TILES) * len(devices)
         self.engine_name = f"JAX on {devices[0].device_kind}"
         self._model = deblocker.model
-        self._params = {"params": deblocker.variables["params"]}
-        self._compiled: dict[tuple, Any] = {}
+        self._params = jax.tree.map(
+            lambda x: np.asarray(x, np.float32),
+            {"params": deblocker.variables["params"]},
+        )
         self._spent = collections.defaultdict(float) if seconds is None else seconds
 
     def __call__(
@@ -60,16 +66,19 @@ class JaxNetwork:
         """
         start = time.perf_counter()
         inputs = network.inputs(self, images, compression)
-        shape = inputs[0].shape
-        if shape not in self._compiled:
-            everywhere, divided = distributed.shardings(
-                distributed.dividing(len(images))
-            )
-            shardings = (everywhere, *[divided] * len(inputs))
-            apply = jax.jit(self._model.apply, in_shardings=shardings)
-            self._compiled[shape] = apply.lower(self._params, *inputs).compile()
-            self._spent["compiling"] += time.perf_counter() - start
-            start = time.perf_counter()
-        restored = np.asarray(self._compiled[shape](self._params, *inputs))
+        run = _compiled(self._model, *[x.shape for x in inputs])
+        self._spent["compiling"] += time.perf_counter() - start
+        start = time.perf_counter()
+        restored = np.asarray(run(self._params, *inputs))
         self._spent["restoring"] += time.perf_counter() - start
         return restored[..., 0] if images.ndim == 3 else restored
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(model: nn.Module, *inputs: tuple[int, ...]) -> Any:
+    """Returns the compiled network for float32 inputs of these shapes."""
+    everywhere, divided = distributed.shardings(distributed.dividing(inputs[0][0]))
+    apply = jax.jit(model.apply, in_shardings=(everywhere, *[divided] * len(inputs)))
+    params = {"params": shapes(model, 64)["params"]}
+    told = [jax.ShapeDtypeStruct(x, np.float32) for x in inputs]
+    return apply.lower(params, *told).compile()
