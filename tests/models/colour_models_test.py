@@ -40,8 +40,7 @@ def _told(*qualities):
     [
         ("none", (17, 31)),
         ("planes", (3, 5)),
-        ("modulation", (32, 48)),
-        ("modulation", (17, 31)),
+        ("modulation", (33, 47)),
     ],
 )
 def test_deblocker_takes_any_size_and_starts_as_the_identity(conditioning, shape):
