@@ -41,13 +41,12 @@ CHECKS = {
 
 # Name of a notebook -> parts of its code, each with what shortens it for the test.
 SHORTER = {
-    "explore_ranker": {"steps=40": "steps=20"},
     "deblock": {
         "config.steps, config.validate_every = 160, 20": (
-            "config.model.local_blocks = 0; config.steps, config.validate_every = 60, 30"
+            "config.steps, config.validate_every = 80, 40"
         ),
         "config.ranker.steps, config.ranker.validate_every = 100, 20": (
-            "config.ranker.steps, config.ranker.validate_every = 10, 10"
+            "config.ranker.steps, config.ranker.validate_every = 20, 10"
         ),
         'config.evaluation.sets = "embedded"': (
             'config.evaluation.sets, config.evaluation.qualities = "embedded", (10,)'
