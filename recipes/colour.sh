@@ -7,10 +7,10 @@
 # in both folders, it must have the same name in both, apart from the suffix. It is then
 # in the same split of both.
 #
-# The script makes the records of both folders and trains the network. With SHIP=1 it
-# also writes the weights to the package, and chooses the limits of projection. If it is
-# stopped and started again, it continues from the last checkpoint. PYTHON sets the
-# interpreter. The default is the one in .venv.
+# The script makes the records of both folders and trains the network in two parts. With
+# SHIP=1 it also writes the weights to the package, and chooses the limits of projection.
+# If it is stopped and started again, it continues from the last checkpoint. PYTHON sets
+# the interpreter. The default is the one in .venv.
 set -euo pipefail
 [ $# -eq 2 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 colour=$(realpath "$1") gray=$(realpath "$2")
@@ -23,7 +23,11 @@ python=${PYTHON:-.venv/bin/python}
 "$python" -m data_prep.build --kind=colour --source="$gray" --name=gray-photographs \
     --side=512 --min_side=256
 "$python" -m cqr_jax.main --config=configs/deblock.py:colour \
-    --config.data.gray_name=gray-photographs --config.seed=3 --config.steps=1100
+    --config.data.gray_name=gray-photographs --config.seed=3 --config.steps=1100 \
+    --config.workdir=runs/deblock-colour-1
+"$python" -m cqr_jax.main --config=configs/deblock.py:colour \
+    --config.data.gray_name=gray-photographs --config.seed=4 --config.steps=6000 \
+    --config.initial_weights=runs/deblock-colour-1/deblocker.safetensors
 [ "${SHIP:-}" ] || exit 0
 
 "$python" -m benchmarks.projection "$colour" --count=12 \
