@@ -1,5 +1,6 @@
 """Tests of restoring pictures with a colour network."""
 
+import collections
 import io
 
 import jax
@@ -187,6 +188,17 @@ def test_tiles_of_a_colour_picture_equal_the_whole(path, photograph):
     first, second = tiles.restore(run_, given, side=128, margin=56, batch=2)
     np.testing.assert_allclose(first, whole, atol=1e-4)
     assert second.shape == (120, 200, 3)
+
+
+def test_weights_of_the_same_model_share_the_compiled_network(path, photograph):
+    held = weights.load(path, "deblocker")
+    moved = held._replace(variables=jax.tree.map(lambda x: x + 0.1, held.variables))
+    first, second = collections.defaultdict(float), collections.defaultdict(float)
+    image = photograph[None, :39, :53].astype(np.float32) / 255  # a size of its own
+    before = jax_network.JaxNetwork(held, first)(image)
+    after = jax_network.JaxNetwork(moved, second)(image)
+    assert np.abs(before - after).max() > 0.01
+    assert second["compiling"] < first["compiling"] / 10
 
 
 def test_self_ensemble_transposes_the_compression_features():

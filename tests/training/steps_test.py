@@ -99,6 +99,7 @@ def test_ranker_step_lowers_the_loss_and_moves_the_statistics():
     assert found[-1]["loss"] < 0.1 < found[0]["loss"]
     assert found[-1]["accuracy"] == 1
     assert int(train_state.step) == 20
+    assert step._cache_size() == 1  # the initial state has the types of the later ones
     changed = jax.tree.map(
         lambda a, b: bool((a != b).any()), before, train_state.batch_stats
     )
