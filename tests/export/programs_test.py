@@ -168,7 +168,6 @@ def test_stablehlo_of_colour_equals_the_network(of_colour, exported):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("of_colour", ["modulation", "pooled"], indirect=True)
 def test_stablehlo_pads_tiny_images_by_repetition(of_colour, exported):
     told = [np.zeros(1, np.float32)] * (of_colour.model.conditioning != "none")
     image = RNG.random((1, 3, 1, 3), np.float32)
