@@ -52,10 +52,9 @@ def _train(field: str, value: int, repetitions: int) -> tuple[list[float], float
 def _whole(side: int) -> tuple[list[float], float]:
     """Returns the GiB that the compiler plans for the paper's network on an image."""
     model = _model("paper")
+    variables = shapes(model, 48)
     image = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
-    stats = (
-        jax.jit(model.apply).lower(shapes(model, 48), image).compile().memory_analysis()
-    )
+    stats = jax.jit(model.apply).lower(variables, image).compile().memory_analysis()
     planned = stats.argument_size_in_bytes + stats.output_size_in_bytes
     return [], (planned + stats.temp_size_in_bytes) / 2**30
 

@@ -75,10 +75,9 @@ class JaxNetwork:
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(model: nn.Module, *inputs: tuple[int, ...]) -> Any:
+def _compiled(model: nn.Module, *input_shapes: tuple[int, ...]) -> Any:
     """Returns the compiled network for float32 inputs of these shapes."""
-    everywhere, divided = distributed.shardings(distributed.dividing(inputs[0][0]))
+    inputs = [jax.ShapeDtypeStruct(x, np.float32) for x in input_shapes]
+    everywhere, divided = distributed.shardings(distributed.dividing(len(inputs[0])))
     apply = jax.jit(model.apply, in_shardings=(everywhere, *[divided] * len(inputs)))
-    params = {"params": shapes(model, 64)["params"]}
-    told = [jax.ShapeDtypeStruct(x, np.float32) for x in inputs]
-    return apply.lower(params, *told).compile()
+    return apply.lower({"params": shapes(model, 64)["params"]}, *inputs).compile()

@@ -8,6 +8,7 @@ import pytest
 
 from cqr_jax.models import attention, layers
 from cqr_jax.models.deblocker import Deblocker
+from cqr_jax.models.init import shapes
 from cqr_jax.models.ranker import Ranker
 from cqr_jax.training import state
 
@@ -15,9 +16,7 @@ SMALL = {"width": 6, "local_blocks": 1, "residual_blocks": 1, "scale": 2, "key_p
 
 
 def _count(model) -> int:
-    image = jax.ShapeDtypeStruct((1, 48, 48, 1), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
-    return sum(x.size for x in jax.tree.leaves(shapes))
+    return sum(x.size for x in jax.tree.leaves(shapes(model, 48)["params"]))
 
 
 def _noisy(variables):
@@ -45,8 +44,8 @@ def test_multi_dilation_has_the_parameters_of_one_convolution():
     x = jnp.zeros((1, 8, 8, 64))
     sizes = []
     for module in (layers.MultiDilation(), nn.Conv(64, (3, 3))):
-        shapes = jax.eval_shape(module.init, jax.random.key(0), x)
-        sizes.append(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
+        variables = jax.eval_shape(module.init, jax.random.key(0), x)
+        sizes.append(sum(leaf.size for leaf in jax.tree.leaves(variables)))
     assert sizes[0] == sizes[1] == 64 * 64 * 9 + 64
 
 
