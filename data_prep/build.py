@@ -100,7 +100,7 @@ def build(
                     leftover.rmtree()
                 on_beam = beam_options is not None
                 new = (found, data_dir, side, min_side, processes, on_beam)
-                with even_shards():
+                with even_shards(), _quiet_absl():
                     _write(BUILDERS[kind](*new), directory, beam_options)
                 return found.name
 
@@ -142,7 +142,6 @@ def _write(builder, directory, beam_options) -> None:
     with (
         tempfile.TemporaryDirectory() as downloads,  # required by TFDS, stays empty
         contextlib.redirect_stdout(None),  # hides TFDS's messages on 'downloading'
-        _quiet_absl(),
     ):
         try:
             with files.writing_to(directory), _replacing(directory):
@@ -259,6 +258,8 @@ def main() -> None:
         default="",
         help="use Apache Beam, with these options: runner=DirectRunner,...",
     )
+    # TensorFlow reads it when it is imported. It otherwise describes the processor.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with one_line_errors():
         build(**vars(parser.parse_args()))
 
