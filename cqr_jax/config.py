@@ -7,7 +7,8 @@ package of the task: `training.checks`, `evaluation.checks` and `export.checks`.
 These modules don't import JAX, so that mistakes are reported immediately.
 """
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -128,6 +129,20 @@ def ablate(config: ConfigDict, ablation: str) -> None:
     if (quality := separate_quality(ablation)) is not None:
         config.qualities = (quality,)
         config.qualities_per_crop = min(1, config.qualities_per_crop)
+
+
+def as_flags(config: ConfigDict, where: str = "config") -> Iterator[str]:
+    """Yields the flags that set all fields of a config, quoted for a shell.
+
+    Args:
+      config: the config.
+      where: prefix of its fields on the command line.
+    """
+    for field, value in sorted(config.items()):
+        if isinstance(value, ConfigDict):
+            yield from as_flags(value, f"{where}.{field}")
+        else:
+            yield f"--{where}.{field}={shlex.quote(str(value))}"
 
 
 def split_list(text: str) -> tuple[str, ...]:

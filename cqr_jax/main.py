@@ -23,7 +23,7 @@ with extra("train"):
     from ml_collections import config_flags
 
     from cqr_jax import tasks
-    from cqr_jax.config import RENAMED
+    from cqr_jax.config import RENAMED, as_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, as FILE.py or FILE.py:PRESET."
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
         if jax.process_index():
             log.setLevel(logging.WARNING)
         log.info("jax %s on %s", jax.__version__, jax.devices())
-        log.info("config:\n%s", config)
+        log.info("config:\n  %s", "\n  ".join(as_flags(config)))
         with distributed.exit_without_barrier():
             tasks.TASKS[task].run(config)
 

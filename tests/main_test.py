@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -343,6 +344,15 @@ def test_default_config_has_the_values_of_the_paper():
     for optimizer in (config.optimizer, config.ranker.optimizer):
         assert optimizer.learning_rate == 1e-4
         assert (optimizer.schedule, optimizer.halve_every) == ("step_decay", 100_000)
+
+
+@pytest.mark.parametrize("preset", deblock.PRESETS)
+def test_logged_config_is_the_flags_that_set_it(preset):
+    config = deblock.get_config(preset)
+    config.update(seed=3, qualities=(5, 15), workdir="runs/a b")
+    given = shlex.split(" ".join(config_lib.as_flags(config)))
+    parsed = overridden(deblock.get_config(), given)
+    assert parsed.to_json() == config.to_json()
 
 
 def test_ranker_config_follows_the_deblocker_config_but_not_vice_versa():
