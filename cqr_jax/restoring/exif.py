@@ -118,6 +118,8 @@ class _Reader:
         self.sizes = _SIZES | _LONG_SIZES if self.big else _SIZES
 
     def unpack(self, form: str, at: int) -> tuple:
+        if at > len(self.data):  # a larger number than struct takes is no struct.error
+            raise ValueError("an offset beyond the end")
         return struct.unpack_from(self.order + form, self.data, at)
 
     def number(self, value: bytes) -> int:
@@ -275,9 +277,9 @@ def said_upright(exif: bytes) -> bytes:
       ValueError: if the first directory can't be read.
     """
     data = exif.removeprefix(NAME)
-    reader = _Reader(data)
     found = bytearray(data)
     try:
+        reader = _Reader(data)
         places, end = reader.places(reader.start())
         for place in places:
             if reader.unpack("H", place)[0] == ORIENTATION:

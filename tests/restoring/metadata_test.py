@@ -182,6 +182,30 @@ def test_damaged_exif_entries_are_dropped_and_the_others_kept():
     pictures.encode(picture, "tiff")
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("order", "<>")
+def test_exif_directories_beyond_the_end_are_dropped(order, count):
+    """Three numbers in place of an offset are a number that struct can't take."""
+    data = bytearray(exif.block(_tags(order)))
+    place = data.index(struct.pack(order + "HHI", 0x8769, 4, 1))
+    struct.pack_into(order + "II", data, place + 4, count, len(data) - 12 * count)
+    data[-12:] = b"\xf0" * 12
+    if count == 1:
+        struct.pack_into(order + "I", data, place + 8, 2**32 - 1)
+    tags = exif.read(bytes(data))
+    assert tags.damaged
+    assert 0x8769 not in tags.first
+    picture = Picture(RGB, metadata=Metadata(bytes(data)))
+    pictures.encode(pictures.fitted(picture, "png"), "png")
+
+
+@pytest.mark.parametrize("data", [b"", b"II", b"MM\0", b"II*\0\x08"])
+def test_short_exif_has_no_directory(data):
+    for read in (exif.read, exif.said_upright):
+        with pytest.raises(ValueError, match=r"."):
+            read(data)
+
+
 def test_exif_directories_that_point_to_themselves_are_read():
     data = bytearray(exif.block(_tags(">")))
     place = data.index(struct.pack(">HHI", 0x8769, 4, 1))
