@@ -450,6 +450,9 @@ def _picture(
     """Makes a picture of a Pillow image.
 
     Metadata and pixels (including alpha) replace those of the image if given.
+
+    Raises:
+      ImageError: if a quantisation step of a JPEG is 0.
     """
     compression = None
     if isinstance(image, JpegImagePlugin.JpegImageFile) and not is_reduced(image):
@@ -462,6 +465,8 @@ def _picture(
                 tuple(image.quantization[table_1]),
                 (max(1, down // down_1), max(1, across // across_1)),
             )
+        if not all(compression.luma) or not all(compression.chroma or (1,)):
+            raise ImageError("damaged: a quantisation step of the JPEG is 0")
     if pixels is None:
         pixels = _pixels(image)
     alpha = None

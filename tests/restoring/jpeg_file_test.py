@@ -121,6 +121,16 @@ def test_jpeg_cut_before_its_first_pixel_is_rejected():
             pictures.decode(data[:place], salvage=True)
 
 
+@pytest.mark.parametrize("place", [0, 17])
+def test_quantisation_step_of_zero_is_rejected(place):
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "gray").save(file, "jpeg", quality=50)
+    data = bytearray(file.getvalue())
+    data[data.index(b"\xff\xdb") + 5 + place] = 0
+    with pytest.raises(ImageError, match="a quantisation step of the JPEG is 0"):
+        pictures.decode(bytes(data))
+
+
 def test_pillows_load_truncated_images_is_not_set():
     """The setting is global: it would affect other threads."""
     data = _jpeg()
