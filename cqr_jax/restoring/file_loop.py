@@ -85,6 +85,7 @@ class _Claims:
 
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}  # real path -> name of an input
+        self._written: dict[str, tuple[int, int] | None] = {}  # real path -> state
 
     def owner(self, path: str | os.PathLike, source: Source) -> str:
         """Returns the input that a path belongs to: this one if it had no owner.
@@ -92,6 +93,15 @@ class _Claims:
         Several threads may call this.
         """
         return self._owners.setdefault(os.path.realpath(path), source.name)
+
+    def wrote(self, path: str) -> None:
+        """Notes that this run wrote a file."""
+        self._written[os.path.realpath(path)] = _state(path)
+
+    def is_own(self, path: str) -> bool:
+        """Returns whether a file is as this run wrote it."""
+        state = self._written.get(os.path.realpath(path))
+        return state is not None and state == _state(path)
 
 
 class _NotRestoredError(Exception):
@@ -129,7 +139,7 @@ def restore(args: argparse.Namespace) -> int:
             _interrupts() as check,
             concurrent.futures.ThreadPoolExecutor(2 * _AHEAD) as pool,
         ):
-            for batch in _rounds(found, args):
+            for batch in _rounds(found, args, claims):
                 tell.expect(len(batch))
                 jobs = list(_plan(batch, naming, args, tell, claims))
                 if not jobs:
@@ -161,20 +171,24 @@ def _writes_beside(inputs: list[str], output: str | None) -> bool:
     return any(pathlib.Path(os.path.realpath(x)).is_relative_to(above) for x in inputs)
 
 
-def _rounds(found: list[Source], args: argparse.Namespace) -> Iterator[list[Source]]:
+def _rounds(
+    found: list[Source], args: argparse.Namespace, claims: _Claims
+) -> Iterator[list[Source]]:
     """Yields the files to restore: first those found, then new ones with --watch.
 
     A new file is yielded when its size and its modification time are the same in two
-    successive polls. Until then, another program may still write it.
+    successive polls. Until then, another program may still write it. Files that this
+    run wrote are not yielded.
     """
-    done = {source: _state(source) for source in found}
+    done = {source: _state(source.name) for source in found}
     yield found
     if not args.watch:
         return
     before = dict(done)
     while True:
         time.sleep(_POLL)
-        now = {x: _state(x) for x in _find(args) if not x.problem}
+        others = (x for x in _find(args) if not (x.problem or claims.is_own(x.name)))
+        now = {x: _state(x.name) for x in others}
         new = [x for x in now if now[x] == before.get(x) and now[x] != done.get(x)]
         done |= {x: now[x] for x in new}
         before = now
@@ -182,10 +196,10 @@ def _rounds(found: list[Source], args: argparse.Namespace) -> Iterator[list[Sour
             yield new
 
 
-def _state(source: Source) -> tuple[int, int] | None:
+def _state(path: str) -> tuple[int, int] | None:
     """Returns what changes when a file is written."""
     try:
-        found = os.stat(source.name)
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns
@@ -298,6 +312,7 @@ def _restored(
             notes = _write(job, restoration.picture, args)
         except _NotRestoredError as stop:
             return stop.outcome(job.source, job.target)
+        claims.wrote(job.target)
         return Outcome(
             job.source.name,
             job.target,
@@ -400,6 +415,7 @@ def _leave_good(
     try:
         _claim(str(path), job.source, claims)
         files.write(path, data, args.overwrite, source if args.preserve else None)
+        claims.wrote(str(path))
     except FileExistsError:
         raise _NotRestoredError(f"{reason}; {path} exists", "skipped") from None
     except UserError as error:
@@ -412,6 +428,9 @@ def measure(args: argparse.Namespace) -> int:
 
     Returns:
       How many files failed.
+
+    Raises:
+      UserError: the report can't be written, or the engine does not work here.
     """
     _check_report(args.report)
     found = [x for x in _find(args) if not x.left_out]
@@ -609,6 +628,8 @@ def _write(job: Job, picture: Picture, args: argparse.Namespace) -> tuple[str, .
         fitted = pictures.fitted(picture, name)
         data = pictures.encode(fitted, name, args.quality)
         if job.target == STANDARD:
+            if sys.stdout is None:
+                raise OSError("it is closed")
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
             return fitted.notes

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import struct
 import subprocess
@@ -33,7 +34,7 @@ from data_prep import sources
 from tests.conftest import call, save_fresh
 
 COPYING = ("--copy-skipped", "--skip-above=90")
-LUMA_ONLY = weights.SHIPPED / "compact-blind.safetensors"
+LUMA_ONLY = weights.SHIPPED / "compact.safetensors"
 
 
 def _run(*args, **kwargs):
@@ -419,11 +420,28 @@ def test_a_file_that_changes_during_the_first_round_is_watched(folder, monkeypat
     monkeypatch.setattr(file_loop, "_POLL", 0)
     args = command.parser().parse_args([str(folder / "deep"), "--watch"])
     found = file_loop._find(args)
-    rounds = file_loop._rounds(found, args)
+    rounds = file_loop._rounds(found, args, file_loop._Claims())
     assert next(rounds) == found
     gray = folder / "deep" / "gray.jpeg"
     gray.write_bytes(gray.read_bytes() + b"more")
     assert [x.name for x in next(rounds)] == [str(gray)]
+
+
+def test_own_results_in_a_watched_folder_are_not_restored_again(folder, monkeypatch):
+    """A result that the user changes afterwards is."""
+    monkeypatch.setattr(file_loop, "_POLL", 0)
+    deep = folder / "deep"
+    args = command.parser().parse_args([str(deep), "-o", str(deep), "--watch"])
+    claims = file_loop._Claims()
+    rounds = file_loop._rounds(file_loop._find(args), args, claims)
+    next(rounds)
+    own, other, changed = (deep / f"{x}.png" for x in ("own", "other", "changed"))
+    for path in (own, other, changed):
+        shutil.copy(deep / "gray.jpeg", path)
+        if path != other:
+            claims.wrote(str(path))
+    changed.write_bytes(changed.read_bytes() + b"more")
+    assert {x.name for x in next(rounds)} == {str(other), str(changed)}
 
 
 def test_a_png_instead_of_another_format_replaces_no_other_output(folder, photograph):
@@ -517,6 +535,18 @@ def test_closed_standard_streams_are_allowed(folder):
     )
     assert found.returncode == 1
     assert "-: failed: can't be read: standard input is closed" in found.stderr
+    command[3:] = ["a.jpg", "-o", "-"]
+    script = 'exec "$@" >&-'
+    found = subprocess.run(
+        ["sh", "-c", script, "sh", *command],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert found.returncode == 1
+    told = "a.jpg: failed: can't be written to standard output: it is closed"
+    assert told in found.stderr
+    assert "Traceback" not in found.stderr
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="needs SIGPIPE")
