@@ -61,7 +61,7 @@ def _limit(paths: list[str]) -> tuple[int, float, float]:
         results = pool.map(_encode, [paths[i::count] for i in range(count)])
     return (
         sum(pixels for pixels, _, _ in results),
-        sum(pixels / seconds for pixels, seconds, _ in results),
+        sum(pixels / seconds for pixels, seconds, _ in results if seconds),
         sum(cpu for _, _, cpu in results),
     )
 

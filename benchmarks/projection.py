@@ -24,7 +24,7 @@ from cqr_jax import files, progress, tables, weights
 from cqr_jax.data import degradations, jpeg, kinds
 from cqr_jax.data.compression import libjpeg
 from cqr_jax.data.held_out import held_out_images
-from cqr_jax.errors import one_line_errors
+from cqr_jax.errors import UserError, one_line_errors
 from cqr_jax.evaluation import colour as evaluate_colour
 from cqr_jax.restoring import colour, pictures, projection, restorer
 
@@ -160,6 +160,8 @@ def main() -> None:
         paths = paths[: args.count or None]
         loaded = [jpeg.load_named(path, jpeg.load_rgb) for path in paths]
         photographs = [x for x in loaded if x.ndim == 3]
+        if not photographs:
+            raise UserError(f"{args.photographs}: holds out no colour photograph")
         run = restorer.load(args.weights)
         each = 1 + 2 * len(_FIRST)
         count = len(photographs) * sum(

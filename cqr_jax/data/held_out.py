@@ -11,7 +11,7 @@ import pathlib
 from etils import epath
 
 from cqr_jax.data import jpeg, kinds
-from cqr_jax.errors import UserError
+from cqr_jax.errors import UserError, extra
 
 VALIDATION_FRACTION = 0.05  # default fraction of a folder's images
 
@@ -39,7 +39,8 @@ def embedded(split: str) -> list[pathlib.Path]:
     Args:
       split: 'train', 'validation' or 'test'.
     """
-    import skimage
+    with extra("train"):
+        import skimage
 
     folder = pathlib.Path(skimage.__file__).parent / "data"
     return [folder / file for file in EMBEDDED[split]]

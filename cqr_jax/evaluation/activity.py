@@ -64,6 +64,9 @@ def measure(
 
     Returns:
       Two dictionaries, of the ReLUs and of the masks: path of the layer -> `Channels`.
+
+    Raises:
+      UserError: if the model is another network than `Deblocker`.
     """
     model = deblocker_of(held)
     params = {"params": held.variables["params"]}

@@ -1,4 +1,4 @@
-"""Draws results as in the paper's Figures 3 to 6.
+r"""Draws results as in the paper's Figures 3 to 6.
 
     python -m cqr_jax.evaluation.panels panel IMAGE \
         --weights=A.safetensors,B.safetensors --quality=10 --crop=200,120,96,96 \

@@ -146,8 +146,8 @@ def add_restoring_options(parser: argparse.ArgumentParser) -> None:
         "--format",
         type=image_format,
         metavar="{" + ",".join(FORMATS) + "}",
-        help="output format, also jpg or tif (default: the input's, but PNG for JPEGs "
-        "and standard input)",
+        help="output format, also jpg or tif (default: the input's, but PNG for "
+        "JPEGs, standard input and standard output)",
     )
     parser.add_argument(
         "--quality",

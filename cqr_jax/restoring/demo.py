@@ -67,6 +67,9 @@ def page(weights: str | None = None) -> gradio.Blocks:
 
     Args:
       weights: path of a deblocker's weights; None for those in the package.
+
+    Raises:
+      UserError: if the weights can't be read.
     """
     run = restorer.load(weights)
     folder = tempfile.TemporaryDirectory(prefix="cqr-restore-")
@@ -355,7 +358,7 @@ def serve(weights: str | None, port: int) -> None:
       port: port number; 0 for any free port.
 
     Raises:
-      UserError: if the port is in use.
+      UserError: if the port is in use, or the weights can't be read.
     """
     blocks = page(weights)
     try:

@@ -211,9 +211,10 @@ def run(args: argparse.Namespace, flags: Iterable[str]) -> None:
 
     Raises:
       UserError: if no file matches the pattern, if Beam has no such runner or file
-        system, or if the weights don't take --quality-factor.
+        system, if the weights can't be read, or if they don't take --quality-factor.
     """
-    if args.quality_factor is not None:  # check here rather than on every worker
+    # Checked here rather than on every worker.
+    if args.weights or args.quality_factor is not None:
         restorer.check_quality_factor(restorer.load(args.weights), args.quality_factor)
     root, output = sources.fixed_part(args.input), args.output.rstrip("/") + "/"
     try:

@@ -64,6 +64,9 @@ def measure(picture: Picture, engine: str = "auto") -> Quality:
     Args:
       picture: the picture.
       engine: what runs the ranker, as in `network.load`.
+
+    Raises:
+      UserError: if the engine does not work here.
     """
     score = _scorer(engine)(_middle(transparency.filled(picture)))
     if picture.compression:
@@ -83,6 +86,9 @@ def estimate(picture: Picture, engine: str = "auto") -> Compression | None:
     Returns:
       The compression of libjpeg at the estimated quality factor, or None if the
       estimate is 20 or more, where it is unreliable.
+
+    Raises:
+      UserError: if the engine does not work here.
     """
     score = np.array(_scorer(engine)(_middle(picture)))
     factor = int(factors_of_scores(score, _typical_scores()))

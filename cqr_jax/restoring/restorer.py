@@ -76,6 +76,10 @@ def restore_pictures(
 
     Yields:
       The restored pictures in the order of the input. Alpha and metadata are unchanged.
+
+    Raises:
+      UserError: if the arrays of the weights don't fit their model. OpenVINO finds this
+        at the first picture.
     """
     for restoration in restorations(
         run, pictures, strength, side, dtype, quality_factor, projecting
@@ -100,6 +104,9 @@ def restorations(
 
     Yields:
       The restoration of each picture, in the order of the input.
+
+    Raises:
+      UserError: as in `restore_pictures`.
     """
     joint = network.channels(run) == 3
     # Of each picture: its planes, the samples that go through the network, the

@@ -210,6 +210,9 @@ def _interpret(
 
     Returns:
       The pixels, and whether the last channel is alpha.
+
+    Raises:
+      ImageError: if the file has fewer channels than colours.
     """
     colours, more = stack[..., :count], stack[..., count:]
     most = np.iinfo(stack.dtype).max

@@ -1,4 +1,4 @@
-"""Describes a weights file, or converts it to another.
+r"""Describes a weights file, or converts it to another.
 
     python -m cqr_jax.weights runs/a/deblocker.safetensors
     python -m cqr_jax.weights runs/a/deblocker.safetensors --ship=a.safetensors
