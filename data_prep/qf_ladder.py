@@ -1,10 +1,11 @@
 """TFDS builders of the QF ladder and of clean sub-images in colour."""
 
+import concurrent.futures
 import functools
 import multiprocessing
 import os
-import signal
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -13,6 +14,7 @@ from tensorflow_datasets.core import writer
 from cqr_jax import progress
 from cqr_jax.data import kinds, records
 from cqr_jax.errors import UserError
+from cqr_jax.prefetch import prefetch
 from data_prep import ladder
 from data_prep.sources import Source
 
@@ -110,11 +112,14 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
         self.used[split] = 0
         context = multiprocessing.get_context("spawn")
-        ignore_ctrl_c = (signal.SIGINT, signal.SIG_IGN)  # the parent handles it
-        with context.Pool(self._processes, signal.signal, ignore_ctrl_c) as pool:
-            results = pool.imap_unordered(
-                ladder.examples_or_reason, self._jobs(split)()
-            )
+        pool = concurrent.futures.ProcessPoolExecutor(
+            self._processes, context, ladder.start_worker
+        )
+        # Examples wait in memory until they are written, so few are made ahead.
+        results = prefetch(
+            pool, ladder.examples_or_reason, self._jobs(split)(), 4 * self._processes
+        )
+        try:
             for name, examples, reason in progress.over(
                 results, self._source.counts[split], f"{split} images", "image"
             ):
@@ -124,6 +129,13 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
                 self.used[split] += 1
                 for example in examples:
                     yield ladder.key(example), example
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed, perhaps for lack of memory; use fewer, "
+                "with --processes=N"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
         self._tell(split)
 
     def _tell(self, split: str) -> None:

@@ -49,8 +49,8 @@ def find(
       kind: kind of the records to make; see `held_out.divide`.
 
     Raises:
-      UserError: if there is no such folder, if it holds no images, or if the name
-        contains a separator.
+      UserError: if there is no such folder, if it holds fewer than two images, or if
+        the name has other characters than letters, digits, '.', '_' and '-'.
     """
     if source == "div2k":
         found = _div2k(name or source)
@@ -105,13 +105,22 @@ def _div2k(name: str) -> Source:
             # Without this request, TFDS would try for minutes before it fails.
             requests.head(_DIV2K_HOST, timeout=10)
             builder.download_and_prepare()
-        except (OSError, tfds.download.DownloadError) as error:
+        except (
+            requests.RequestException,
+            tfds.download.DownloadError,
+            tfds.download.download_manager.NonMatchingChecksumError,
+        ) as error:
             raise UserError(
                 f"DIV2K could not be fetched from {_DIV2K_HOST} "
                 f"({type(error).__name__}); without a network run "
                 "--config=configs/deblock.py:quickstart, or make "
                 "records of your own images: python -m data_prep.build --source=FOLDER "
                 "--name=NAME, then train with --config.data.name=NAME"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"DIV2K can't be written to {builder.data_dir}: "
+                f"{error.strerror or error}"
             ) from error
 
     def images(split):

@@ -1,9 +1,11 @@
 """Tests of the builder: sub-images, splits, bad images, atomicity, command line."""
 
 import io
+import multiprocessing
 import os
 import pathlib
 import signal
+import threading
 import time
 
 import numpy as np
@@ -186,7 +188,7 @@ def test_a_killed_build_is_incomplete_and_can_be_repeated(tmp_path):
     while not list(directory.parent.glob("incomplete.*")) and time.time() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.communicate()  # its workers end too, and close the pipes
     assert list(directory.parent.glob("incomplete.*"))
     assert not records.exists(str(data_dir), "noise")
     for path in sorted(folder.iterdir())[4:]:
@@ -194,6 +196,20 @@ def test_a_killed_build_is_incomplete_and_can_be_repeated(tmp_path):
     assert run(*arguments)[0] == 0
     assert records.exists(str(data_dir), "noise")
     assert not list(directory.parent.glob("incomplete.*"))
+
+
+def test_a_killed_worker_is_reported_and_nothing_is_written(photographs, tmp_path):
+    def kill_a_worker():
+        while not (workers := multiprocessing.active_children()):
+            time.sleep(0.01)
+        workers[0].kill()
+
+    killer = threading.Thread(target=kill_a_worker)
+    killer.start()
+    with pytest.raises(UserError, match="a worker process was killed"):
+        build(str(photographs), str(tmp_path), "photos")
+    killer.join()
+    assert not records.exists(str(tmp_path), "photos")
 
 
 def test_second_process_waits_for_the_records_of_the_first(photographs, tmp_path):
