@@ -21,7 +21,7 @@ from cqr_jax.config import ABLATIONS, ablate, parse
 def get_config(text: str = "") -> ConfigDict:
     """The config of the preset and the ablation named by `text`."""
     file = "configs/deblock.py"
-    options = parse(text, file, preset=PRESETS, ablation=("none", *ABLATIONS))
+    options = parse(text, file, preset=PRESETS, ablation=("none", *ABLATIONS[:-1]))
     preset, ablation = options["preset"], options["ablation"]
 
     c = ConfigDict()

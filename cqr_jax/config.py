@@ -4,7 +4,8 @@
 package of the task: `training.checks`, `evaluation.checks` and `export.checks`.
 `tasks.check` calls them.
 
-These modules don't import JAX, so that mistakes are reported immediately.
+These modules don't import JAX, except for the checks of the loss, so that mistakes are
+reported immediately.
 """
 
 import shlex
@@ -222,7 +223,7 @@ def in_range(
         raise UserError(f"{where}.{field}={value}: must be in [{low}, {high}{end}")
 
 
-def two_numbers(config: ConfigDict, where: str, field: str) -> tuple[int, int]:
+def two_numbers(config: ConfigDict, where: str, field: str) -> tuple[float, float]:
     """Returns the values of a field that must hold two numbers."""
     values = config[field]
     if len(values) != 2 or not all(isinstance(x, int | float) for x in values):

@@ -47,7 +47,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
         try:
             rest = flags.FLAGS(argv)
         except flags.Error as error:
-            raise UserError(str(error).splitlines()[0]) from None
+            # If the config file raises an error, absl's text ends with the traceback.
+            found = str(error).strip().splitlines()
+            told = found if len(found) == 1 else [found[0], found[-1].strip()]
+            raise UserError(" ".join(told)) from None
         except OSError:
             raise UserError(_NO_FILE) from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -109,7 +112,8 @@ def set_up_xla(task: str) -> None:
     XLA of jaxlib 0.10 has two kinds. With those of Eigen, a step on one device is up to
     a fifth faster, but one on several devices of a process is slower
     (benchmarks/results/arrangements.md). The flag does not affect accelerators. XLA
-    reads it when JAX is imported, and ends the process if it does not know a flag.
+    reads it when a device is first used, and ends the process if it does not know a
+    flag.
     Other versions are therefore left alone, as are flags that the user sets.
     """
     several = os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1"

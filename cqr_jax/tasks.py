@@ -63,6 +63,7 @@ def train_deblocker(config: ConfigDict) -> pathlib.Path:
     from cqr_jax.training.start import check_start
 
     check_start(config, "deblocker")
+    _find_sets(config.evaluation)
     _make_missing_records(config)
     from cqr_jax.training import loop  # imports TensorFlow
 
@@ -77,9 +78,13 @@ def train_variants(config: ConfigDict) -> None:
     import jax
 
     from cqr_jax.evaluation import table1
-    from cqr_jax.training import ablation
+    from cqr_jax.training.start import check_start
 
+    check_start(config, "deblocker")
+    _find_sets(config.evaluation)
     _make_missing_records(config)
+    from cqr_jax.training import ablation  # imports TensorFlow
+
     ablation.train_variants(config)
     if config.evaluation.sets and jax.process_index() == 0:
         table1.table1(config.evaluation, config.workdir)
@@ -140,11 +145,26 @@ def _keep(config: ConfigDict) -> None:
     files.write(path, config.to_json(indent=2) + "\n")
 
 
+def _find_sets(evaluation: ConfigDict) -> None:
+    """Finds the sets of the evaluation after a training, and downloads missing ones.
+
+    Raises:
+      UserError: if a set can't be found or downloaded.
+    """
+    import jax
+
+    from cqr_jax.evaluation import table2
+
+    if evaluation.sets and jax.process_index() == 0:
+        table2.find_images(split_list(evaluation.sets), evaluation.set_dir)
+
+
 def _make_missing_records(config: ConfigDict) -> None:
     """Makes the records that a training config needs, if they are missing.
 
     Raises:
-      UserError: the records are missing, and this is one of several processes.
+      UserError: the records are missing and can't be made, or this is one of several
+        processes.
     """
     import jax
     import tensorflow as tf

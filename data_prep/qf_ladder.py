@@ -56,7 +56,7 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
         self._source = source
         self._side = side
         self._min_side = min_side
-        self._processes = processes or os.cpu_count()
+        self._processes = processes or os.cpu_count() or 1
         self._on_beam = on_beam
         self.used: dict[str, int] = {}  # images by split
         self.skipped: dict[str, str] = {}  # reason by image

@@ -39,6 +39,7 @@ from cqr_jax.training import checkpoint, loop, stages, state
 from cqr_jax.training.start import check_start, initial_params
 from cqr_jax.training.workdir import Workdir
 from cqr_jax.weights import __main__ as weights_command
+from cqr_jax.weights import provenance
 from tests.conftest import ROOT, call, overridden, run, start
 from tests.networks import NETWORKS, SMALL, drawn
 
@@ -213,6 +214,7 @@ def test_ranker_fields_out_of_range_are_rejected(field, value, words):
         ("model.dilations", (), "needs one or more dilations"),
         ("model.dilations", (1.5,), "must be whole numbers"),
         ("ranker.levels", 7, r"config\.ranker\.levels=7"),
+        ("ranker.workdir", "runs/deblock-paper", r"ranker\.workdir=.* must not be"),
         ("workdir", "gs://b/x", r"config\.workdir=gs://b/x: must be a local or"),
         ("ranker.workdir", "s3://b/x", r"config\.ranker\.workdir=s3://b/x: must be"),
         ("evaluation.set_dir", "gs://b", r"config\.evaluation\.set_dir=gs://b: must"),
@@ -286,6 +288,29 @@ def test_variants_that_are_the_same_training_are_rejected(changed, same):
 @pytest.mark.parametrize("preset", deblock.PRESETS)
 def test_variants_of_each_preset_are_accepted(preset):
     tasks.check(ablation.get_config(preset))
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value", "words"),
+    [
+        (deblock, "ranker.initial_weights", "x", "x: no such weights file"),
+        (deblock, "ranker.model.name", "x", r"config.ranker.model.name='x': choose"),
+        (deblock, "evaluation.sets", "live-1", "live-1: no such folder"),
+        (ablation, "ranker_weights", "x", "x: no such weights file"),
+        (ablation, "evaluation.sets", "live-1", "live-1: no such folder"),
+    ],
+)
+def test_mistakes_are_reported_before_records_are_made(
+    file, field, value, words, monkeypatch
+):
+    def never(*args):
+        raise AssertionError("records were made")
+
+    monkeypatch.setattr(tasks, "_make_missing_records", never)
+    config = file.get_config("quickstart")
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=words):
+        tasks.TASKS[config.task].run(config)
 
 
 @pytest.mark.parametrize(
@@ -863,7 +888,9 @@ def test_a_non_finite_loss_stops_with_its_step(tmp_path):
 
 
 @pytest.mark.slow
-def test_both_stages_train_and_are_evaluated(data_dir, tmp_path, photographs, capsys):
+def test_both_stages_train_and_are_evaluated(
+    data_dir, tmp_path, photographs, capsys, monkeypatch
+):
     workdir = tmp_path / "deblock"
     flags = (
         f"--config.workdir={workdir}",
@@ -887,8 +914,16 @@ def test_both_stages_train_and_are_evaluated(data_dir, tmp_path, photographs, ca
     assert len(list((workdir / "panels").glob("*.png"))) == 4 * 3
     assert list((workdir / "logs").glob("events.*"))
 
-    # The weights alone give the same rows. Weights of another width are rejected.
+    # A finished run keeps its file, which tells the commit of its training.
     trained = workdir / "deblocker.safetensors"
+    before = trained.read_bytes()
+    monkeypatch.setattr(provenance, "commit", lambda: "another")
+    config = overridden(deblock.get_config("quickstart"), flags)
+    config.evaluation.sets = ""
+    assert tasks.train_deblocker(config) == trained
+    assert trained.read_bytes() == before
+
+    # The weights alone give the same rows. Weights of another width are rejected.
     config = evaluation.get_config()
     config.workdir, config.sets = str(tmp_path / "eval"), str(photographs)
     config.weights = str(trained)

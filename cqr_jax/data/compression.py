@@ -1,7 +1,7 @@
 """Quantisation tables of JPEGs, and the features of them that networks take.
 
-This module imports neither TensorFlow nor JAX, because data preparation runs it in
-worker processes.
+This module imports neither TensorFlow nor JAX, so that the checks of configs and
+restoring with OpenVINO import it quickly.
 """
 
 import functools

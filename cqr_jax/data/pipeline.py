@@ -1,8 +1,8 @@
 """Input pipeline: reads TFRecords and yields the batches of the two training stages.
 
 Batches are dictionaries of NumPy arrays. Images are uint8 of shape
-(batch, patch, patch, 1), or (batch, patch, patch, 3) in RGB. The training steps scale
-them to [0, 1].
+(batch, patch, patch, 1), or (batch, patch, patch, 3) in RGB. JPEGs have one axis more:
+(batch, qualities, patch, patch, 1 or 3). The training steps scale them to [0, 1].
 
 All randomness is stateless and keyed by the config's seed and the index of the example
 in the stream. The stream can therefore start at any step: a resumed run sees the same

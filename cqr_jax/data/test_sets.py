@@ -78,7 +78,8 @@ def images(name: str, set_dir: str) -> dict[str, pathlib.Path]:
     Pillow reads.
 
     Raises:
-      UserError: if the set is incomplete and can't be downloaded.
+      UserError: if the set is incomplete and can't be downloaded, or if two files
+        differ in their suffix only.
     """
     folder = pathlib.Path(set_dir) / SETS[name]
     found, missing = _find(name, set_dir)
@@ -99,7 +100,8 @@ def fetch(name: str, set_dir: str) -> None:
     """Downloads the missing images of a set and checks each before writing it.
 
     Raises:
-      UserError: if there is no network, or an image differs from the expected one.
+      UserError: if there is no network, if an image differs from the expected one, or
+        if the folder can't be written to.
     """
     _, missing = _find(name, set_dir)
     if not missing:
@@ -117,7 +119,7 @@ def fetch(name: str, set_dir: str) -> None:
                 f"{name} is not in {set_dir} and could not be fetched from {address} "
                 f"({type(error).__name__}); put its {len(wanted)} images into "
                 f"{set_dir}/{SETS[name]}, or name the folder that holds the sets with "
-                "config.set_dir"
+                "config.set_dir (--set_dir of data_prep.test_sets)"
             ) from error
         try:
             whole = wanted[image].is_equal(jpeg.load_luma(answer.content))

@@ -1,6 +1,7 @@
 """Checks of the fields of training configs."""
 
 import math
+import os
 
 from ml_collections import ConfigDict
 
@@ -148,6 +149,12 @@ def _learned_by(config: ConfigDict, variant: str) -> str:
 def _check_deblock(config: ConfigDict) -> None:
     _check_training(config.ranker, "config.ranker")
     _check_ranker(config.ranker, "config.ranker")
+    folders = (os.path.realpath(x.workdir) for x in (config, config.ranker))
+    if len(set(folders)) == 1:
+        raise UserError(
+            f"config.ranker.workdir={config.ranker.workdir}: must not be "
+            "config.workdir, which holds the deblocker's run"
+        )
     check_qualities(config.evaluation, "config.evaluation")
     check_qualities(config, "config")
     if outside := set(config.qualities) - set(QUALITIES):

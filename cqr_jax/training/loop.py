@@ -50,6 +50,11 @@ def train_ranker(
 
     Returns:
       The path of the ranker's weights.
+
+    Raises:
+      UserError: if `check_start` finds a mistake, if the records or the working
+        directory can't be used, or if the loss or the validation is not finite.
+      SystemExit: if a signal stopped the run. The state is saved before.
     """
     return _run(config, "ranker", ranker_stage, where)
 
@@ -64,6 +69,9 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
 
     Returns:
       The path of the deblocker's weights.
+
+    Raises:
+      UserError, SystemExit: as in `train_ranker`, for both stages.
     """
     ranker = None
     check_start(config, "deblocker")  # fail before stage 1, which takes hours
@@ -84,6 +92,9 @@ def _run(
 ) -> pathlib.Path:
     """Trains a stage up to `config.steps`, from the latest checkpoint if there is one.
 
+    If no step is left, and the file holds the best weights already, the file stays as
+    it is. It tells the commit and the data of its training.
+
     Returns:
       The path of the weights.
     """
@@ -101,7 +112,8 @@ def _run(
         workdir.keep_config(config, manager.latest_step())
         workdir.check_shared()
         train_state = _start(config, stage, manager, initial)
-        if train_state.step < config.steps:
+        trained = train_state.step < config.steps
+        if trained:
             train_state = train(config, stage, manager, train_state, workdir)
         checkpoint.wait(manager)
         best = manager.best_step()
@@ -110,6 +122,9 @@ def _run(
                 f"{config.workdir}: has no validation yet, so there are no best "
                 f"weights; train on until step {config.validate_every}"
             )
+        path = workdir.path / weights.file_name(kind)
+        if not trained and _holds(path, kind, best):
+            return path
         metrics = manager.metrics(best)
         best_state = checkpoint.restore(manager, train_state, best)
     made = {
@@ -121,13 +136,20 @@ def _run(
         "data": stage.digests(),
         "earlier": provenance.trainings(initial.provenance) if initial else [],
     }
-    path = workdir.path / weights.file_name(kind)
     if jax.process_index() == 0:
         fields = config.model.to_dict()
         weights.save(path, kind, fields, best_state.variables(), made)
     distributed.barrier("weights")
     _log.info("%s: weights of step %d in %s", stage.name, best, path)
     return path
+
+
+def _holds(path: pathlib.Path, kind: str, step: int) -> bool:
+    """Returns whether a file holds the weights of this step already."""
+    try:
+        return weights.header(path, kind).provenance.get("step") == step
+    except UserError:
+        return False
 
 
 def _start(

@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cqr_jax import losses, models, weights
-from cqr_jax.config import split_list
+from cqr_jax.config import list_of, split_list
 from cqr_jax.errors import UserError
 from cqr_jax.models.init import shapes
 from cqr_jax.training import distributed
@@ -22,6 +22,8 @@ def check_start(
     config: ml_collections.ConfigDict, kind: str, where: str = "config"
 ) -> weights.Weights | None:
     """Checks the model, the batch sizes and the weights that a stage starts from.
+
+    Checks the same of the ranker that will be trained before the deblocker.
 
     Args:
       config: config of the stage.
@@ -33,9 +35,14 @@ def check_start(
 
     Raises:
       UserError: if there is no such model, if a batch does not divide evenly into
-        devices and micro-batches, or if weights that the config names can't be read or
-        belong to another model.
+        devices and micro-batches, if `data.gray_crops` does not divide evenly among
+        processes, if weights that the config names can't be read or belong to another
+        model, or if `initial_layers` don't fit or have no weights to come from.
     """
+    if config.model.name not in models.MODELS:
+        raise UserError(
+            f"{where}.model.name={config.model.name!r}: choose {list_of(models.MODELS)}"
+        )
     try:
         model = models.create(config.model, kind)
     except TypeError as error:
@@ -51,6 +58,8 @@ def check_start(
     guided = kind == "deblocker" and losses.needs_ranker(config.loss)
     if guided and config.ranker_weights:
         load_ranker(config, config.ranker_weights)
+    elif guided:
+        check_start(config.ranker, "ranker", f"{where}.ranker")
     some = split_list(config.get("initial_layers", ""))
     if not config.initial_weights:
         if some:

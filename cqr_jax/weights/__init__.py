@@ -63,6 +63,9 @@ def save(
       fields: config fields of the module.
       variables: Flax variables.
       provenance: JSON values that describe how the weights were made.
+
+    Raises:
+      UserError: if the file can't be written.
     """
     header = {
         "kind": kind,
