@@ -30,7 +30,7 @@ python=${PYTHON:-.venv/bin/python}
     --config.initial_weights=runs/deblock-colour-1/deblocker.safetensors
 [ "${SHIP:-}" ] || exit 0
 
-"$python" -m benchmarks.projection "$colour" --count=12 \
+"$python" -m benchmarks.projection "$colour" --count=24 \
     --weights=runs/deblock-colour/deblocker.safetensors \
     --limits=runs/deblock-colour/limits.tsv > runs/deblock-colour/projection.md
 "$python" -m cqr_jax.weights runs/deblock-colour/deblocker.safetensors \

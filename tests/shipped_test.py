@@ -63,9 +63,9 @@ def test_provenance_names_no_folder(path):
     assert path.name in (weights.SHIPPED / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("compact", 3), ("compact-blind", 2)])
-def test_weights_fit_the_compact_preset(name, blocks):
-    fields = deblock.get_config("compact").model.to_dict() | {"local_blocks": blocks}
+@pytest.mark.parametrize("name", ["compact", "colour"])
+def test_weights_fit_their_preset(name):
+    fields = deblock.get_config(name).model.to_dict()
     weights.load(weights.SHIPPED / f"{name}.safetensors", "deblocker", fields)
 
 

@@ -25,7 +25,7 @@ RNG = np.random.default_rng(0)
 def deblocker(request):
     """The deblocker of Y in the package, and a small one with the paper's layout."""
     if request.param == "shipped":
-        path = weights.SHIPPED / "compact-blind.safetensors"
+        path = weights.SHIPPED / "compact.safetensors"
         return weights.load(path, "deblocker")
     return drawn(1, width=6, local_blocks=1, residual_blocks=2)
 

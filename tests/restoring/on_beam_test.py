@@ -107,7 +107,7 @@ def test_flags_set_quality_factor_and_projection(tmp_path):
         (out / "a.png").unlink()
     assert np.abs(written[0] - written[1]).max() > 2
 
-    luma_only = f"--weights={SHIPPED / 'compact-blind.safetensors'}"
+    luma_only = f"--weights={SHIPPED / 'compact.safetensors'}"
     code, _, err = run(*arguments, luma_only, "--quality-factor=3")
     assert code == 1
     told = "error: quality factor 3: these weights don't take one"
