@@ -276,21 +276,25 @@ def _restored(
     projecting = args.projection and args.quality_factor is None
     good_lose = network.channels(run) == 1 and not projecting
 
-    def read(job: Job) -> tuple[Job, Picture | Outcome]:
+    def read(job: Job) -> tuple[Job, Picture | _NotRestoredError]:
         try:
-            target, picture = _picture(job, args, projecting, depth, claims)
+            return job._replace(data=None), _picture(job, args, projecting, claims)
         except _NotRestoredError as stop:
-            return job, stop.outcome(job.source, job.target)
-        return job._replace(target=target, data=None), picture
+            return job, stop
 
     def decoded() -> Iterator[Picture]:
-        for job, picture in prefetch(pool, read, map(_with_stream, jobs), _AHEAD):
-            if isinstance(picture, Outcome):
-                tell(picture)
+        for job, found in prefetch(pool, read, map(_with_stream, jobs), _AHEAD):
+            try:
+                if isinstance(found, _NotRestoredError):
+                    raise found
+                # Here, in the order of the files, as it can claim an output.
+                target, picture = _checked(found, job, args, depth, claims)
+            except _NotRestoredError as stop:
+                tell(stop.outcome(job.source, job.target))
                 continue
             if good_lose:
                 tell.see(picture)
-            waiting.append(job)
+            waiting.append(job._replace(target=target))
             yield picture
 
     def restored() -> Iterator[tuple[Job, Restoration]]:
@@ -342,10 +346,9 @@ def _picture(
     job: Job,
     args: argparse.Namespace,
     projecting: bool,
-    depth: np.dtype | None,
     claims: _Claims,
-) -> tuple[str, Picture]:
-    """Decodes a file; returns where its result goes, and its picture.
+) -> Picture:
+    """Decodes a file.
 
     Raises:
       _NotRestoredError: the file can't be read, its result can't be written or exists
@@ -354,10 +357,10 @@ def _picture(
     try:
         _check_target(job.target, args.overwrite)  # it may have appeared meanwhile
         data, picture = _decode(job, args, projecting)
-        _leave_good(job, picture, data, args, claims)
-        return _checked(picture, job, args, depth, claims)
     except ImageError as error:
         raise _NotRestoredError(str(error)) from None
+    _leave_good(job, picture, data, args, claims)
+    return picture
 
 
 def _decode(
@@ -597,14 +600,17 @@ def _checked(
     input: NAME.webp.png.
 
     Raises:
-      ImageError: the format can't hold the picture.
-      _NotRestoredError: the PNG can't be written, or exists already.
+      _NotRestoredError: the format can't hold the picture, or the PNG can't be written
+        or exists already.
     """
     target = job.target
     name = _encoding(target, args)
     asked = args.format or targets.named_format(args.output) or target == STANDARD
     fallback = name if asked else pictures.fallback(picture, name, depth)
-    pictures.check(picture, fallback, depth)
+    try:
+        pictures.check(picture, fallback, depth)
+    except ImageError as error:
+        raise _NotRestoredError(str(error)) from None
     if fallback == name:
         return target, picture
     extension = formats.extension(fallback)

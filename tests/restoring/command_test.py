@@ -461,6 +461,27 @@ def test_a_png_instead_of_another_format_replaces_no_other_output(folder, photog
         assert {x.name for x in (folder / output).glob("[ab].*")} == expected
 
 
+def test_names_of_pngs_do_not_depend_on_the_time_of_decoding(
+    folder, photograph, restore, monkeypatch
+):
+    """A second run then finds the results of the first."""
+    decode = file_loop._decode
+
+    def slow_at_first(job, *args):
+        if job.source.name.endswith(".bmp"):
+            time.sleep(0.5)
+        return decode(job, *args)
+
+    monkeypatch.setattr(file_loop, "_decode", slow_at_first)
+    names = [str(folder / name) for name in ("b.bmp", "b.webp")]
+    for name in names:
+        photograph.save(name)
+    rows = restore(*names, "--bits=16")
+    found = {pathlib.Path(x["output"]).name for x in rows.values()}
+    assert pathlib.Path(rows["b.bmp"]["output"]).name == "b.png"
+    assert found == {"b.png", "b.webp.png"}
+
+
 def test_json_lists_outcomes_and_quality_is_that_of_jpeg_outputs(folder):
     flags = ("-o", "x.jpg", "--quality=30", "--json", "--report=report.json")
     code, out, err = _call("a.jpg", *flags, cwd=folder)
