@@ -25,7 +25,7 @@ from benchmarks import machine, timing
 from configs import deblock
 from cqr_jax import losses, models, tasks, weights
 from cqr_jax.errors import one_line_errors
-from cqr_jax.main import EIGEN_CONVOLUTIONS
+from cqr_jax.main import EIGEN_CONVOLUTIONS, set_up_xla
 from cqr_jax.training import stages, state
 
 # Name -> number of devices that share the cores, and XLA's flags.
@@ -136,6 +136,7 @@ def main() -> None:
         else:
             head = "| | images per second | range | headroom |\n|---|---|---|---|"
             lines = []
+            set_up_xla("deblock")  # as training does
             for stage, of in all_stages(_configured(args)):
                 lines += _measure(stage, of, args.repetitions, args.steps)
     print(f"# Training and its input\n\n    {machine.command()}\n")
