@@ -112,6 +112,9 @@ def test_flags_set_quality_factor_and_projection(tmp_path):
     assert code == 1
     told = "error: quality factor 3: these weights don't take one"
     assert err.splitlines()[-1].startswith(told)
+    code, _, err = run(*arguments, "--weights=none.safetensors")
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: none.safetensors: no such weights")
 
 
 def test_target_replaces_root_and_suffix():
