@@ -9,7 +9,7 @@ reported immediately.
 """
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -132,18 +132,23 @@ def ablate(config: ConfigDict, ablation: str) -> None:
         config.qualities_per_crop = min(1, config.qualities_per_crop)
 
 
-def as_flags(config: ConfigDict, where: str = "config") -> Iterator[str]:
-    """Yields the flags that set all fields of a config, quoted for a shell.
-
-    Args:
-      config: the config.
-      where: prefix of its fields on the command line.
-    """
-    for field, value in sorted(config.items()):
+def flat(config: ConfigDict) -> dict[str, Any]:
+    """Returns dotted name -> value of all fields."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
         if isinstance(value, ConfigDict):
-            yield from as_flags(value, f"{where}.{field}")
+            found |= {f"{name}.{rest}": x for rest, x in flat(value).items()}
         else:
-            yield f"--{where}.{field}={shlex.quote(str(value))}"
+            found[name] = value
+    return found
+
+
+def as_flags(config: ConfigDict) -> list[str]:
+    """Returns the flags that set all fields of a config, quoted for a shell."""
+    return [
+        f"--config.{field}={shlex.quote(str(value))}"
+        for field, value in sorted(flat(config).items())
+    ]
 
 
 def split_list(text: str) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from cqr_jax.config import flat
+
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 FILES = ("deblock", "ranker", "eval", "ablation", "aot")
 _ABSENT = "-"  # in place of a value
@@ -96,17 +98,6 @@ def presets(file: str) -> tuple[str, ...]:
     A file without presets has those of deblock.
     """
     return getattr(module(file), "PRESETS", None) or presets("deblock")
-
-
-def flat(config: ConfigDict) -> dict[str, Any]:
-    """Returns dotted name -> value of all fields."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            found |= {f"{name}.{rest}": x for rest, x in flat(value).items()}
-        else:
-            found[name] = value
-    return found
 
 
 def _text(file: str) -> str:

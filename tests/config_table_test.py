@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from cqr_jax.config import flat
 from docs import configs
 from tests.conftest import ROOT
 
@@ -28,7 +29,7 @@ def test_every_field_is_in_a_table():
     for file in configs.FILES:
         for preset in configs.presets(file):
             config = configs.module(file).get_config(preset)
-            for field in configs.flat(config):
+            for field in flat(config):
                 group, _, rest = field.partition(".")
                 places = {
                     "ranker": rest in found["ranker"],

@@ -59,7 +59,7 @@ def defaults(name: str) -> dict[str, Any]:
 
 def _module(name: str) -> type[nn.Module]:
     if name not in MODELS:
-        raise UserError(f"there is no model {name!r}: choose {' or '.join(MODELS)}")
+        raise UserError(f"model.name={name!r}: choose {' or '.join(MODELS)}")
     return MODELS[name]
 
 

@@ -465,7 +465,7 @@ def _picture(
                 tuple(image.quantization[table_1]),
                 (max(1, down // down_1), max(1, across // across_1)),
             )
-        if not all(compression.luma) or not all(compression.chroma or (1,)):
+        if not all(compression.luma + (compression.chroma or ())):
             raise ImageError("damaged: a quantisation step of the JPEG is 0")
     if pixels is None:
         pixels = _pixels(image)

@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cqr_jax import losses, models, weights
-from cqr_jax.config import list_of, split_list
+from cqr_jax.config import split_list
 from cqr_jax.errors import UserError
 from cqr_jax.models.init import shapes
 from cqr_jax.training import distributed
@@ -39,12 +39,10 @@ def check_start(
         processes, if weights that the config names can't be read or belong to another
         model, or if `initial_layers` don't fit or have no weights to come from.
     """
-    if config.model.name not in models.MODELS:
-        raise UserError(
-            f"{where}.model.name={config.model.name!r}: choose {list_of(models.MODELS)}"
-        )
     try:
         model = models.create(config.model, kind)
+    except UserError as error:
+        raise UserError(f"{where}.{error}") from None
     except TypeError as error:
         raise UserError(f"{where}.model: {error}") from None
     batch, validated = config.batch_size, config.validation.batch_size
