@@ -1,8 +1,8 @@
 """Exception for mistakes that the user can fix.
 
 Its message is a single line that says what is wrong, where, and how to fix it. The
-command lines print that line and exit with a non-zero code. Other errors keep
-their traceback, except for Ctrl-C and a closed pipe.
+command lines print that line and exit with a non-zero code. Other errors keep their
+traceback, except for Ctrl-C and a closed pipe.
 """
 
 import contextlib

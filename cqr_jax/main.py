@@ -113,8 +113,7 @@ def set_up_xla(task: str) -> None:
     a fifth faster, but one on several devices of a process is slower
     (benchmarks/results/arrangements.md). The flag does not affect accelerators. XLA
     reads it when a device is first used, and ends the process if it does not know a
-    flag.
-    Other versions are therefore left alone, as are flags that the user sets.
+    flag. Other versions are therefore left alone, as are flags that the user sets.
     """
     several = os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1"
     if several or not tasks.TASKS[task].trains:

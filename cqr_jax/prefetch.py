@@ -1,4 +1,4 @@
-"""Prefetching: computes items ahead on threads while earlier ones are used."""
+"""Prefetching: computes items ahead in a pool while earlier ones are used."""
 
 import collections
 import concurrent.futures

@@ -258,7 +258,7 @@ def main() -> None:
         default="",
         help="use Apache Beam, with these options: runner=DirectRunner,...",
     )
-    # TensorFlow reads it when it is imported. It otherwise describes the processor.
+    # Hides TensorFlow's description of the processor. It is read by the import.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with one_line_errors():
         build(**vars(parser.parse_args()))

@@ -118,7 +118,7 @@ class _Reader:
         self.sizes = _SIZES | _LONG_SIZES if self.big else _SIZES
 
     def unpack(self, form: str, at: int) -> tuple:
-        if at > len(self.data):  # a larger number than struct takes is no struct.error
+        if at > len(self.data):  # struct raises an OverflowError for a very large one
             raise ValueError("an offset beyond the end")
         return struct.unpack_from(self.order + form, self.data, at)
 

@@ -287,7 +287,7 @@ def _restored(
             try:
                 if isinstance(found, _NotRestoredError):
                     raise found
-                # Here, in the order of the files, as it can claim an output.
+                # In this thread, which claims outputs in the order of the files.
                 target, picture = _checked(found, job, args, depth, claims)
             except _NotRestoredError as stop:
                 tell(stop.outcome(job.source, job.target))

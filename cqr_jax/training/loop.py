@@ -93,7 +93,7 @@ def _run(
     """Trains a stage up to `config.steps`, from the latest checkpoint if there is one.
 
     If no step is left, and the file holds the best weights already, the file stays as
-    it is. It tells the commit and the data of its training.
+    it is, because it names the commit and the data of its training.
 
     Returns:
       The path of the weights.

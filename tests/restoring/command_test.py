@@ -428,7 +428,7 @@ def test_a_file_that_changes_during_the_first_round_is_watched(folder, monkeypat
 
 
 def test_own_results_in_a_watched_folder_are_not_restored_again(folder, monkeypatch):
-    """A result that the user changes afterwards is."""
+    """A result that the user has changed is restored."""
     monkeypatch.setattr(file_loop, "_POLL", 0)
     deep = folder / "deep"
     args = command.parser().parse_args([str(deep), "-o", str(deep), "--watch"])
