@@ -3,7 +3,6 @@
 import concurrent.futures
 import functools
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 
@@ -15,6 +14,7 @@ from cqr_jax import progress
 from cqr_jax.data import kinds, records
 from cqr_jax.errors import UserError
 from cqr_jax.prefetch import prefetch
+from cqr_jax.restoring import network
 from data_prep import ladder
 from data_prep.sources import Source
 
@@ -56,7 +56,7 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
         self._source = source
         self._side = side
         self._min_side = min_side
-        self._processes = processes or os.cpu_count() or 1
+        self._processes = processes or network.cores()
         self._on_beam = on_beam
         self.used: dict[str, int] = {}  # images by split
         self.skipped: dict[str, str] = {}  # reason by image

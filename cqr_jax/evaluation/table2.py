@@ -290,7 +290,7 @@ def over_images(
     """
     begin = time.perf_counter()
     found: dict[tuple, tuple] = {}
-    depth = _AHEAD * (os.cpu_count() or 1)
+    depth = _AHEAD * network.cores()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         cases = map(restore, prefetch(pool, load, images, depth))
         scored = prefetch(pool, score, cases, depth)

@@ -6,6 +6,7 @@ It needs the extra `demo`.
 import html
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -30,6 +31,7 @@ with extra("demo"):
 _HOST = "127.0.0.1"
 _MAX_PIXELS = 50_000_000
 _THUMBNAIL = 320  # longer side in pixels
+_DELETE = (3600, 86_400)  # each hour, files older than a day are deleted
 _COLUMNS = (
     "File",
     "Quantisation tables",
@@ -79,15 +81,20 @@ def page(weights: str | None = None) -> gradio.Blocks:
         paths: list[str] | None,
         strength: float,
         factor: float,
+        former: str,
         progress=gradio.Progress(),  # noqa: B008  # Gradio finds it by its default
     ):
         """Restores all files; returns the values of the output components below."""
-        own = pathlib.Path(tempfile.mkdtemp(dir=folder.name))
-        return _restore_all(
-            run, paths or [], own, strength, int(factor) or None, progress
+        own = tempfile.mkdtemp(dir=folder.name)
+        values = _restore_all(
+            run, paths or [], pathlib.Path(own), strength, int(factor) or None, progress
         )
+        _delete(former)
+        return (*values, own)
 
-    with gradio.Blocks(title="cqr-restore", analytics_enabled=False) as blocks:
+    with gradio.Blocks(
+        title="cqr-restore", analytics_enabled=False, delete_cache=_DELETE
+    ) as blocks:
         gradio.Markdown(
             "# Restore JPEGs\nDrop images here that are JPEGs, or once were. They are "
             "processed on this machine. Each may have up to "
@@ -113,12 +120,13 @@ def page(weights: str | None = None) -> gradio.Blocks:
                 "Download all (ZIP)", elem_id="archive", visible=False
             )
         pairs = gradio.State([])
+        own = gradio.State("", delete_callback=_delete)  # folder of the results
         blocks.folder = folder  # the folder is deleted with this object
         gradio.on(
             [file.change, strength.release, dial.release],
             restore,
-            [file, strength, dial],
-            [pairs, comparison, gallery, scores, png, archive],
+            [file, strength, dial, own],
+            [pairs, comparison, gallery, scores, png, archive, own],
             show_progress_on=comparison,
             trigger_mode="always_last",
         )
@@ -152,6 +160,12 @@ def _gallery() -> gradio.Gallery:
         buttons=[],
         elem_id="gallery",
     )
+
+
+def _delete(folder: str) -> None:
+    """Deletes a folder of results that are no longer shown."""
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _select(pairs: list[tuple[str, str]], event: gradio.SelectData):

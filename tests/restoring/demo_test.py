@@ -200,6 +200,8 @@ def test_dial_sets_the_quality_factor_for_the_network(
     page = _open(browser, colour_url, path)
     ((_, tables, told, _, _),) = _rows(page, 1)
     assert (tables, told) == ("QF 50, 4:2:0, libjpeg's", "QF 50, from its tables")
+    former = page.locator("#comparison img").first.evaluate("image => image.src")
+    assert page.request.get(former).ok
     found = []
     for factor in (90, 5):
         _set(page, "dial", factor)
@@ -207,6 +209,7 @@ def test_dial_sets_the_quality_factor_for_the_network(
         assert _rows(page, 1)[0][3] == "no: QF set by hand"
         found.append(np.asarray(Image.open(_downloaded(page, "#download").path())))
     assert (found[0] != found[1]).any()
+    assert not page.request.get(former).ok, "former results are deleted"
     _set(page, "dial", 0)
     _wait_for(page, "QF 50, from its tables")
 
