@@ -106,9 +106,10 @@ def features(compression: Compression | None) -> np.ndarray:
 
     Returns:
       float32, (`FEATURES`,). All features are zero if the compression is unknown.
-      Otherwise the first is 1. The next two are log2 of the vertical and horizontal
-      chroma sampling. The others are log2(mean quantisation step) / 8 in each band of
-      frequencies, first of Y and then of chroma (0 for a gray JPEG).
+      Otherwise the first is 1. The next two are log2 of the chroma sampling, the
+      smaller number first. Networks are trained on 4:4:4, 4:2:2 and 4:2:0 alone, so
+      4:4:0 and 4:1:1 become 4:2:2. The others are log2(mean quantisation step) / 8 in
+      each band of frequencies, first of Y and then of chroma (0 for a gray JPEG).
     """
     if compression is None:
         return np.zeros(FEATURES, np.float32)
@@ -117,16 +118,5 @@ def features(compression: Compression | None) -> np.ndarray:
         for table in (compression.luma, compression.chroma)
         for band in _BANDS
     ]
-    return np.array([1.0, *np.log2(compression.sampling), *steps], np.float32)
-
-
-def transposed(told: np.ndarray) -> np.ndarray:
-    """Returns the compression features of images that are rotated by 90 degrees.
-
-    Args:
-      told: features of the images before rotation, (count, `FEATURES`), as `features`
-        returns them.
-    """
-    order = np.arange(FEATURES)
-    order[1:3] = 2, 1  # vertical and horizontal sampling; the bands are symmetric
-    return told[:, order]
+    sampling = np.log2(np.minimum(sorted(compression.sampling), 2))
+    return np.array([1.0, *sampling, *steps], np.float32)

@@ -36,8 +36,8 @@ describes it.
         exported = jax.export.deserialize(bytearray(file.read()))
     restored = jax.jit(exported.call)(image, quality)
 
-Both programs hold all attention scores in memory at once. Divide large images into
-tiles.
+The memory grows with the image. A network with mask branches also holds all its
+attention scores at once. Divide large images into tiles.
 """
 
 import argparse
@@ -58,15 +58,17 @@ def write(
       path: path of the file.
       deblocker: network to export.
       side: height and width of images in ONNX, a multiple of 8 and at least 16; None
-        for any. StableHLO always takes images of any size.
+        for any. Must be None for StableHLO, which takes images of any size.
 
     Raises:
-      UserError: if the path has another suffix, or if `side` is not a multiple of 8 or
-        is below 16.
+      UserError: if the path has another suffix, or if `side` is not a multiple of 8, is
+        below 16, or is given for StableHLO.
     """
     suffix = pathlib.Path(path).suffix
     if suffix not in (".onnx", ".stablehlo"):
         raise UserError(f"{path}: must end in .onnx or .stablehlo")
+    if side is not None and suffix != ".onnx":
+        raise UserError(f"--side={side}: is only for .onnx; leave it out")
     if side is not None and (side % 8 or side < 16):
         raise UserError(f"--side={side}: must be a multiple of 8, at least 16")
     is_stablehlo = suffix == ".stablehlo"

@@ -294,6 +294,8 @@ def _told(graph, table) -> str:
     """Adds the compression features of the network, (1 or batch, FEATURES, 1, 1)."""
     quality = graph.constant(np.zeros(1, np.float32), "quality")  # the default
     quality = graph.add("Round", quality)
+    nothing = graph.add("IsNaN", quality)
+    quality = graph.add("Where", nothing, graph.constant(np.float32(0)), quality)
     first, last = graph.constant(np.float32(0)), graph.constant(np.float32(100))
     row = graph.add("Clip", quality, first, last)
     row = graph.add("Cast", row, to=7)  # int64

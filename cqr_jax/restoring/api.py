@@ -1,5 +1,7 @@
 """Restores images in memory: `cqr_jax.restore`."""
 
+import contextlib
+import operator
 from typing import TypeVar
 
 import numpy as np
@@ -31,7 +33,7 @@ def restore(
         better and eight times as slow.
       quality_factor: quality factor to give to the network, 1 to 100. Lower values
         remove more. If None, the network takes the quantisation tables of a JPEG opened
-        by Pillow; for other images, the ranker estimates the quality.
+        by Pillow; for other images, it is found from the pixels where possible.
       projection: whether to keep the result within the quantisation intervals that a
         JPEG file stores. This needs a Pillow image that is not loaded yet, as
         `Image.open` returns it, and no `quality_factor`.
@@ -44,14 +46,14 @@ def restore(
 
     Raises:
       ValueError: if an array has another shape or dtype, if `strength` is outside 0 to
-        1, or if `quality_factor` is outside 1 to 100.
+        1, or if `quality_factor` is not a whole number of 1 to 100.
       UserError: if the weights can't be read, or don't take a quality factor.
       ImageError: if a Pillow image is damaged, or has a mode that can't be restored.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength={strength}: must be 0 to 1")
-    if quality_factor is not None and not 1 <= quality_factor <= 100:
-        raise ValueError(f"quality_factor={quality_factor}: must be 1 to 100")
+    if quality_factor is not None:
+        quality_factor = _whole(quality_factor)
     run = restorer.load(weights, self_ensemble)
     restorer.check_quality_factor(run, quality_factor)
     if isinstance(image, Image.Image):
@@ -70,6 +72,17 @@ def restore(
     if isinstance(image, Image.Image):
         return _to_pillow(restored)
     return restored.stacked().reshape(image.shape)
+
+
+def _whole(quality_factor: int) -> int:
+    """Returns a quality factor as an int; raises a ValueError for a bad one."""
+    with contextlib.suppress(TypeError):  # for a float or a string
+        factor = operator.index(quality_factor)
+        if 1 <= factor <= 100 and not isinstance(quality_factor, bool):
+            return factor
+    raise ValueError(
+        f"quality_factor={quality_factor!r}: must be a whole number of 1 to 100"
+    )
 
 
 def _is_as_stored(image: Image.Image) -> bool:

@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
         "--quality-only",
         action="store_true",
         help="restore nothing; print the ranker's score and the quality factor (from a "
-        "JPEG's tables, else estimated)",
+        "JPEG's tables, else found from the pixels or estimated)",
     )
     parser.add_argument(
         "--demo",

@@ -303,12 +303,11 @@ def tables_say(compression: Compression | None, found: Quality) -> str:
       found: quality of the picture from `quality.measure`.
     """
     if compression is None:
-        guess = (
-            "quality unknown"
-            if found.source == "ranker, vague"
-            else f"the ranker estimates QF {found.factor}"
-        )
-        return f"no tables; {guess}"
+        said = {
+            "pixels": f"its pixels tell QF {found.factor}",
+            "ranker": f"the ranker estimates QF {found.factor}",
+        }
+        return f"no tables; {said.get(found.source, 'quality unknown')}"
     factor, equal = nearest_quality(compression.luma)
     # Some encoders use the first table for all components, as Pillow does for CMYK.
     usual = (None, compression.luma, libjpeg(factor).chroma)
@@ -328,7 +327,7 @@ def told(done: Restoration) -> str:
     origin = {
         "tables": "from its tables",
         "hand": "set by hand",
-        "ranker": "estimated by the ranker",
+        "pixels": "found from its pixels",
     }
     return f"QF {done.quality_factor}, {origin[done.told_by]}"
 

@@ -65,8 +65,8 @@ class Outcome(NamedTuple):
       reason: why the file was not restored.
       megapixels: size of the image, if it was restored.
       notes: sentences on what the file lacks and on what was not kept of it.
-      quality_factor, told_by, projected: as in `restorer.Restoration`, if it was
-        restored.
+      quality_factor, told_by, projected, compressed_before: as in
+        `restorer.Restoration`, if it was restored.
     """
 
     input: str
@@ -78,6 +78,7 @@ class Outcome(NamedTuple):
     quality_factor: int | None = None
     told_by: str = ""
     projected: bool = False
+    compressed_before: bool = False
 
 
 class _Claims:
@@ -274,7 +275,7 @@ def _restored(
     waiting: collections.deque[Job] = collections.deque()
     depth = np.dtype(f"uint{args.bits}") if args.bits else None
     projecting = args.projection and args.quality_factor is None
-    good_lose = network.channels(run) == 1 and not projecting
+    good_lose = network.channels(run) == 1
 
     def read(job: Job) -> tuple[Job, Picture | _NotRestoredError]:
         try:
@@ -325,6 +326,7 @@ def _restored(
             quality_factor=restoration.quality_factor,
             told_by=restoration.told_by,
             projected=restoration.projected,
+            compressed_before=restoration.compressed_before,
         )
 
     return prefetch(pool, write, restored(), _AHEAD)

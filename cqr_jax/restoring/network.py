@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cqr_jax import weights
-from cqr_jax.data.compression import FEATURES, transposed
+from cqr_jax.data.compression import FEATURES
 from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.data.ycbcr import ZERO
 from cqr_jax.errors import UserError
@@ -223,10 +223,9 @@ def self_ensemble(run: Run) -> Run:
         images = np.pad(images, [*filling, *[(0, 0)] * len(channels)], "edge")
         total = np.zeros(images.shape, np.float32)
         for turns in range(4):
-            told = [transposed(x) if turns % 2 else x for x in compression]
             for step in (1, -1):
                 turned = np.rot90(images, turns, (1, 2))[:, ::step]
-                restored = run(np.ascontiguousarray(turned), *told)[:, ::step]
+                restored = run(np.ascontiguousarray(turned), *compression)[:, ::step]
                 total += np.rot90(restored, -turns, (1, 2))
         return total[:, :height, :width] / 8
 

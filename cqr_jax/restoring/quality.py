@@ -9,16 +9,17 @@ from typing import NamedTuple
 import numpy as np
 
 from cqr_jax import weights
-from cqr_jax.data.compression import Compression, libjpeg, nearest_quality
-from cqr_jax.restoring import colour, network, transparency
+from cqr_jax.data.compression import nearest_quality
+from cqr_jax.restoring import colour, network, recompression, transparency
 from cqr_jax.restoring.picture import Picture
 
 RANKER = weights.SHIPPED / "compact-ranker.safetensors"
 SCORES = weights.SHIPPED / "compact-ranker-scores.tsv"
 _VAGUE = 20  # from this quality factor on, estimates from the score are unreliable
-# From this quality factor on, restoring makes JPEGs worse: benchmarks/results/blind.md
-TOO_GOOD = 95
-LOSE = "get worse when restored, unless they were compressed before"
+# From this quality factor on, `compact`, a network of Y, makes JPEGs worse:
+# benchmarks/results/blind.md
+TOO_GOOD = 80
+LOSE = "can get worse with a network of Y; --skip-above leaves them alone"
 _SIDE = 256  # of the central square that is scored, in pixels
 
 
@@ -29,8 +30,9 @@ class Quality(NamedTuple):
       score: the ranker's score; higher is better.
       factor: the nearest quality factor of libjpeg, 1 to 100.
       source: 'tables' if the factor is from a JPEG's quantisation table, 'tables,
-        nearest' if that table is not one of libjpeg's, 'ranker' if it is estimated from
-        the score, and 'ranker, vague' if that estimate is unreliable.
+        nearest' if that table is not one of libjpeg's, 'pixels' if `recompression.find`
+        found it, 'ranker' if it is estimated from the score, and 'ranker, vague' if
+        that estimate is unreliable.
     """
 
     score: float
@@ -68,33 +70,15 @@ def measure(picture: Picture, engine: str = "auto") -> Quality:
     Raises:
       UserError: if the engine does not work here.
     """
-    score = _scorer(engine)(_middle(transparency.filled(picture)))
+    picture = transparency.filled(picture)
+    score = _scorer(engine)(_middle(picture))
     if picture.compression:
         factor, equal = nearest_quality(picture.compression.luma)
         return Quality(score, factor, "tables" if equal else "tables, nearest")
+    if found := recompression.find(picture):
+        return Quality(score, nearest_quality(found.luma)[0], "pixels")
     factor = int(factors_of_scores(np.array(score), _typical_scores()))
     return Quality(score, factor, "ranker" if factor < _VAGUE else "ranker, vague")
-
-
-def estimate(picture: Picture, engine: str = "auto") -> Compression | None:
-    """Estimates the compression of a picture that has no tables.
-
-    Args:
-      picture: the picture.
-      engine: what runs the ranker, as in `network.load`.
-
-    Returns:
-      The compression of libjpeg at the estimated quality factor, or None if the
-      estimate is 20 or more, where it is unreliable.
-
-    Raises:
-      UserError: if the engine does not work here.
-    """
-    score = np.array(_scorer(engine)(_middle(picture)))
-    factor = int(factors_of_scores(score, _typical_scores()))
-    if factor >= _VAGUE:
-        return None
-    return libjpeg(factor, gray=picture.pixels.shape[-1] == 1)
 
 
 def _middle(picture: Picture) -> np.ndarray:

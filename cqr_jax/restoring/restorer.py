@@ -15,7 +15,7 @@ from cqr_jax.restoring import (
     colour,
     network,
     projection,
-    quality,
+    recompression,
     tiles,
     transparency,
 )
@@ -34,7 +34,7 @@ class Restoration(NamedTuple):
       quality_factor: the quality factor of libjpeg, 1 to 100, nearest to what the
         network received; None if it received none.
       told_by: the source of that quality factor: 'tables' of the JPEG file, 'hand',
-        'ranker', or 'nothing'.
+        'pixels' (`recompression.find`), or 'nothing'.
       projected: whether the result was projected onto the intervals of its file.
       compressed_before: whether the file was recognised as made from a JPEG, and
         not projected for that reason.
@@ -59,8 +59,8 @@ def restore_pictures(
     """Restores pictures of any sizes, one batch of tiles after the other.
 
     A colour network receives the compression of each picture. It is read from a JPEG's
-    tables. For other pictures the ranker estimates it, if the estimate is reliable. If
-    the picture has the coefficients that its file stores, the result is projected onto
+    tables. For other pictures it is found from the pixels where possible. If the
+    picture has the coefficients that its file stores, the result is projected onto
     their quantisation intervals, unless the file was compressed before.
 
     Args:
@@ -192,11 +192,21 @@ def _told(
     if not takes_compression(run):
         return None, "nothing"
     if quality_factor is not None:
-        return libjpeg(quality_factor, gray=picture.pixels.shape[-1] == 1), "hand"
+        return _by_hand(picture, quality_factor), "hand"
     if picture.compression:
         return picture.compression, "tables"
-    estimated = quality.estimate(picture, network.engine(run) or "auto")
-    return estimated, "ranker" if estimated else "nothing"
+    found = recompression.find(picture)
+    return found, "pixels" if found else "nothing"
+
+
+def _by_hand(picture: Picture, quality_factor: int) -> Compression:
+    """Returns libjpeg's compression with the chroma sampling of a JPEG, or 4:2:0."""
+    if picture.pixels.shape[-1] == 1:
+        return libjpeg(quality_factor, gray=True)
+    known = picture.compression
+    if known and known.chroma:
+        return libjpeg(quality_factor, known.sampling)
+    return libjpeg(quality_factor)
 
 
 def takes_compression(run: network.Run) -> bool:

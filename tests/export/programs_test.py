@@ -109,9 +109,9 @@ def test_onnx_rounds_and_clips_the_quality(tmp_path):
     deblocker = drawn(**SMALL, **NETWORKS["modulation"])
     path = tmp_path / "a.onnx"
     write(path, deblocker)
-    images = RNG.random((6, 3, 16, 16), np.float32)
+    images = RNG.random((8, 3, 16, 16), np.float32)
     images[:] = images[0]
-    given = np.array([19.6, 20, 1000, 100, -1, 0], np.float32)
+    given = np.array([19.6, 20, 1000, 100, -1, 0, np.nan, 0], np.float32)
     (found,) = session_of(path).run(None, {"image": images, "quality": given})
     np.testing.assert_array_equal(found[::2], found[1::2])
     assert np.abs(found[0] - found[2]).max() > 1e-3
@@ -190,6 +190,7 @@ def test_default_weights_are_exported(tmp_path):
     [
         ("a.pb", 48, "must end in .onnx or .stablehlo"),
         ("a.onnx", 50, "must be a multiple of 8, at least 16"),
+        ("a.stablehlo", 48, "is only for .onnx"),
     ],
 )
 def test_wrong_suffix_and_side_are_errors(deblocker, tmp_path, name, side, message):

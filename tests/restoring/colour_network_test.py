@@ -10,7 +10,7 @@ from PIL import Image
 
 import cqr_jax
 from cqr_jax import weights
-from cqr_jax.data.compression import FEATURES, features, libjpeg
+from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.restoring import (
@@ -18,7 +18,7 @@ from cqr_jax.restoring import (
     network,
     pictures,
     projection,
-    quality,
+    recompression,
     restorer,
     tiles,
 )
@@ -107,20 +107,22 @@ def test_network_gets_the_table_of_a_gray_jpeg(photograph):
     np.testing.assert_array_equal(told, [features(libjpeg(30, gray=True))])
 
 
-@pytest.mark.parametrize(("factor", "known"), [(7, 1.0), (19, 1.0), (20, 0.0)])
-def test_network_gets_reliable_estimates_of_the_ranker(
-    photograph, monkeypatch, factor, known
+@pytest.mark.parametrize("found", [libjpeg(7), None])
+def test_network_gets_the_compression_that_the_pixels_tell(
+    photograph, monkeypatch, found
 ):
-    monkeypatch.setattr(quality, "factors_of_scores", lambda *_: np.array(factor))
+    monkeypatch.setattr(recompression, "find", lambda _: found)
     _, told = _restore([Picture(photograph)])
-    expected = features(libjpeg(factor)) if known else np.zeros(FEATURES, np.float32)
-    np.testing.assert_array_equal(told, [expected])
+    np.testing.assert_array_equal(told, [features(found)])
 
 
-def test_quality_factor_replaces_the_tables(photograph):
-    picture = pictures.decode(_jpeg(photograph, quality=30), stored=True)
-    _, told = _restore([picture], quality_factor=12)
-    np.testing.assert_array_equal(told, [features(libjpeg(12))])
+@pytest.mark.parametrize(("subsampling", "sampling"), [(0, (1, 1)), (2, (2, 2))])
+def test_quality_factor_replaces_the_tables_but_not_the_chroma_sampling(
+    photograph, subsampling, sampling
+):
+    jpeg_ = _jpeg(photograph, quality=30, subsampling=subsampling)
+    _, told = _restore([pictures.decode(jpeg_, stored=True)], quality_factor=12)
+    np.testing.assert_array_equal(told, [features(libjpeg(12, sampling))])
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -201,7 +203,7 @@ def test_weights_of_the_same_model_share_the_compiled_network(path, photograph):
     assert second["compiling"] < first["compiling"] / 10
 
 
-def test_self_ensemble_transposes_the_compression_features():
+def test_self_ensemble_gives_all_turns_the_compression_features():
     seen = []
 
     def note(images, compression):
@@ -215,7 +217,7 @@ def test_self_ensemble_transposes_the_compression_features():
     images = RNG.uniform(0, 1, (1, 16, 24, 3)).astype(np.float32)
     told = features(libjpeg(30, (1, 2)))[None]
     np.testing.assert_allclose(ensembled(images, told), images, atol=1e-6)
-    assert set(seen) == {((16, 24), (0, 1)), ((24, 16), (1, 0))}
+    assert set(seen) == {((16, 24), (0, 1)), ((24, 16), (0, 1))}
 
 
 def test_pillow_image_that_is_not_loaded_is_projected(path, photograph, monkeypatch):
@@ -240,5 +242,9 @@ def test_invalid_quality_factor_is_rejected(path, tmp_path):
     image = np.zeros((16, 16), np.uint8)
     with pytest.raises(UserError, match="these weights don't take one"):
         cqr_jax.restore(image, weights=str(flat), quality_factor=20)
-    with pytest.raises(ValueError, match="quality_factor=0: must be 1 to 100"):
-        cqr_jax.restore(image, weights=str(path), quality_factor=0)
+    for wrong in (0, 101, 10.5, "10", True):
+        with pytest.raises(ValueError, match="must be a whole number of 1 to 100"):
+            cqr_jax.restore(image, weights=str(path), quality_factor=wrong)
+    expected = cqr_jax.restore(image, weights=str(path), quality_factor=10)
+    found = cqr_jax.restore(image, weights=str(path), quality_factor=np.uint8(10))
+    np.testing.assert_array_equal(found, expected)

@@ -27,7 +27,7 @@ from cqr_jax.restoring import (
     file_loop,
     pictures,
     projection,
-    quality,
+    recompression,
     restorer,
 )
 from data_prep import sources
@@ -159,8 +159,8 @@ def test_quality_only_prints_scores_and_quality_factors(folder, tmp_path, photog
         15,
         "tables",
     )
-    assert found["decoded.png"]["source"] == "ranker"
-    assert 8 <= found["decoded.png"]["factor"] <= 18
+    decoded = found["decoded.png"]
+    assert (decoded["factor"], decoded["source"]) == (12, "pixels")
     assert found["decoded.png"]["score"] < found["gray.jpeg"]["score"]
     (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes((folder / "a.jpg").read_bytes())
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
@@ -692,11 +692,11 @@ def test_compilation_cache_is_written_without_messages(folder, tmp_path):
 
 
 def test_summary_counts_jpegs_of_too_high_quality(folder, photograph):
-    photograph.save(folder / "good.jpg", quality=96)
-    flags = ("-o", "out", "--no-projection", f"--weights={LUMA_ONLY}")
+    photograph.save(folder / "good.jpg", quality=81)
+    flags = ("-o", "out", f"--weights={LUMA_ONLY}")
     code, _, err = _call("a.jpg", "good.jpg", *flags, cwd=folder)
     assert code == 0, err
-    told = "1 with a quality factor of 95 or more: such JPEGs get worse when restored"
+    told = "1 with a quality factor of 80 or more: such JPEGs can get worse with a"
     assert err.splitlines()[-1].startswith(told)
 
 
@@ -849,16 +849,14 @@ def test_report_gives_quality_factor_and_its_source(
     flag = f"--weights={colour_weights}"
     photograph.convert("CMYK").save(folder / "cmyk.jpg", quality=40)
     photograph.save(folder / "vague.png")
-    guesses = iter([7, 50])
-    monkeypatch.setattr(
-        quality, "factors_of_scores", lambda *_: np.array(next(guesses))
-    )
+    guesses = iter([libjpeg(7), None])
+    monkeypatch.setattr(recompression, "find", lambda _: next(guesses))
     rows = restore(folder, flag)
     assert {name: _told(row) for name, row in rows.items()} == {
         "a.jpg": (10, "tables", True),
         "gray.jpeg": (15, "tables", True),
         "cmyk.jpg": (40, "tables", False),
-        "c.webp": (7, "ranker", False),
+        "c.webp": (7, "pixels", False),
         "vague.png": (None, "nothing", False),
         "bad.jpg": (None, "", False),
         "empty.png": (None, "", False),

@@ -255,6 +255,7 @@ def test_tables_say_gives_quality_factor_sampling_and_origin():
     luma = (2,) * 64
     for compression, found, expected in (
         (None, sure, "no tables; the ranker estimates QF 12"),
+        (None, Quality(5.0, 70, "pixels"), "no tables; its pixels tell QF 70"),
         (None, vague, "no tables; quality unknown"),
         (libjpeg(30), vague, "QF 30, 4:2:0, libjpeg's"),
         (libjpeg(30, (1, 2)), vague, "QF 30, 4:2:2, libjpeg's"),
@@ -273,8 +274,8 @@ def test_tables_say_gives_quality_factor_sampling_and_origin():
 def test_page_describes_quality_factor_and_projection():
     done = Restoration(Picture(np.zeros((8, 8, 1), np.uint8)))
     assert demo.told(done) == "nothing"
-    assert demo.told(done._replace(quality_factor=9, told_by="ranker")) == (
-        "QF 9, estimated by the ranker"
+    assert demo.told(done._replace(quality_factor=9, told_by="pixels")) == (
+        "QF 9, found from its pixels"
     )
     assert demo.projection_of(done._replace(projected=True)) == "yes"
     assert demo.projection_of(done._replace(compressed_before=True)) == (

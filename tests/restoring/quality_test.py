@@ -9,7 +9,7 @@ import skimage.data
 from PIL import Image
 
 from cqr_jax.data.compression import luma_table, nearest_quality
-from cqr_jax.restoring import pictures, quality
+from cqr_jax.restoring import pictures, quality, recompression
 from cqr_jax.restoring.picture import Picture
 
 
@@ -35,7 +35,8 @@ def test_tables_of_other_encoders_get_the_nearest_factor():
     assert not equal
 
 
-def test_ranker_estimates_the_quality_factor_without_tables():
+def test_ranker_estimates_the_quality_factor_without_tables(monkeypatch):
+    monkeypatch.setattr(recompression, "find", lambda _: None)
     rgb = skimage.data.astronaut()
     for factor, source in ((5, "ranker"), (10, "ranker"), (60, "ranker, vague")):
         found = quality.measure(_jpeg(rgb, quality=factor)._replace(compression=None))
@@ -43,6 +44,12 @@ def test_ranker_estimates_the_quality_factor_without_tables():
         assert (found.factor < 20) == (factor < 20)
         if factor < 20:
             assert abs(found.factor - factor) <= 4
+
+
+def test_pixels_tell_the_quality_factor_of_a_decoded_jpeg():
+    picture = _jpeg(skimage.data.astronaut(), quality=60)
+    found = quality.measure(picture._replace(compression=None))
+    assert (found.factor, found.source) == (60, "pixels")
 
 
 def test_openvino_gives_the_scores_of_jax():

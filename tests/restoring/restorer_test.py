@@ -19,7 +19,7 @@ from cqr_jax.restoring import (
     network,
     pictures,
     projection,
-    quality,
+    recompression,
     restorer,
     tiles,
 )
@@ -332,10 +332,8 @@ def _jpeg(quality, gray=False, **options):
 
 def test_how_pictures_were_restored(monkeypatch):
     monkeypatch.setattr(projection, "limit", lambda quality: 1.0)
-    guesses = iter([12, 20])
-    monkeypatch.setattr(
-        quality, "factors_of_scores", lambda *_: np.array(next(guesses))
-    )
+    guesses = iter([libjpeg(12), None])
+    monkeypatch.setattr(recompression, "find", lambda _: next(guesses))
     plain = Picture(_smooth(48, 64, 3, np.uint8))
     given = [_jpeg(30), _jpeg(85, gray=True), _jpeg(40)._replace(stored=None)]
 
@@ -348,7 +346,7 @@ def test_how_pictures_were_restored(monkeypatch):
         (30, "tables", True, False),
         (85, "tables", True, False),
         (40, "tables", False, False),
-        (12, "ranker", False, False),
+        (12, "pixels", False, False),
         (None, "nothing", False, False),
     ]
     assert how(told, given[:1], quality_factor=7) == [(7, "hand", False, False)]
