@@ -6,8 +6,8 @@ Uses the photographs of the folder that are held out from colour training. Each 
 compressed once. It is also compressed twice, first at a lower quality, on the same grid
 or with a crop in between. Each file is restored without projection and with it.
 
-The share of luma coefficients that the network moves out of their quantisation
-intervals distinguishes the two kinds of files. A file is projected if its share is at
+The share of luma coefficients that the network moves by more than 0.75 steps from the
+stored ones distinguishes the two kinds of files. A file is projected if its share is at
 most a limit. The limit of each quality is the one with the highest mean PSNR over both
 kinds. --limits writes the limits to a file.
 """

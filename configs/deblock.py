@@ -62,7 +62,8 @@ def get_config(text: str = "") -> ConfigDict:
     c.colour.other_tables = 0.25  # probability of tables that are not libjpeg's
     c.colour.double = 0.2  # probability of an earlier compression
     c.colour.shifted = 0.2  # probability that the grid starts at a random pixel
-    # probability that the network does not receive the compression
+    # probability that the network does not receive the compression; on shifted grids:
+    # that it does
     c.colour.unknown = 0.15
 
     c.model = ConfigDict()

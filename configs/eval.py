@@ -41,7 +41,8 @@ def get_config(text: str = "") -> ConfigDict:
     c.sets = "classic5,live1,bsds500-test,bsds500"
 
     if preset == "ranker":
-        c.workdir = "runs/eval-ranker"  # ranker.json, ranker.png
+        # ranker.json, ranker.png, scores.csv, typical.tsv
+        c.workdir = "runs/eval-ranker"
         c.sets = "live1"
         c.weights = ""  # the ranker's weights
         c.min_quality = 1  # lowest JPEG quality factor of the pairs, as in training

@@ -130,7 +130,7 @@ def _explanation(group: list[_Assignment], default: str) -> str:
     if not found:
         return ""
     first, *others = sorted(found, key=lambda comment: default not in found[comment])
-    return "; ".join([first, *(f"{', '.join(found[x])}: {x}" for x in others)])
+    return "; ".join([first, *(f"preset {', '.join(found[x])}: {x}" for x in others)])
 
 
 def _taken(config: ConfigDict, group: str, file: str) -> str:

@@ -59,7 +59,8 @@ def psnr_b(reference: np.ndarray, image: np.ndarray) -> float:
     """Computes PSNR-B in dB from the squared error of RGB and the blocking effect of Y.
 
     Y is that of MATLAB's `rgb2ycbcr`. QGAC (Ehrlich et al. 2020) and FBCNN (Jiang et
-    al. 2021) use the same definition: plain JPEG on LIVE1 has 24.20 dB at QF 10.
+    al. 2021) use the same definition: their plain JPEG on LIVE1 has 24.20 dB at
+    QF 10. Ours has 24.21 dB.
 
     Args:
       reference, image: uint8 RGB, (height, width, 3).

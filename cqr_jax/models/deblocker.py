@@ -50,8 +50,8 @@ class Deblocker(nn.Module):
       negative_slope: slope of the ReLUs below zero. The paper's value is 0. With
         a positive slope, every unit keeps learning.
       feature_scale: factor of the network's input. The correction is divided by it.
-        The paper's value is 1. With a scale of 1, features are so small that a hundred
-        updates of a bias can give all inputs of a ReLU the same sign.
+        The paper's value is 1. With `feature_scale=1`, features are so small that a
+        hundred updates of a bias can give all inputs of a ReLU the same sign.
       conditioning: how the network takes the compression: 'none' (as in the paper),
         'planes' (constant planes concatenated to the image) or 'modulation' (scale and
         shift in each block).
