@@ -37,9 +37,10 @@ _LEGEND = """\
 {count} held-out photographs with 4:2:0 chroma, restored with {weights}. The table gives
 the gain over the file's PSNR (RGB, dB) of files that were compressed once and of files
 that were compressed twice. The three columns of each are: without projection, with
-projection, and as the limit decides. A file is projected if the share of its luma
+projection, and as a limit decides. A file is projected if the share of its luma
 coefficients that the network moves by more than 0.75 steps is at most the limit. The
-last two columns are the errors of this decision.
+last two columns are the errors of this decision. The decision about the files of a
+photograph is made with the limit of the other photographs.
 """
 _FIRST = (10, 20, 30, 50, 75, 90)  # qualities of the first of two compressions
 _SIDE = 256  # side of a tile, which covers the whole photograph
@@ -51,6 +52,7 @@ class Case(NamedTuple):
     """A restored file.
 
     Attributes:
+      photograph: index of the photograph.
       quality: quality factor of the last compression.
       before: quality factor of the first of two compressions; 0 if there was only one.
       share: share of luma coefficients outside their intervals, without projection.
@@ -58,6 +60,7 @@ class Case(NamedTuple):
         and of the file restored with projection.
     """
 
+    photograph: int
     quality: int
     before: int
     share: float
@@ -66,19 +69,26 @@ class Case(NamedTuple):
 
 def cases(run, photographs: list[np.ndarray]) -> Iterator[Case]:
     """Yields files compressed once, twice, and twice with a crop in between."""
-    for clean in photographs:
+    for i, clean in enumerate(photographs):
         for quality in QUALITIES:
-            yield case(run, clean, clean, quality, 0)
+            yield case(run, i, clean, clean, quality, 0)
             for before in _FIRST:
                 if before < quality:
                     once = degradations.compress(clean, libjpeg(before))
-                    yield case(run, clean, once, quality, before)
+                    yield case(run, i, clean, once, quality, before)
                     top, left = _CROP
                     cut, original = once[top:, left:], clean[top:, left:]
-                    yield case(run, original, cut, quality, before)
+                    yield case(run, i, original, cut, quality, before)
 
 
-def case(run, clean: np.ndarray, image: np.ndarray, quality: int, before: int) -> Case:
+def case(
+    run,
+    photograph: int,
+    clean: np.ndarray,
+    image: np.ndarray,
+    quality: int,
+    before: int,
+) -> Case:
     """Returns the measurements of one file: `image` compressed at `quality`."""
     data = degradations.encode(image, libjpeg(quality))
     picture = pictures.decode(data, stored=True)
@@ -93,7 +103,7 @@ def case(run, clean: np.ndarray, image: np.ndarray, quality: int, before: int) -
     projected = map(projection.project, values, picture.stored)
     within = colour.with_planes(restored, list(projected), np.uint8)
     psnr = [evaluate_colour.psnr(clean, x.pixels) for x in (picture, plain, within)]
-    return Case(quality, before, share, (psnr[0], psnr[1], psnr[2]))
+    return Case(photograph, quality, before, share, (psnr[0], psnr[1], psnr[2]))
 
 
 def best_limit(found: list[Case]) -> float:
@@ -119,27 +129,30 @@ def best_limit(found: list[Case]) -> float:
 
 def row(quality: int, found: list[Case]) -> list[str]:
     """Returns a row of the table."""
-    limit = best_limit(found)
+    limits = {
+        i: best_limit([x for x in found if x.photograph != i])
+        for i in {x.photograph for x in found}
+    }
     once = [x for x in found if not x.before]
     twice = [x for x in found if x.before]
 
     def mean(kind, i):
         return np.mean([x.psnr[i] - x.psnr[0] for x in kind]) if kind else np.nan
 
-    def decided(kind):
-        return (
-            np.mean([x.psnr[1 + (x.share <= limit)] - x.psnr[0] for x in kind])
-            if kind
-            else np.nan
-        )
+    def projects(x):
+        return x.share <= limits[x.photograph]
 
-    missed = np.mean([x.share > limit for x in once])
-    taken = np.mean([x.share <= limit for x in twice]) if twice else np.nan
+    def decided(kind):
+        gains = [x.psnr[1 + projects(x)] - x.psnr[0] for x in kind]
+        return np.mean(gains) if kind else np.nan
+
+    missed = 1 - np.mean([projects(x) for x in once])
+    taken = np.mean([projects(x) for x in twice]) if twice else np.nan
     gains = [mean(once, 1), mean(once, 2), decided(once)]
     gains += [mean(twice, 1), mean(twice, 2), decided(twice)]
     shown = [f"{x:+.2f}" if np.isfinite(x) else "" for x in gains]
     errors = [f"{x:.1%}" if np.isfinite(x) else "" for x in (missed, taken)]
-    return [str(quality), f"{limit:.4f}", *shown, *errors]
+    return [str(quality), f"{best_limit(found):.4f}", *shown, *errors]
 
 
 def main() -> None:
@@ -160,8 +173,11 @@ def main() -> None:
         paths = paths[: args.count or None]
         loaded = [jpeg.load_named(path, jpeg.load_rgb) for path in paths]
         photographs = [x for x in loaded if x.ndim == 3]
-        if not photographs:
-            raise UserError(f"{args.photographs}: holds out no colour photograph")
+        if len(photographs) < 2:
+            raise UserError(
+                f"{args.photographs}: holds out {len(photographs)} colour photographs; "
+                "at least two are needed"
+            )
         run = restorer.load(args.weights)
         each = 1 + 2 * len(_FIRST)
         count = len(photographs) * sum(
