@@ -60,7 +60,7 @@ def test_every_field_is_in_a_table():
             "eval",
             "weights",
             '`""` - `""` `""` `""` `""`',
-            "a column each; ranker: the ranker",
+            "a column each; preset ranker: the ranker",
         ),
         ("ablation", "seeds", "`0,1,2` `0,1,2` `0,1,2` `0,1,2`", "of each variant"),
     ],
