@@ -62,9 +62,13 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("photographs", help="folder of colour photographs")
+    parser.add_argument(
+        "--count", type=int, default=0, help="number of photographs (all)"
+    )
     args = parser.parse_args()
     with one_line_errors():
         paths = held_out_images(args.photographs, kinds.COLOUR)
+        paths = paths[: args.count or None]
         loaded = [jpeg.load_named(path, jpeg.load_rgb) for path in paths]
         photographs = [x for x in loaded if x.ndim == 3]
         if not photographs:

@@ -240,7 +240,7 @@ def _anchors(path: pathlib.Path) -> list[str]:
     return [re.sub(r"[^\w -]", "", x.lower()).replace(" ", "-") for x in titles]
 
 
-@pytest.mark.parametrize("name", ["colour", "ranker"])
+@pytest.mark.parametrize("name", ["colour", "compact", "ranker"])
 def test_recipe_without_folders_prints_its_usage_in_any_folder(name, tmp_path):
     recipe = ROOT / "recipes" / f"{name}.sh"
     command = ["bash", os.path.relpath(recipe, tmp_path)]
