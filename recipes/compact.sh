@@ -10,8 +10,8 @@
 # colour network of the package computes for Y, and the ranker of the package guides its
 # last steps. The network is the pyramid of the colour network, for Y alone. With SHIP=1
 # the script also writes the weights to the package. If it is stopped and started again,
-# it continues from the last checkpoint. PYTHON sets the interpreter. The default is the
-# one in .venv.
+# it continues from the last checkpoint. PYTHON sets the interpreter.
+# The default is the one in .venv.
 set -euo pipefail
 [ $# -eq 1 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 photographs=$(realpath "$1")
