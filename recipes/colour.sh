@@ -23,7 +23,8 @@ python=${PYTHON:-.venv/bin/python}
 "$python" -m data_prep.build --kind=colour --source="$gray" --name=gray-photographs \
     --side=512 --min_side=256
 "$python" -m cqr_jax.main --config=configs/deblock.py:colour \
-    --config.data.gray_name=gray-photographs --config.seed=3 --config.steps=1100 --config.validate_every=275 \
+    --config.data.gray_name=gray-photographs --config.seed=3 --config.steps=1100 \
+    --config.validate_every=275 \
     --config.workdir=runs/deblock-colour-1
 "$python" -m cqr_jax.main --config=configs/deblock.py:colour \
     --config.data.gray_name=gray-photographs --config.seed=4 --config.steps=6000 \

@@ -19,7 +19,8 @@ MARGIN = 2 * MCU  # pixels that `example` needs beyond its patch
 _MIDDLE = 50  # quality factor that divides the lower range from the upper one
 
 # Chroma sampling, vertical and horizontal -> Pillow's name for it.
-_SUBSAMPLING = {(1, 1): 0, (1, 2): 1, (2, 2): 2}
+# Pillow's number of each chroma sampling.
+SUBSAMPLING = {(1, 1): 0, (1, 2): 1, (2, 2): 2}
 
 
 class Mixture(NamedTuple):
@@ -153,7 +154,7 @@ def encode(image: np.ndarray, compression: Compression) -> bytes:
     options = {}
     if compression.chroma is not None:
         tables.append(list(compression.chroma))
-        options["subsampling"] = _SUBSAMPLING[compression.sampling]
+        options["subsampling"] = SUBSAMPLING[compression.sampling]
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", qtables=tables, **options)
     return buffer.getvalue()

@@ -47,6 +47,12 @@ def samples(picture: Picture) -> np.ndarray:
     return found
 
 
+def chroma_sampling(picture: Picture) -> tuple[int, int]:
+    """Returns the chroma sampling of a picture's JPEG; 4:2:0 if it is unknown."""
+    known = picture.compression
+    return known.sampling if known and known.chroma else _DEFAULT_SAMPLING
+
+
 def planes(picture: Picture, values: np.ndarray | None = None) -> list[Plane]:
     """Returns the planes of a picture, as views of its samples.
 
@@ -56,8 +62,7 @@ def planes(picture: Picture, values: np.ndarray | None = None) -> list[Plane]:
     """
     if values is None:
         values = samples(picture)
-    known = picture.compression
-    chroma = known.sampling if known and known.chroma else _DEFAULT_SAMPLING
+    chroma = chroma_sampling(picture)
     sampling = [(1, 1), chroma, chroma, (1, 1)]
     parts = np.moveaxis(values, -1, 0)
     return [Plane(*x) for x in zip(parts, sampling, strict=False)]

@@ -232,14 +232,14 @@ def _restore(
     (done,) = restorer.restorations(run, [before], strength, quality_factor=factor)
     target.write_bytes(pictures.encode(done.picture, "png"))
     found = quality.measure(before)
-    again = quality.measure(done.picture._replace(compression=None))
+    after = quality.score(done.picture)
     height, width = before.pixels.shape[:2]
     row = (
         f"{pathlib.Path(path).name}, {width}x{height}",
         tables_say(before.compression, found),
         told(done),
         projection_of(done),
-        f"{found.score:.2f} → {again.score:.2f}",
+        f"{found.score:.2f} → {after:.2f}",
     )
     folder = target.parent / "shown"
     folder.mkdir(exist_ok=True)

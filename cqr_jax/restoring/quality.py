@@ -70,15 +70,22 @@ def measure(picture: Picture, engine: str = "auto") -> Quality:
     Raises:
       UserError: if the engine does not work here.
     """
-    picture = transparency.filled(picture)
-    score = _scorer(engine)(_middle(picture))
+    found = score(picture, engine)
     if picture.compression:
         factor, equal = nearest_quality(picture.compression.luma)
-        return Quality(score, factor, "tables" if equal else "tables, nearest")
-    if found := recompression.find(picture):
-        return Quality(score, nearest_quality(found.luma)[0], "pixels")
-    factor = int(factors_of_scores(np.array(score), _typical_scores()))
-    return Quality(score, factor, "ranker" if factor < _VAGUE else "ranker, vague")
+        return Quality(found, factor, "tables" if equal else "tables, nearest")
+    if compression := recompression.find(transparency.filled(picture)):
+        return Quality(found, nearest_quality(compression.luma)[0], "pixels")
+    factor = int(factors_of_scores(np.array(found), _typical_scores()))
+    return Quality(found, factor, "ranker" if factor < _VAGUE else "ranker, vague")
+
+
+def score(picture: Picture, engine: str = "auto") -> float:
+    """Returns the ranker's score of the central 256x256 pixels of a picture.
+
+    Hidden pixels have no effect. The arguments and errors are those of `measure`.
+    """
+    return _scorer(engine)(_middle(transparency.filled(picture)))
 
 
 def _middle(picture: Picture) -> np.ndarray:

@@ -21,7 +21,6 @@ _HIGHEST = 92  # quality factor; with finer tables, rounding to 8 bits hides the
 # above 1.
 _SHARE = 0.5
 _NOISE = 0.05  # mean squared error, of 255, that can be due to rounding alone
-_SAMPLINGS = ((1, 1), (1, 2), (2, 2))
 
 
 def find(picture: Picture) -> Compression | None:
@@ -46,7 +45,7 @@ def find(picture: Picture) -> Compression | None:
         return None
     if gray:
         return libjpeg(quality, gray=True)
-    candidates = [libjpeg(quality, sampling) for sampling in _SAMPLINGS]
+    candidates = [libjpeg(quality, sampling) for sampling in degradations.SUBSAMPLING]
     return min(
         candidates, key=lambda x: _error(degradations.compress(pixels, x), pixels)
     )

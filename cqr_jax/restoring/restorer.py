@@ -192,21 +192,13 @@ def _told(
     if not takes_compression(run):
         return None, "nothing"
     if quality_factor is not None:
-        return _by_hand(picture, quality_factor), "hand"
+        gray = picture.pixels.shape[-1] == 1
+        sampling = colour.chroma_sampling(picture)
+        return libjpeg(quality_factor, sampling, gray), "hand"
     if picture.compression:
         return picture.compression, "tables"
     found = recompression.find(picture)
     return found, "pixels" if found else "nothing"
-
-
-def _by_hand(picture: Picture, quality_factor: int) -> Compression:
-    """Returns libjpeg's compression with the chroma sampling of a JPEG, or 4:2:0."""
-    if picture.pixels.shape[-1] == 1:
-        return libjpeg(quality_factor, gray=True)
-    known = picture.compression
-    if known and known.chroma:
-        return libjpeg(quality_factor, known.sampling)
-    return libjpeg(quality_factor)
 
 
 def takes_compression(run: network.Run) -> bool:
