@@ -9,7 +9,8 @@
 # The script makes the records, trains the ranker, and evaluates it on the held-out
 # photographs. With SHIP=1 it also writes the weights, and the median score at each
 # quality factor, to the package. If it is stopped and started again, it continues from
-# the last checkpoint. STEPS is the number of steps. PYTHON sets the interpreter. The default is the one in .venv.
+# the last checkpoint. STEPS is the number of steps. PYTHON sets the interpreter.
+# The default is the one in .venv.
 set -euo pipefail
 [ $# -eq 1 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 photographs=$(realpath "$1")

@@ -44,7 +44,7 @@ def test_cmyk_pictures_are_recognised_as_their_inverted_rgb():
 
 
 def test_tables_of_other_encoders_are_told_by_the_nearest_quality_factor():
-    """Those of the camera differ from libjpeg's by less than those of QF 3 apart."""
+    """The luma steps are 2 % larger than those of QF 30."""
     tables = [[round(1.02 * x) for x in libjpeg(30).luma], list(libjpeg(30).chroma)]
     buffer = io.BytesIO()
     Image.fromarray(skimage.data.coffee()).save(buffer, "JPEG", qtables=tables)
