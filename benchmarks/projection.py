@@ -20,11 +20,11 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import machine
+from benchmarks.photographs import held_out_colour
 from cqr_jax import files, progress, tables, weights
-from cqr_jax.data import degradations, jpeg, kinds
+from cqr_jax.data import degradations
 from cqr_jax.data.compression import libjpeg
-from cqr_jax.data.held_out import held_out_images
-from cqr_jax.errors import UserError, one_line_errors
+from cqr_jax.errors import one_line_errors
 from cqr_jax.evaluation import colour as evaluate_colour
 from cqr_jax.restoring import colour, pictures, projection, restorer
 
@@ -169,15 +169,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     with one_line_errors():
-        paths = held_out_images(args.photographs, kinds.COLOUR)
-        paths = paths[: args.count or None]
-        loaded = [jpeg.load_named(path, jpeg.load_rgb) for path in paths]
-        photographs = [x for x in loaded if x.ndim == 3]
-        if len(photographs) < 2:
-            raise UserError(
-                f"{args.photographs}: holds out {len(photographs)} colour photographs; "
-                "at least two are needed"
-            )
+        photographs = held_out_colour(args.photographs, args.count, least=2)
         run = restorer.load(args.weights)
         each = 1 + 2 * len(_FIRST)
         count = len(photographs) * sum(

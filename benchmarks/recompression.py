@@ -13,12 +13,12 @@ import itertools
 import numpy as np
 
 from benchmarks import machine
+from benchmarks.photographs import held_out_colour
 from cqr_jax import progress, tables, weights
 from cqr_jax.config import SUBSAMPLINGS
-from cqr_jax.data import degradations, jpeg, kinds
+from cqr_jax.data import degradations
 from cqr_jax.data.compression import features, libjpeg
-from cqr_jax.data.held_out import held_out_images
-from cqr_jax.errors import UserError, one_line_errors
+from cqr_jax.errors import one_line_errors
 from cqr_jax.evaluation import colour as evaluate_colour
 from cqr_jax.restoring import colour, recompression, restorer
 from cqr_jax.restoring.picture import Picture
@@ -67,12 +67,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     with one_line_errors():
-        paths = held_out_images(args.photographs, kinds.COLOUR)
-        paths = paths[: args.count or None]
-        loaded = [jpeg.load_named(path, jpeg.load_rgb) for path in paths]
-        photographs = [x for x in loaded if x.ndim == 3]
-        if not photographs:
-            raise UserError(f"{args.photographs}: holds out no colour photograph")
+        photographs = held_out_colour(args.photographs, args.count)
     run = restorer.load()
     cases = list(itertools.product(SUBSAMPLINGS, QUALITIES))
     rows = progress.over(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import pathlib
 import re
@@ -19,6 +20,11 @@ _OLD_NAMES = {"ema_params": "average"}
 # The end of an error of TensorStore, which writes the checkpoints: the message of the
 # operating system and further fields.
 _SYSTEMS = re.compile(r": ([^:\[]+) \[(tensorstore_spec|os_error_code)=")
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """Drops Orbax's warning that the state of a stopped run has no metrics."""
+    return "did not provide metrics" not in record.getMessage()
 
 
 @contextlib.contextmanager
@@ -60,6 +66,7 @@ def open_manager(
         preservation_policy=policy,
         cleanup_tmp_directories=True,
     )
+    logging.getLogger("absl").addFilter(_is_of_use)
     directory = pathlib.Path(workdir).resolve() / "checkpoints"
     with files.writing_to(directory):
         manager = ocp.CheckpointManager(

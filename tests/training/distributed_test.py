@@ -242,4 +242,5 @@ def test_killed_process_ends_the_others_and_the_run_resumes(data_dir, tmp_path):
     assert codes == [128 + signal.SIGTERM] * 2
     assert resumed % 10 == 0
     assert "saved" in errors[0]
+    assert "did not provide metrics" not in errors[0]  # Orbax would say so
     assert "/100000" not in errors[1]
