@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks import machine, timing
 from cqr_jax import tables, weights
-from cqr_jax.data import jpeg, kinds
+from cqr_jax.data import jpeg
 from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.data.held_out import held_out_images
 from cqr_jax.errors import one_line_errors
@@ -171,7 +171,7 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(network.cores()))
     with one_line_errors():
-        paths = held_out_images(args.photographs, kinds.COLOUR)[: args.count]
+        paths = held_out_images(args.photographs)[: args.count]
         clean = [jpeg.load_named(path, jpeg.load_luma) for path in paths]
         runs = engines(args.weights)
         chosen = restorer.load(args.weights)

@@ -36,8 +36,7 @@ def get_config(text: str = "") -> ConfigDict:
     c.workdir = "runs/eval"  # tables, metrics of each image, pictures
     c.set_dir = "data/eval"  # folder of the named sets; missing sets are downloaded
     # classic5, live1, bsds500-test (200), bsds500 (500), embedded, folders of images;
-    # FOLDER:validation: the images that data_prep.build holds out from training,
-    # FOLDER:colour-validation: those that it holds out with --kind=colour
+    # FOLDER:validation: the images that data_prep.build holds out from training
     c.sets = "classic5,live1,bsds500-test,bsds500"
 
     if preset == "ranker":

@@ -76,7 +76,7 @@ def build(
         raise UserError(f"validation_fraction={validation_fraction}: not in (0, 1)")
     if processes < 0:
         raise UserError(f"processes={processes}: is negative")
-    found = sources.find(source, name, validation_fraction, kind)
+    found = sources.find(source, name, validation_fraction)
 
     from cqr_jax.data import records
     from data_prep.qf_ladder import BUILDERS

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import requests
 from etils import epath
 
-from cqr_jax.data import kinds
 from cqr_jax.data.held_out import VALIDATION_FRACTION, divide, embedded
 from cqr_jax.errors import UserError
 
@@ -37,7 +36,6 @@ def find(
     source: str,
     name: str = "",
     validation_fraction: float = VALIDATION_FRACTION,
-    kind: str = kinds.LADDER,
 ) -> Source:
     """Returns the source that `--source` names.
 
@@ -46,7 +44,6 @@ def find(
       name: name of the data set; by default 'div2k', 'embedded' or the folder's name.
       validation_fraction: fraction of a folder's images to hold out for validation (at
         least one image). DIV2K and the embedded photographs have their own splits.
-      kind: kind of the records to make; see `held_out.divide`.
 
     Raises:
       UserError: if there is no such folder, if it holds fewer than two images, or if
@@ -61,7 +58,7 @@ def find(
             {split: embedded(split) for split in ("train", "validation")},
         )
     else:
-        found = _folder(source, name, validation_fraction, kind)
+        found = _folder(source, name, validation_fraction)
     if not found.name.replace("_", "").replace("-", "").replace(".", "").isalnum():
         raise UserError(
             f"'{found.name}' can't name a data set: use letters, digits, '.', '_' and "
@@ -79,13 +76,13 @@ def _files(name: str, origin: str, splits: dict[str, list[pathlib.Path]]) -> Sou
     )
 
 
-def _folder(folder: str, name: str, validation_fraction: float, kind: str) -> Source:
+def _folder(folder: str, name: str, validation_fraction: float) -> Source:
     in_bucket = "://" in folder
     root = epath.Path(folder if in_bucket else pathlib.Path(folder).resolve())
-    splits = divide(root, validation_fraction, kind)
+    splits = divide(root, validation_fraction)
 
     def images(split):  # lists again: a worker on Beam gets the folder, not the list
-        for file in divide(root, validation_fraction, kind)[split]:
+        for file in divide(root, validation_fraction)[split]:
             yield file, str(root / file)
 
     counts = {split: len(files) for split, files in splits.items()}

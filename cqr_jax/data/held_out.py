@@ -10,7 +10,7 @@ import pathlib
 
 from etils import epath
 
-from cqr_jax.data import jpeg, kinds
+from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError, extra
 
 VALIDATION_FRACTION = 0.05  # default fraction of a folder's images
@@ -46,38 +46,33 @@ def embedded(split: str) -> list[pathlib.Path]:
     return [folder / file for file in EMBEDDED[split]]
 
 
-def held_out_images(folder: str, kind: str = kinds.LADDER) -> list[pathlib.Path]:
+def held_out_images(folder: str) -> list[pathlib.Path]:
     """Returns the images of a folder that are held out with the default fraction.
 
     Args:
       folder: path of the folder.
-      kind: kind of the records; see `divide`.
 
     Raises:
       UserError: if there is no such folder, or it holds fewer than two images.
     """
-    found = divide(epath.Path(folder), VALIDATION_FRACTION, kind)["validation"]
+    found = divide(epath.Path(folder), VALIDATION_FRACTION)["validation"]
     return [pathlib.Path(folder) / file for file in found]
 
 
-def divide(
-    root: epath.Path, validation_fraction: float, kind: str
-) -> dict[str, list[str]]:
+def divide(root: epath.Path, validation_fraction: float) -> dict[str, list[str]]:
     """Divides the images under `root` into a training and a validation split.
 
-    A hash of its name decides whether an image is held out. The choice is therefore
-    random but the same on every machine. For ladder records, the images with the lowest
-    hashes are held out, and their number is an exact fraction. For colour records, the
-    hash is of the name without the suffix, and every image whose hash is below the
-    fraction is held out. An image x.png in a gray folder is then held out whenever
-    x.webp in a colour folder is, and one network can train on both folders. In a
-    folder of fewer than a hundred images, no hash may be below the fraction. The image
-    with the lowest hash is then held out, although another folder may not hold it out.
+    A hash of its name without the suffix decides whether an image is held out. The
+    choice is therefore random but the same on every machine and in every folder: x.png
+    in one folder is held out whenever x.webp in another is. Networks that train on
+    several folders, or start from each other, then hold out the same images. The number
+    of held-out images is near the fraction. In a folder of fewer than a hundred images,
+    no hash may be below the fraction. The image with the lowest hash is then held out,
+    although another folder may not hold it out.
 
     Args:
       root: folder of the images.
       validation_fraction: fraction of the images to hold out; at least one is.
-      kind: kind of the records, one of `kinds.KINDS`.
 
     Returns:
       Split -> sorted paths relative to `root`.
@@ -88,17 +83,13 @@ def divide(
     files = [path.relative_to(root).as_posix() for path in jpeg.list_images(root)]
     if len(files) < 2:
         raise UserError(f"{root}: one image can't be split; at least two are needed")
-    count = min(max(1, round(validation_fraction * len(files))), len(files) - 1)
 
     def by_hash(file: str) -> bytes:
-        name = file if kind == kinds.LADDER else os.path.splitext(file)[0]
-        return hashlib.sha256(name.encode()).digest()
+        return hashlib.sha256(os.path.splitext(file)[0].encode()).digest()
 
-    ordered = sorted(files, key=by_hash)
-    if kind != kinds.LADDER:
-        below = int(validation_fraction * 2**64).to_bytes(8)
-        count = min(max(1, sum(by_hash(x) < below for x in files)), len(files) - 1)
-    held_out = set(ordered[:count])
+    below = int(validation_fraction * 2**64).to_bytes(8)
+    count = min(max(1, sum(by_hash(x) < below for x in files)), len(files) - 1)
+    held_out = set(sorted(files, key=by_hash)[:count])
     return {
         "train": [file for file in files if file not in held_out],
         "validation": [file for file in files if file in held_out],

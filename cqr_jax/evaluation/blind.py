@@ -14,7 +14,7 @@ import numpy as np
 
 from cqr_jax import files, progress, tables
 from cqr_jax.config import SUBSAMPLINGS, split_list
-from cqr_jax.data import jpeg, kinds
+from cqr_jax.data import jpeg
 from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import colour, metrics, table2
@@ -209,7 +209,6 @@ def evaluate_blind_colour(config: ml_collections.ConfigDict) -> list[dict]:
         degrade_colour,
         functools.partial(_restored_pictures, config.projection),
         lambda clean, picture: colour.psnr(clean, picture.pixels),
-        kinds.COLOUR,
     )
 
 
@@ -226,7 +225,6 @@ def _compare(
     degrade: Callable[[np.ndarray, Degradation], tuple[Any, np.ndarray]],
     restore: Callable[[network.Run, Iterator[Any]], Iterable[Any]],
     psnr: Callable[[np.ndarray, Any], float],
-    kind: str = kinds.LADDER,
 ) -> list[dict]:
     """Restores degraded images with every deblocker; prints and writes the gains.
 
@@ -239,13 +237,12 @@ def _compare(
       degrade: clean image, degradation -> degraded image and its original.
       restore: network, degraded images -> restored images.
       psnr: original, degraded or restored image -> dB.
-      kind: kind of records, as in `table2.find_images`.
     """
     if not config.weights:
         raise UserError("config.weights: name deblockers' weights, .safetensors files")
     methods = table2.by_name(split_list(config.weights), [table2.JPEG])
     runs = table2.networks(methods)
-    images = table2.find_images(split_list(config.sets), config.set_dir, kind)
+    images = table2.find_images(split_list(config.sets), config.set_dir)
     table2.check(images.values(), config.set_dir)
     cases = [(image.path, x) for image in images.values() for x in degradations]
 

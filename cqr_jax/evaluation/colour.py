@@ -16,7 +16,7 @@ import numpy as np
 
 from cqr_jax import tables
 from cqr_jax.config import SUBSAMPLINGS, split_list
-from cqr_jax.data import degradations, jpeg, kinds
+from cqr_jax.data import degradations, jpeg
 from cqr_jax.data.compression import Compression, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import metrics, published, table2
@@ -121,7 +121,7 @@ def measure(
     """
     seconds: dict[str, float] = collections.defaultdict(float)
     runs = table2.networks(methods, config.self_ensemble, seconds)
-    images = table2.find_images(split_list(config.sets), config.set_dir, kinds.COLOUR)
+    images = table2.find_images(split_list(config.sets), config.set_dir)
     differing: list[pathlib.Path] = []
     sampling = SUBSAMPLINGS[config.subsampling]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from cqr_jax import files, progress, tables, weights
 from cqr_jax.config import split_list
-from cqr_jax.data import jpeg, kinds, test_sets
+from cqr_jax.data import jpeg, test_sets
 from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.data.held_out import embedded, held_out_images
 from cqr_jax.errors import UserError
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 JPEG = "jpeg"
 # Suffix of a folder -> kind of the records whose held-out images it stands for. None
 # is the kind of the evaluation.
-HELD_OUT = {":validation": None, ":colour-validation": kinds.COLOUR}
+HELD_OUT = ":validation"
 _AHEAD = 4  # images per core to prefetch, in loading and in scoring
 _LARGE = 2_000_000  # pixels above which the network takes one quality at a time
 
@@ -340,20 +340,14 @@ def write(
     _log.info("rows, table and metrics of each image in %s", folder)
 
 
-def find_images(
-    sets: Iterable[str], set_dir: str, kind: str = kinds.LADDER
-) -> dict[str, Image]:
+def find_images(sets: Iterable[str], set_dir: str) -> dict[str, Image]:
     """Returns key -> image of all images of the sets, each once.
 
     Args:
       sets: names in `data.test_sets.SETS`, 'embedded', or folders. A folder followed by
-        ':validation' stands for the images that `data_prep.build` holds out, and one
-        followed by ':colour-validation' for those that it holds out with --kind=colour.
-        The key of an image in a folder is its path from the folder's parent, without
-        suffix.
+        ':validation' stands for the images that `data_prep.build` holds out. The key of
+        an image in a folder is its path from the folder's parent, without suffix.
       set_dir: folder of the named sets.
-      kind: kind of the records of a folder, which decides the images that ':validation'
-        stands for.
 
     Raises:
       UserError: if there is no set, if a set is missing, or if two sets or images have
@@ -374,13 +368,10 @@ def find_images(
         elif name == "embedded":
             members = {f"embedded/{x.stem}": x for x in embedded("test")}
         else:
-            suffix = next(filter(name.endswith, HELD_OUT), "")
-            root = name.removesuffix(suffix)
+            root = name.removesuffix(HELD_OUT)
             folder = pathlib.Path(root).resolve()
-            if suffix:
-                paths = held_out_images(root, HELD_OUT[suffix] or kind)
-            else:
-                paths = jpeg.list_images(root)
+            list_images = jpeg.list_images if root == name else held_out_images
+            paths = list_images(root)
             members = {
                 f"{folder.name}/{test_sets.key(x, root)}": x.resolve() for x in paths
             }

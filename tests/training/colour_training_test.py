@@ -95,19 +95,19 @@ def test_image_in_both_folders_is_held_out_in_both(data_dir, folders):
         return {x["name"].numpy().decode().rpartition(".")[0] for x in split}
 
     assert stems("colour") == stems("gray")
-    held_out = held_out_images(str(folders / "colour"), kinds.COLOUR)
+    held_out = held_out_images(str(folders / "colour"))
     assert {path.stem for path in held_out} == stems("colour")
 
 
 def test_five_percent_are_held_out_whatever_else_is_in_the_folder(tmp_path):
     for i in range(400):
         (tmp_path / f"{i}.png").touch()
-    held_out = held_out_images(str(tmp_path), kinds.COLOUR)
+    held_out = held_out_images(str(tmp_path))
     assert len(held_out) == pytest.approx(20, abs=10)
     for path in tmp_path.iterdir():  # delete half of the other images
         if path not in held_out and int(path.stem) % 2:
             path.unlink()
-    assert held_out_images(str(tmp_path), kinds.COLOUR) == held_out
+    assert held_out_images(str(tmp_path)) == held_out
 
 
 def _stream(data_dir, first_step=0, **kwargs):
