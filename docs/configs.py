@@ -21,6 +21,8 @@ from cqr_jax.config import flat
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 FILES = ("deblock", "ranker", "eval", "ablation", "aot")
 _ABSENT = "-"  # in place of a value
+# Config files that change the config of another file.
+_BASES = {"ablation": "deblock"}
 # Names of imported config modules -> their files.
 _MODULES = {"ranker": "ranker", "evaluation": "eval"}
 
@@ -71,6 +73,7 @@ def rows(file: str) -> list[Row]:
     sources = {field: group[0].source for field, group in groups.items()}
     configs = [module(file).get_config(preset) for preset in presets(file)]
     values = [flat(config) for config in configs]
+    changed = {row.field for row in rows(_BASES[file])} if file in _BASES else set()
     table = []
     for field, group in groups.items():
         explanation = _explanation(group, presets(file)[0])
@@ -80,6 +83,8 @@ def rows(file: str) -> list[Row]:
             explanation = f"{explanation}; {taken}" if explanation else taken
         elif outer and not explanation:
             explanation = f"as in {_link(outer)}"
+        elif field in changed and not explanation:
+            explanation = f"as in {_link(_BASES[file])}"
         is_group = isinstance(configs[0].get(field), ConfigDict)
         if explanation or not is_group:
             cells = ("" if is_group else _shown(x.get(field, _ABSENT)) for x in values)
@@ -223,11 +228,15 @@ def _statements(
                 yield node, names
             case ast.If(
                 test=ast.Compare(
-                    left=ast.Name("preset"), comparators=[ast.Constant(str(chosen))]
+                    left=ast.Name("preset"),
+                    ops=[ast.Eq() | ast.In()],
+                    comparators=[compared],
                 )
             ):
-                others = tuple(name for name in names if name != chosen)
-                yield from _statements(node.body, (chosen,))
+                value = ast.literal_eval(compared)
+                chosen = value if isinstance(value, tuple) else (value,)
+                others = tuple(name for name in names if name not in chosen)
+                yield from _statements(node.body, chosen)
                 yield from _statements(node.orelse, others)
                 if isinstance(node.body[-1], ast.Return):
                     names = others

@@ -45,6 +45,18 @@ def test_every_field_is_in_a_table():
         ("deblock", "model.width", "`64` `32` `16` `48`", "channels"),
         (
             "deblock",
+            "optimizer.clip_norm",
+            "`0.0` `0.0` `0.0` `0.1`",
+            "; preset colour: the norm is usually 0.02",
+        ),
+        (
+            "ablation",
+            "model.local_blocks",
+            "`8` `3` `1` `2`",
+            "as in [configs/deblock.py]",
+        ),
+        (
+            "deblock",
             "ranker",
             "   ",
             "`grad_accum_steps`, `parallel` and `seed` follow",

@@ -2,7 +2,7 @@
 
 import pathlib
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import ml_collections
 import numpy as np
@@ -28,6 +28,8 @@ _TITLES = {
     "late": "L_F late",
 }
 _SEPARATE = "one QF each"
+
+Runs = dict[str, dict[str, dict[str, float]]]  # seed -> image -> metric -> value
 
 
 def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -55,8 +57,7 @@ def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
             f"{workdir}: contains no finished run; train the runs with "
             "--config=configs/ablation.py, or set config.workdir to their folder"
         )
-    rows, images = table2.measure(config, workdir, methods, {})
-    rows, images = [list(_with_titles(x)) for x in (rows, images)]
+    rows, images = _measure(config, workdir, methods)
     titled = [{**row, "method": row["title"]} for row in rows]
     table2.write(workdir, rows, images, titled, published.table1)
     compared = differences(images)
@@ -64,18 +65,40 @@ def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
         _write(pathlib.Path(workdir), compared)
 
 
-def _with_titles(rows: Iterable[dict]) -> Iterator[dict]:
-    """Yields the rows with the title of their column.
+def _measure(
+    config: ml_collections.ConfigDict, workdir: str, methods: dict[str, str]
+) -> tuple[list[dict], list[dict]]:
+    """Returns the rows of `table2.measure`, each with the `title` of its column.
 
-    Leaves out the rows of models for one quality factor at other quality factors.
+    Models for one quality factor are measured at this quality factor alone.
     """
-    for row in rows:
-        variant = row["method"].split("/")[0]
-        separate = separate_quality(variant)
-        if separate is None:
-            yield {**row, "title": _TITLES.get(variant, variant)}
-        elif separate == row["quality"]:
-            yield {**row, "title": _SEPARATE}
+    groups: dict[int | None, dict[str, str]] = {None: {}}
+    for name, path in methods.items():
+        quality = separate_quality(name.split("/")[0])
+        groups.setdefault(quality, {})[name] = path
+    found: tuple[list[dict], list[dict]] = ([], [])
+    for quality, group in groups.items():
+        each = ml_collections.ConfigDict(config.to_dict())
+        if quality is not None:
+            each.qualities = (quality,)
+        for rows, more in zip(
+            found, table2.measure(each, workdir, group, {}), strict=True
+        ):
+            # The rows of plain JPEG are the same in all groups.
+            rows += [
+                {**row, "title": _title(row["method"])}
+                for row in more
+                if quality is None or row["method"] in group
+            ]
+    return found
+
+
+def _title(method: str) -> str:
+    """Returns the title of the column of a method, VARIANT/SEED or 'jpeg'."""
+    variant = method.split("/")[0]
+    if separate_quality(variant) is not None:
+        return _SEPARATE
+    return _TITLES.get(variant, variant)
 
 
 def differences(images: Iterable[dict]) -> list[dict]:
@@ -86,54 +109,117 @@ def differences(images: Iterable[dict]) -> list[dict]:
         method of a run is VARIANT/SEED.
 
     Returns:
-      A row for each set, quality, variant and metric: dataset, quality, variant (its
-      title), metric, difference (mean over images and seeds), spread (standard
-      deviation of the means of the seeds; None for one seed), p (of Wilcoxon's
-      signed-rank test on the images' differences, each a mean over seeds), images and
-      seeds (their numbers). Images for which a value is infinite are left out.
+      A row for each set, quality, variant and metric:
+
+      - dataset, variant (its title), metric.
+      - quality: a quality factor, or 'mean' for the mean over all of them.
+      - difference: the mean over images and seeds.
+      - interval: half the width of its 95 % confidence interval over trainings with
+        other seeds. None if it is unknown, as for one seed. See `_half_width`.
+      - p: of Wilcoxon's signed-rank test on the images' differences, each a mean over
+        seeds. It compares these trainings on other images.
+      - images, seeds: their numbers. Images with an infinite value are left out.
     """
-    full: dict[tuple, dict] = {}
-    others: dict[tuple, list[tuple]] = {}
+    cases: dict[tuple, dict[str, Runs]] = {}
     for row in images:
         variant, _, seed = row["method"].partition("/")
-        place = row["dataset"], row["quality"], seed, row["image"]
-        if variant == _FULL:
-            full[place] = row
-        elif seed:
-            case = row["dataset"], row["quality"], row["title"]
-            others.setdefault(case, []).append((place, row))
-    found = []
-    for (dataset, quality, title), runs in others.items():
-        pairs = [(place, row, full[place]) for place, row in runs if place in full]
-        for metric in MEASURES:
-            changes = {
-                (seed, image): row[metric] - ours[metric]
-                for (_, _, seed, image), row, ours in pairs
+        if seed:
+            title = _FULL if variant == _FULL else row["title"]
+            runs = cases.setdefault((row["dataset"], row["quality"]), {})
+            runs.setdefault(title, {}).setdefault(seed, {})[row["image"]] = {
+                metric: row[metric] for metric in MEASURES
             }
-            compared = _compare(changes)
-            if compared is not None:
-                row = {"dataset": dataset, "quality": quality, "variant": title}
-                found.append({**row, "metric": metric, **compared})
+    for dataset in dict.fromkeys(dataset for dataset, _ in cases):
+        parts = [runs for (of, _), runs in cases.items() if of == dataset]
+        if len(parts) > 1:
+            cases[dataset, "mean"] = _averaged(parts)
+    found = []
+    for (dataset, quality), runs in cases.items():
+        full = runs.pop(_FULL, {})
+        for metric in MEASURES:
+            width = _half_width([full, *runs.values()], metric)
+            for title, others in runs.items():
+                table = _changes(full, others, metric)
+                if not table.size:
+                    continue
+                each = table.mean(axis=0)
+                seeds, count = table.shape
+                found.append(
+                    {
+                        "dataset": dataset,
+                        "quality": quality,
+                        "variant": title,
+                        "metric": metric,
+                        "difference": float(each.mean()),
+                        "interval": None if width is None else width / seeds**0.5,
+                        "p": float(stats.wilcoxon(each).pvalue) if each.any() else 1.0,
+                        "images": count,
+                        "seeds": seeds,
+                    }
+                )
     return found
 
 
-def _compare(changes: dict[tuple[str, str], float]) -> dict | None:
-    """Returns the statistics of (seed, image) -> difference; None if there are none."""
-    seeds = list(dict.fromkeys(seed for seed, _ in changes))
-    names = list(dict.fromkeys(name for _, name in changes))
-    table = np.array([[changes[seed, name] for name in names] for seed in seeds])
-    table = table.reshape(len(seeds), len(names))
-    table = table[:, np.isfinite(table).all(axis=0)]
-    if not table.size:
+def _averaged(parts: list[dict[str, Runs]]) -> dict[str, Runs]:
+    """Returns the means over quality factors of what all of them have."""
+    found: dict[str, Runs] = {}
+    for title, runs in parts[0].items():
+        for seed, images in runs.items():
+            for image in images:
+                values = [x.get(title, {}).get(seed, {}).get(image) for x in parts]
+                if None not in values:
+                    found.setdefault(title, {}).setdefault(seed, {})[image] = {
+                        metric: statistics.fmean(x[metric] for x in values)
+                        for metric in MEASURES
+                    }
+    return found
+
+
+def _changes(full: Runs, others: Runs, metric: str) -> np.ndarray:
+    """Returns the differences of the runs to those of the full method.
+
+    The result has the shape (seeds, images). It has the seeds of both, and the images
+    with finite values.
+    """
+    seeds = [seed for seed in others if seed in full]
+    names = list(full[seeds[0]]) if seeds else []
+    table = np.array(
+        [[others[s][x][metric] - full[s][x][metric] for x in names] for s in seeds]
+    ).reshape(len(seeds), len(names))
+    return table[:, np.isfinite(table).all(axis=0)]
+
+
+def _half_width(variants: list[Runs], metric: str) -> float | None:
+    """Returns half the 95 % confidence interval of the difference of two variants.
+
+    It is for one seed, and has to be divided by the root of the number of seeds. A
+    variant and a seed are assumed to add to the mean over images, and what remains to
+    have the same variance in all variants (an analysis of variance in two ways). Its
+    estimate is then better than one from the few seeds of two variants.
+
+    Args:
+      variants: the runs of the full method, then those of the others. Variants without
+        some of its seeds are left out.
+      metric: metric of the difference.
+
+    Returns:
+      The half width; None if there are fewer than two seeds or variants.
+    """
+    seeds = list(variants[0])
+    complete = [runs for runs in variants if set(seeds) <= runs.keys()]
+    degrees = (len(complete) - 1) * (len(seeds) - 1)
+    if degrees < 1:
         return None
-    means, each = table.mean(axis=1), table.mean(axis=0)
-    return {
-        "difference": float(means.mean()),
-        "spread": statistics.stdev(means.tolist()) if len(means) > 1 else None,
-        "p": float(stats.wilcoxon(each).pvalue) if each.any() else 1.0,
-        "images": len(each),
-        "seeds": len(seeds),
-    }
+    table = np.array(
+        [
+            [[x[metric] for x in runs[seed].values()] for seed in seeds]
+            for runs in complete
+        ]
+    )
+    table = table[..., np.isfinite(table).all(axis=(0, 1))].mean(axis=-1)
+    rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    variance = np.sum(rest**2) / degrees
+    return float(stats.t.ppf(0.975, degrees) * np.sqrt(2 * variance))
 
 
 def _write(folder: pathlib.Path, compared: list[dict]) -> None:
@@ -142,7 +228,10 @@ def _write(folder: pathlib.Path, compared: list[dict]) -> None:
     sections = []
     for metric, name in zip(MEASURES, ("PSNR", "SSIM", "PSNR-B"), strict=True):
         digits = 4 if metric == "ssim" else 3
-        title = f"{name}: difference to ours, on the same images and seeds"
+        title = (
+            f"{name}: difference to ours on the same images and seeds, ± half the 95 % "
+            "interval over seeds (p over images)"
+        )
         table = tables.pivot(
             ("dataset", "QF", "images"),
             (
@@ -161,6 +250,7 @@ def _write(folder: pathlib.Path, compared: list[dict]) -> None:
 
 
 def _cell(row: dict, digits: int) -> str:
-    spread = "" if row["spread"] is None else f" ±{row['spread']:.{digits}f}"
+    interval = row["interval"]
+    width = "" if interval is None else f" ±{interval:.{digits}f}"
     p = "p<0.001" if row["p"] < 0.001 else f"p={row['p']:.3f}"
-    return f"{row['difference']:+.{digits}f}{spread} ({p})"
+    return f"{row['difference']:+.{digits}f}{width} ({p})"
