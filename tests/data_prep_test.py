@@ -135,7 +135,7 @@ def test_existing_records_that_differ_are_an_error(tmp_path, data_dir, photograp
     with pytest.raises(UserError, match="min_side 128, not 120"):
         build(str(photographs), str(data_dir), "photos", min_side=120)
     with pytest.raises(UserError, match="holds records with counts"):
-        build(str(photographs), str(data_dir), "photos", validation_fraction=0.5)
+        build(str(photographs), str(data_dir), "photos", validation_fraction=0.8)
 
 
 def test_records_are_replaced_completely_or_not_at_all(tmp_path, photographs):

@@ -624,13 +624,14 @@ def _toy_stage(train_step, unguided_step=None, **fields) -> stages.Stage:
 
 
 @contextlib.contextmanager
-def _toy_training(folder, stage, steps, size, start=0):
+def _toy_training(folder, stage, steps, size, start=0, every=None):
     """Yields a function that trains a toy stage, and the manager of its checkpoints.
 
     The only parameter is w, an array of `size` zeros.
     """
     config = ranker.get_config("quickstart")
-    config.workdir, config.steps, config.validate_every = str(folder), steps, steps
+    config.workdir, config.steps = str(folder), steps
+    config.validate_every = every or steps
     weight = {"w": np.zeros(size, np.float32)}
     begin = state.TrainState(np.array(start, np.int32), weight, {}, {}, weight)
     with checkpoint.open_manager(folder, 1, *stage.best) as manager:
@@ -700,6 +701,22 @@ def test_the_file_holds_the_averaged_weights_of_the_best_validation(
     for name, x in arrays.items():
         if name.startswith("params/"):
             np.testing.assert_array_equal(x, np.full_like(x, step / 2), name)
+
+
+def test_the_best_weights_are_among_the_guided_ones(tmp_path):
+    """The ranker guides the last two of four steps."""
+    results = iter([9.0, 8.0, 2.0, 1.0])
+
+    def step(state, ranker_variables, batch):
+        return state.replace(step=state.step + 1), {"loss": batch["x"].mean()}
+
+    stage = _toy_stage(step, unguided_step=step, unguided_steps=2, name="deblocker")
+    stage = stage._replace(
+        summarize=lambda sums: {"psnr": next(results)}, best=("psnr", "max")
+    )
+    with _toy_training(tmp_path, stage, 4, 1, every=1) as (train, manager):
+        train()
+        assert manager.best_step() == 3
 
 
 def test_unguided_steps_keep_the_terms_that_compare_pixels():

@@ -163,7 +163,6 @@ def _check_deblock(config: ConfigDict) -> None:
             f"not {list_of(map(str, sorted(outside)))}"
         )
     in_range(config, "config", "qualities_per_crop", 0, len(config.qualities))
-    in_range(config, "config", "guided_steps", 0, config.steps)
     one_of(config, "config", "degradation", ("ladder", "blind", "colour"))
     whole(config.blind, "config.blind", "qualities")
     low, high = two_numbers(config.blind, "config.blind", "qualities")
@@ -263,3 +262,5 @@ def _check_loss(config: ConfigDict) -> None:
             raise UserError(
                 f"config.loss.{field}={value}: must be finite and at least 0"
             )
+    if losses.needs_ranker(config.loss):
+        in_range(config, "config", "guided_steps", 0, config.steps)

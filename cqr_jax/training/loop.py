@@ -238,7 +238,9 @@ def train(
                 _check_finite(config.workdir, stage.best[0], metrics, step)
                 reporter.validation(step, metrics)
                 history.keep_validation(step, metrics)
-                checkpoint.save(manager, run.unreplicate(train_state), metrics)
+                # The best weights are among the guided ones.
+                rated = metrics if step > stage.unguided_steps else None
+                checkpoint.save(manager, run.unreplicate(train_state), rated)
                 reporter.clock.mark(step)
             if last:  # a signal may have arrived during the validation
                 stop = distributed.all_reduce_max(interrupts.caught)
