@@ -29,8 +29,9 @@ CHECKS = {
     "explore_ranker": """
         assert across_levels > 0.99 and accuracy[0] > 0.9 and accuracy[3:].min() == 1
         assert np.all(np.diff(scores[2:30].mean(1)) > 0)
-        columns = np.abs(pulls["QF 10"]).reshape(-1, 8).mean(0)
-        assert columns.argmax() == 0
+        columns = {k: np.abs(x).reshape(-1, 8).mean(0) for k, x in pulls.items()}
+        assert columns["QF 10"][[0, 1, 7]].min() > 1.04 * columns["QF 10"].mean()
+        assert columns["clean"][0] < columns["clean"].mean()
         assert curves[0, 1] > curves[-1, 1] and curves[-1, 1] < 1e-3
         assert np.mean(score(restored[10])) > scores[9].mean() + 5
         up, down = (trail for _, trail in climbed.values())
