@@ -166,8 +166,9 @@ def _averaged(parts: list[dict[str, Runs]]) -> dict[str, Runs]:
     for title, runs in parts[0].items():
         for seed, images in runs.items():
             for image in images:
-                values = [x.get(title, {}).get(seed, {}).get(image) for x in parts]
-                if None not in values:
+                held = [x.get(title, {}).get(seed, {}).get(image) for x in parts]
+                values = [x for x in held if x is not None]
+                if len(values) == len(parts):
                     found.setdefault(title, {}).setdefault(seed, {})[image] = {
                         metric: statistics.fmean(x[metric] for x in values)
                         for metric in MEASURES
