@@ -32,7 +32,7 @@ def mixed(tmp_path, photographs):
     (folder / "deeper").mkdir(parents=True)
     for path in photographs.iterdir():
         (folder / "deeper" / path.name).write_bytes(path.read_bytes())
-    (folder / "cut.png").write_bytes(path.read_bytes()[:5000])
+    (folder / "half.png").write_bytes(path.read_bytes()[:5000])
     Image.open(path).resize((100, 300)).save(folder / "small.png")
     return folder
 
@@ -59,7 +59,7 @@ def test_the_files_equal_those_of_one_machine(tmp_path, mixed, capfd, kind):
     assert _contents(tmp_path / "beam") == _contents(tmp_path / "here")
     assert out == told.replace("here", "beam")
     assert "skipped small.png: too small: 100x300" in err
-    assert "skipped cut.png: damaged or truncated" in err
+    assert "skipped half.png: damaged or truncated" in err
 
 
 def test_the_shards_equal_those_of_one_machine(tmp_path, mixed, monkeypatch):
