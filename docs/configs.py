@@ -76,15 +76,15 @@ def rows(file: str) -> list[Row]:
     changed = {row.field for row in rows(_BASES[file])} if file in _BASES else set()
     table = []
     for field, group in groups.items():
-        explanation = _explanation(group, presets(file)[0])
         outer = sources.get(field.split(".")[0])
+        is_inherited = field in changed and not outer
+        inherited = f"as in {_link(_BASES[file])}" if is_inherited else ""
+        explanation = _explanation(group, presets(file)[0], inherited)
         if source := sources[field]:
             taken = _taken(configs[0], field, source)
             explanation = f"{explanation}; {taken}" if explanation else taken
         elif outer and not explanation:
             explanation = f"as in {_link(outer)}"
-        elif field in changed and not explanation:
-            explanation = f"as in {_link(_BASES[file])}"
         is_group = isinstance(configs[0].get(field), ConfigDict)
         if explanation or not is_group:
             cells = ("" if is_group else _shown(x.get(field, _ABSENT)) for x in values)
@@ -126,16 +126,19 @@ def _shown(value: Any) -> str:
     return f"`{value}`" if value != "" else '`""`'
 
 
-def _explanation(group: list[_Assignment], default: str) -> str:
-    """Joins the comments of a field's assignments, the default preset's first."""
+def _explanation(group: list[_Assignment], default: str, inherited: str) -> str:
+    """Joins the comments of a field's assignments, the default preset's first.
+
+    `inherited` stands in place of a missing comment of the default preset.
+    """
     found: dict[str, tuple[str, ...]] = {}
     for assignment in group:
         if comment := assignment.comment:
             found[comment] = (*found.get(comment, ()), *assignment.presets)
-    if not found:
-        return ""
-    first, *others = sorted(found, key=lambda comment: default not in found[comment])
-    return "; ".join([first, *(f"preset {', '.join(found[x])}: {x}" for x in others)])
+    comments = sorted(found, key=lambda comment: default not in found[comment])
+    general = comments and (default in found[comments[0]] or not inherited)
+    first = comments.pop(0) if general else inherited
+    return "; ".join([first, *(f"preset {', '.join(found[x])}: {x}" for x in comments)])
 
 
 def _taken(config: ConfigDict, group: str, file: str) -> str:

@@ -51,8 +51,8 @@ def test_every_field_is_in_a_table():
         ),
         (
             "ablation",
-            "model.local_blocks",
-            "`8` `3` `1` `2`",
+            "model.width",
+            "`64` `24` `16` `48`",
             "as in [configs/deblock.py]",
         ),
         (
@@ -73,6 +73,12 @@ def test_every_field_is_in_a_table():
             "weights",
             '`""` - `""` `""` `""` `""`',
             "a column each; preset ranker: the ranker",
+        ),
+        (
+            "ablation",
+            "loss.alpha",
+            "`0.01` `0.001` `0.0001` `0.0`",
+            "; preset compact: L_Q and L_F have gradients",
         ),
         ("ablation", "seeds", "`0,1,2` `0,1,2` `0,1,2` `0,1,2`", "of each variant"),
     ],

@@ -18,8 +18,7 @@ MARGIN = 2 * MCU  # pixels that `example` needs beyond its patch
 
 _MIDDLE = 50  # quality factor that divides the lower range from the upper one
 
-# Chroma sampling, vertical and horizontal -> Pillow's name for it.
-# Pillow's number of each chroma sampling.
+# Chroma sampling, vertical and horizontal -> Pillow's number for it.
 SUBSAMPLING = {(1, 1): 0, (1, 2): 1, (2, 2): 2}
 
 
