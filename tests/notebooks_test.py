@@ -43,6 +43,7 @@ CHECKS = {
 # Name of a notebook -> parts of its code, each with what shortens it for the test.
 SHORTER = {
     "deblock": {
+        "qualities = [5, 10, 20, 30, 50, 70, 80, 90]": "qualities = [5, 20, 90]",
         "config.steps, config.validate_every = 160, 20": (
             "config.steps, config.validate_every = 80, 40"
         ),
