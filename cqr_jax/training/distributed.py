@@ -63,8 +63,9 @@ def exit_without_barrier() -> Iterator[None]:
 
     The other processes notice at the next collective operation. If this operation waits
     without an error, as it can with several CPU devices in a process, JAX aborts them
-    after its timeout of 100 s. Two kinds of failures are raised as usual: those of a run of one process,
-    and the exit with the code of a signal, on which all processes agreed.
+    after its timeout of 100 s. Two kinds of failures are raised as usual: those of a
+    run of one process, and the exit with the code of a signal, on which all processes
+    agreed.
     """
     try:
         yield
