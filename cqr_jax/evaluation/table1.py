@@ -1,5 +1,6 @@
 """Evaluation of the finished runs of an ablation study: Table 1."""
 
+import logging
 import pathlib
 import statistics
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from cqr_jax import files, tables, weights
-from cqr_jax.config import separate_quality, variants
+from cqr_jax.config import flat, separate_quality, variants
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import published, table2
 from cqr_jax.tables import MEASURES
@@ -28,6 +29,22 @@ _TITLES = {
     "late": "L_F late",
 }
 _SEPARATE = "one QF each"
+
+# Fields of a run's config that a variant or a seed changes, and the weights of L_Q and
+# L_F, which can be set for a variant.
+_OF_VARIANTS = {
+    "seed",
+    "workdir",
+    "loss.alpha",
+    "loss.beta",
+    "model.dilations",
+    "feature_layers",
+    "qualities",
+    "qualities_per_crop",
+    "ranker_weights",
+}
+
+_log = logging.getLogger(__name__)
 
 Runs = dict[str, dict[str, dict[str, float]]]  # seed -> image -> metric -> value
 
@@ -57,12 +74,37 @@ def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
             f"{workdir}: contains no finished run; train the runs with "
             "--config=configs/ablation.py, or set config.workdir to their folder"
         )
+    _warn_of_other_trainings(methods)
     rows, images = _measure(config, workdir, methods)
     titled = [{**row, "method": row["title"]} for row in rows]
     table2.write(workdir, rows, images, titled, published.table1)
     compared = differences(images)
     if compared:
         _write(pathlib.Path(workdir), compared)
+    elif not any(name.startswith(f"{_FULL}/") for name in methods):
+        _log.warning(
+            "%s: has no finished run of the variant %s, so there are no differences to "
+            "it",
+            workdir,
+            _FULL,
+        )
+
+
+def _warn_of_other_trainings(methods: dict[str, str]) -> None:
+    """Warns of runs that differ in more than what variants and seeds change."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for method, path in methods.items():
+        made = weights.header(path, "deblocker").provenance
+        fields = flat(ml_collections.ConfigDict(made.get("config", {})))
+        fields |= {x: made.get(x) for x in ("commit", "data")}
+        for name, value in fields.items():
+            if name not in _OF_VARIANTS:
+                runs = found.setdefault(name, {})
+                runs.setdefault(str(value), []).append(method)
+    for name, values in found.items():
+        if len(values) > 1:
+            listed = "; ".join(f"{k} in {', '.join(x)}" for k, x in values.items())
+            _log.warning("the runs differ in %s: %s", name, listed)
 
 
 def _measure(
@@ -195,31 +237,34 @@ def _half_width(variants: list[Runs], metric: str) -> float | None:
 
     It is for one seed, and has to be divided by the root of the number of seeds. A
     variant and a seed are assumed to add to the mean over images, and what remains to
-    have the same variance in all variants (an analysis of variance in two ways). Its
-    estimate is then better than one from the few seeds of two variants.
+    have the same variance in all variants (an analysis of variance in two ways, fitted
+    by least squares because a variant can lack some seeds). Its estimate is then better
+    than one from the few seeds of two variants.
 
     Args:
-      variants: the runs of the full method, then those of the others. Variants without
-        some of its seeds are left out.
+      variants: the runs of each variant.
       metric: metric of the difference.
 
     Returns:
-      The half width; None if there are fewer than two seeds or variants.
+      The half width; None if the runs don't suffice, as with one seed.
     """
-    seeds = list(variants[0])
-    complete = [runs for runs in variants if set(seeds) <= runs.keys()]
-    degrees = (len(complete) - 1) * (len(seeds) - 1)
+    cells = [
+        (variant, seed, [x[metric] for x in images.values()])
+        for variant, runs in enumerate(variants)
+        for seed, images in runs.items()
+    ]
+    values = np.array([x for _, _, x in cells])
+    values = values[:, np.isfinite(values).all(axis=0)].mean(axis=1)
+    values -= values.mean()  # for exact sums
+    seeds = list(dict.fromkeys(seed for _, seed, _ in cells))
+    indicators = np.zeros((len(cells), len(variants) + len(seeds)))
+    for row, (variant, seed, _) in zip(indicators, cells, strict=True):
+        row[[variant, len(variants) + seeds.index(seed)]] = 1
+    effects, _, rank, _ = np.linalg.lstsq(indicators, values)
+    degrees = len(cells) - rank
     if degrees < 1:
         return None
-    table = np.array(
-        [
-            [[x[metric] for x in runs[seed].values()] for seed in seeds]
-            for runs in complete
-        ]
-    )
-    table = table[..., np.isfinite(table).all(axis=(0, 1))].mean(axis=-1)
-    rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-    variance = np.sum(rest**2) / degrees
+    variance = np.sum((values - indicators @ effects) ** 2) / degrees
     return float(stats.t.ppf(0.975, degrees) * np.sqrt(2 * variance))
 
 

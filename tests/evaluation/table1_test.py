@@ -7,7 +7,9 @@ import pytest
 from ml_collections import ConfigDict
 from scipy import stats
 
+from cqr_jax import weights
 from cqr_jax.evaluation import table1
+from tests.networks import SMALL, drawn
 
 # PSNR of the images a, b and c by seed.
 OURS = {"seed0": (30.0, 31.0, 32.0), "seed1": (30.2, 31.2, 32.2)}
@@ -64,24 +66,26 @@ def test_infinite_values_are_left_out_and_one_seed_has_no_interval():
     assert table1.differences(_rows("dc", "w/o DC", OTHER)) == []
 
 
-def test_interval_is_that_of_a_linear_model_of_variant_and_seed():
+@pytest.mark.parametrize("lacking", [[], [(2, 1)], [(0, 0), (1, 2)]])
+def test_interval_is_that_of_a_linear_model_of_variant_and_seed(lacking):
     """The oracle is a least-squares fit with an indicator of each variant and seed."""
     values = np.random.default_rng(0).normal(30, 0.1, (3, 3))  # variants, seeds
+    cells = [x for x in np.ndindex(values.shape) if x not in lacking]
     rows = []
-    for name, title, seeds in zip(
-        ("none", "dc", "lq"), ("ours", "w/o DC", "w/o L_Q"), values, strict=True
+    for i, (name, title) in enumerate(
+        {"none": "ours", "dc": "w/o DC", "lq": "w/o L_Q"}.items()
     ):
-        runs = {f"seed{i}": (x, x + 1, x + 5) for i, x in enumerate(seeds)}
-        rows += _rows(name, title, runs)
-    variant, seed = np.divmod(np.arange(9), 3)
+        seeds = {f"seed{k}": values[i, k] for of, k in cells if of == i}
+        rows += _rows(name, title, {k: (x, x + 1, x + 5) for k, x in seeds.items()})
+    variant, seed = np.transpose(cells)
     indicators = np.concatenate([np.eye(3)[variant], np.eye(3)[seed]], axis=1)
-    fitted = indicators @ np.linalg.lstsq(indicators, values.ravel())[0]
-    degrees = 9 - np.linalg.matrix_rank(indicators)
-    deviation = np.sqrt(np.sum((values.ravel() - fitted) ** 2) / degrees)
-    expected = stats.t.ppf(0.975, degrees) * deviation * np.sqrt(2 / 3)
+    given = values[variant, seed]
+    rest = given - indicators @ np.linalg.pinv(indicators) @ given
+    degrees = len(cells) - np.linalg.matrix_rank(indicators)
+    expected = stats.t.ppf(0.975, degrees) * np.sqrt(2 * np.sum(rest**2) / degrees)
     for row in table1.differences(rows):
         if row["metric"] == "psnr":
-            assert row["interval"] == pytest.approx(expected)
+            assert row["interval"] == pytest.approx(expected / row["seeds"] ** 0.5)
 
 
 def test_a_variant_without_some_seeds_does_not_change_the_interval_of_others():
@@ -89,10 +93,30 @@ def test_a_variant_without_some_seeds_does_not_change_the_interval_of_others():
     alone = table1.differences(rows)
     fewer = {"seed0": OTHER["seed0"]}
     both = table1.differences([*rows, *_rows("lq", "w/o L_Q", fewer)])
-    assert [row for row in both if row["variant"] == "w/o DC"] == alone
     psnr = next(row for row in both if row["variant"] == "w/o L_Q")
     assert psnr["seeds"] == 1
     assert psnr["interval"] == pytest.approx(alone[0]["interval"] * math.sqrt(2))
+    more = {"seed2": OTHER["seed0"]}
+    longer = table1.differences([*rows, *_rows("none", "ours", more)])
+    for found in (both, longer):
+        kept = [row for row in found if row["variant"] == "w/o DC"]
+        assert [x["difference"] for x in kept] == [x["difference"] for x in alone]
+        widths = [[row["interval"] for row in x] for x in (kept, alone)]
+        assert widths[0] == pytest.approx(widths[1], abs=1e-12)
+
+
+def test_runs_that_differ_in_more_than_the_variant_are_named(tmp_path, caplog):
+    model = drawn(**SMALL)
+    methods = {}
+    for i, changed in enumerate(({}, {"loss": {"alpha": 0.0}}, {"steps": 9})):
+        config = {"steps": 8, "seed": i, "loss": {"alpha": 1.0}} | changed
+        path = tmp_path / f"{i}.safetensors"
+        made = {"config": config, "commit": "abc"}
+        weights.save(path, "deblocker", model.fields, model.variables, made)
+        methods[f"dc/seed{i}"] = str(path)
+    table1._warn_of_other_trainings(methods)
+    expected = "the runs differ in steps: 8 in dc/seed0, dc/seed1; 9 in dc/seed2"
+    assert caplog.messages == [expected]
 
 
 def test_the_mean_over_qualities_is_compared_too():
