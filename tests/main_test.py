@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import functools
 import itertools
 import json
@@ -36,6 +37,7 @@ from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 from cqr_jax.training import ablation as table1
 from cqr_jax.training import checkpoint, loop, stages, state
+from cqr_jax.training.reporter import Reporter
 from cqr_jax.training.start import check_start, initial_params
 from cqr_jax.training.workdir import Workdir
 from cqr_jax.weights import __main__ as weights_command
@@ -210,6 +212,7 @@ def test_ranker_fields_out_of_range_are_rejected(field, value, words):
         ("loss.beta", math.nan, "=nan: must be finite and at least 0"),
         ("optimizer.learning_rate", math.nan, "=nan: must be positive and finite"),
         ("optimizer.clip_norm", math.nan, "clip_norm=nan: must be positive, or 0"),
+        ("optimizer.decay_steps", 5, "decay_steps=5: has an effect with .*stable_decay"),
         ("loss.pixel", "l1", "choose mae or log_mse"),
         ("model.dilations", (), "needs one or more dilations"),
         ("model.dilations", (1.5,), "must be whole numbers"),
@@ -616,6 +619,7 @@ def _toy_stage(train_step, unguided_step=None, **fields) -> stages.Stage:
         "batches": lambda first: itertools.repeat(ones),
         "validation": [ones],
         "digests": dict,
+        "fingerprints": {},
         "summarize": lambda sums: sums,
         "best": ("loss", "min"),
         "images_per_step": 1,
@@ -690,6 +694,7 @@ def test_the_file_holds_the_averaged_weights_of_the_best_validation(
             batches=lambda first: itertools.repeat(ones),
             validation=[ones],
             digests=dict,
+            fingerprints={},
             summarize=lambda sums: {"loss": next(results)},
             best=("loss", better),
             images_per_step=1,
@@ -782,11 +787,11 @@ def test_ranker_config_is_the_same_alone_and_before_stage_2(preset, tmp_path):
     before = deblock.get_config(preset).ranker
     for first, second in ((alone, before), (before, alone)):
         first.workdir = second.workdir = str(tmp_path)
-        Workdir(str(tmp_path)).keep_config(first, None)
-        Workdir(str(tmp_path)).keep_config(second, 1)
+        Workdir(str(tmp_path)).keep(first, {}, None)
+        Workdir(str(tmp_path)).keep(second, {}, 1)
     second.margin = 0.4
     with pytest.raises(UserError, match=r"begun with margin=0\.5, now 0\.4"):
-        Workdir(str(tmp_path)).keep_config(second, 1)
+        Workdir(str(tmp_path)).keep(second, {}, 1)
 
 
 def test_run_with_former_field_names_is_resumed(tmp_path):
@@ -797,10 +802,10 @@ def test_run_with_former_field_names_is_resumed(tmp_path):
     config.optimizer.schedule = "step_decay"
     old["optimizer"]["schedule"] = "halving"
     (tmp_path / "config.json").write_text(json.dumps(old))
-    Workdir(str(tmp_path)).keep_config(config, 1)
+    Workdir(str(tmp_path)).keep(config, {}, 1)
     config.grad_accum_steps = 2
     with pytest.raises(UserError, match="begun with grad_accum_steps=1, now 2"):
-        Workdir(str(tmp_path)).keep_config(config, 1)
+        Workdir(str(tmp_path)).keep(config, {}, 1)
 
 
 @pytest.mark.parametrize(
@@ -821,14 +826,14 @@ def test_steps_may_change_while_the_learning_rate_is_constant(
     config.optimizer.update({"schedule": "stable_decay", "decay_steps": 10_000})
     config.steps = 50_000
     workdir = Workdir(str(tmp_path))
-    workdir.keep_config(config, None)
+    workdir.keep(config, {}, None)
     config.steps, config.optimizer.decay_steps = steps, decay
     if allowed:
-        workdir.keep_config(config, step)
+        workdir.keep(config, {}, step)
         assert json.loads((tmp_path / "config.json").read_text())["steps"] == steps
         return
     with pytest.raises(UserError, match="was begun with "):
-        workdir.keep_config(config, step)
+        workdir.keep(config, {}, step)
 
 
 @pytest.mark.parametrize(
@@ -843,13 +848,110 @@ def test_final_guided_steps_may_change_before_they_begin(
     config.optimizer.schedule, config.optimizer.decay_steps = "stable_decay", 500
     config.guided_steps = before
     workdir = Workdir(str(tmp_path))
-    workdir.keep_config(config, None)
+    workdir.keep(config, {}, None)
     config.guided_steps = after
     if allowed:
-        workdir.keep_config(config, 1000)
+        workdir.keep(config, {}, 1000)
         return
     with pytest.raises(UserError, match=f"guided_steps={before}, now {after}"):
-        workdir.keep_config(config, 1000)
+        workdir.keep(config, {}, 1000)
+
+
+@pytest.mark.parametrize("guided", [0, 10_000])
+def test_a_run_whose_learning_rate_does_not_depend_on_steps_may_be_prolonged(
+    tmp_path, guided
+):
+    """Without a ranker, `guided_steps` has no effect."""
+    config = deblock.get_config("paper,ablation=cqr")
+    config.guided_steps = guided
+    workdir = Workdir(str(tmp_path))
+    workdir.keep(config, {}, None)
+    config.steps = 450_000
+    workdir.keep(config, {}, 400_000)
+    config.optimizer.halve_every = 7
+    with pytest.raises(UserError, match="halve_every=100000, now 7"):
+        workdir.keep(config, {}, 400_000)
+
+
+def test_a_run_does_not_resume_with_other_records(tmp_path):
+    config = deblock.get_config("compact")
+    workdir = Workdir(str(tmp_path))
+    workdir.keep(config, {"mine": "a"}, None)
+    workdir.keep(config, {"mine": "a"}, 5)
+    with pytest.raises(UserError, match="begun with other records of the data set min"):
+        workdir.keep(config, {"mine": "b"}, 5)
+    workdir.keep(config, {"mine": "b"}, None)  # no checkpoint, so nothing was learned
+    (tmp_path / "records.json").unlink()  # as in older runs
+    workdir.keep(config, {"mine": "c"}, 5)
+
+
+@pytest.mark.parametrize("file", [deblock, ablation])
+def test_another_config_in_the_workdir_is_reported_before_the_ranker_trains(
+    tmp_path, monkeypatch, file
+):
+    def never(*args):
+        raise AssertionError("the ranker was trained")
+
+    monkeypatch.setattr(loop, "train_ranker", never)
+    monkeypatch.setattr(loop, "deblock_stage", never)
+    monkeypatch.setattr(stages, "deblock_stage", never)
+    config = file.get_config("quickstart")
+    config.workdir = str(tmp_path)
+    begun = deblock.get_config("quickstart")
+    begun.steps = 7
+    folder = tmp_path / ("none/seed1" if file is ablation else "")
+    Workdir(str(folder)).keep(begun, {}, None)
+    (folder / "checkpoints" / "5").mkdir(parents=True)
+    train = table1.train_variants if file is ablation else loop.train_deblocker
+    with pytest.raises(UserError, match=r"begun with .*=.*, now"):
+        train(config)
+
+
+def test_a_signal_during_the_last_save_stops_the_run_after_it(tmp_path, monkeypatch):
+    def step(state, ranker_variables, batch):
+        return state.replace(step=state.step + 1), {"loss": batch["x"].mean()}
+
+    def wait(manager):
+        signal.raise_signal(signal.SIGTERM)
+
+    with _toy_training(tmp_path, _toy_stage(step), 2, 1) as (train, manager):
+        monkeypatch.setattr(loop.checkpoint, "wait", wait)
+        with pytest.raises(SystemExit) as caught:
+            train()
+        assert caught.value.code == 128 + signal.SIGTERM
+        monkeypatch.undo()
+        assert manager.latest_step() == 2
+
+
+def test_a_failed_save_stops_the_run_at_the_next_log_line(tmp_path, monkeypatch):
+    def step(state, ranker_variables, batch):
+        return state.replace(step=state.step + 1), {"loss": batch["x"].mean()}
+
+    with _toy_training(tmp_path, _toy_stage(step), 3, 1) as (train, manager):
+
+        def failed():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(manager, "check_for_errors", failed)
+        with pytest.raises(UserError, match="checkpoints: No space left on device"):
+            train()
+
+
+def test_speed_and_time_left_do_not_count_compiled_steps(tmp_path, caplog, monkeypatch):
+    now = iter([100.0, 110.0, 110.0, 200.0, 200.0, 200.0, 230.0, 230.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    reporter = Reporter(str(tmp_path), "ranker", 100, 4)
+    with reporter, caplog.at_level("INFO", "cqr_jax"):
+        reporter.clock.restart(1)
+        reporter.training(21, {"loss": 0.5})
+        reporter.clock.restart(21)
+        reporter.training(21, {"loss": 0.5})
+        reporter.training(41, {"loss": 0.5})
+    assert [x.split("0.5  ")[1] for x in caplog.messages] == [
+        "8 images/s  0:00:40 left",
+        "? images/s  ? left",
+        "3 images/s  0:01:28 left",
+    ]
 
 
 def test_a_run_without_validation_has_no_weights_to_write(data_dir, tmp_path):
@@ -886,10 +988,10 @@ def test_a_run_older_than_a_field_is_resumed_if_the_field_is_off(
     (tmp_path / "config.json").write_text(json.dumps(old))
     config.guided_steps = value
     if allowed:
-        Workdir(str(tmp_path)).keep_config(config, 1)
+        Workdir(str(tmp_path)).keep(config, {}, 1)
         return
     with pytest.raises(UserError, match="begun with guided_steps=None, now 5"):
-        Workdir(str(tmp_path)).keep_config(config, 1)
+        Workdir(str(tmp_path)).keep(config, {}, 1)
 
 
 def test_a_non_finite_loss_stops_with_its_step(tmp_path):

@@ -66,6 +66,16 @@ def digest(data_dir: str, name: str, kind: str = LADDER) -> str:
     return found.hexdigest()
 
 
+def fingerprint(data_dir: str, name: str, kind: str = LADDER) -> str:
+    """Returns the SHA-256 of the description of existing records, hexadecimal.
+
+    The description holds the number and the size of the records. Unlike `digest`, this
+    does not read the records themselves.
+    """
+    path = directory(data_dir, name, kind) / "dataset_info.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def open_builder(
     data_dir: str, name: str, kind: str = LADDER
 ) -> tfds.core.DatasetBuilder:

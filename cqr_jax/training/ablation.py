@@ -5,10 +5,11 @@ import pathlib
 
 import ml_collections
 
-from cqr_jax import losses
+from cqr_jax import losses, weights
 from cqr_jax.config import ablate, split_list
 from cqr_jax.training import loop, stages
 from cqr_jax.training.start import check_start, load_ranker
+from cqr_jax.training.workdir import Workdir
 
 _log = logging.getLogger(__name__)
 
@@ -31,12 +32,15 @@ def train_variants(config: ml_collections.ConfigDict) -> None:
     if resolved.ranker_weights:
         load_ranker(resolved, resolved.ranker_weights)
     guided = [run for run in runs if losses.needs_ranker(run.loss)]
+    trained = pathlib.Path(resolved.ranker.workdir, weights.file_name("ranker"))
+    for run in guided:
+        run.ranker_weights = resolved.ranker_weights or str(trained)
+    for run in runs:
+        workdir = Workdir(run.workdir)
+        workdir.check_config(run, workdir.latest_step())
     if guided and not resolved.ranker_weights:
         stages.deblock_stage(runs[0], None)  # its records can be missing or too small
-        path = loop.train_ranker(resolved.ranker, "config.ranker")
-        resolved.ranker_weights = str(path)
-    for run in guided:
-        run.ranker_weights = resolved.ranker_weights
+        loop.train_ranker(resolved.ranker, "config.ranker")
     for i, ((variant, seed), run) in enumerate(zip(cases, runs, strict=True), 1):
         _log.info("run %d of %d: ablation=%s, seed %d", i, len(runs), variant, seed)
         loop.train_deblocker(run)

@@ -115,6 +115,12 @@ def save(
             manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
 
+def check(manager: ocp.CheckpointManager) -> None:
+    """Raises a `UserError` if a checkpoint could not be written in the background."""
+    with _writing(manager):
+        manager.check_for_errors()
+
+
 def wait(manager: ocp.CheckpointManager) -> None:
     """Waits until all checkpoints are written.
 

@@ -87,6 +87,11 @@ def _check_training(config, where: str) -> None:
     at_least(optimizer, name, "halve_every", 1)
     for field in ("warmup_steps", "decay_steps"):
         in_range(optimizer, name, field, 0, config.steps)
+    if optimizer.decay_steps and optimizer.schedule != "stable_decay":
+        raise UserError(
+            f"{name}.decay_steps={optimizer.decay_steps}: has an effect with "
+            f"{name}.schedule=stable_decay alone"
+        )
     if not optimizer.clip_norm >= 0:
         raise UserError(
             f"{name}.clip_norm={optimizer.clip_norm}: must be positive, or 0 for no "

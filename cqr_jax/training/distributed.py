@@ -84,9 +84,11 @@ def _tell(error: BaseException) -> None:
     """Prints one line for a `UserError` or a lost process, else the traceback."""
     known = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
     if known and _GONE.search(str(error)):
+        reason = next(iter(str(error).splitlines()), "")
         error = UserError(
-            "another process of this run has ended (its log may say why); start all "
-            "processes again to continue from the last checkpoint"
+            "another process of this run has ended or can't be reached (its log may "
+            "say why); start all processes again to continue from the last "
+            f"checkpoint; JAX says: {reason}"
         )
     with contextlib.suppress(SystemExit), one_line_errors():
         if isinstance(error, UserError | KeyboardInterrupt):
@@ -100,6 +102,19 @@ def all_reduce_max(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(np.max(multihost_utils.process_allgather(np.asarray(value))))
+
+
+def agreed(value: int) -> bool:
+    """Returns whether all processes gave the same value; all of them must call it.
+
+    Args:
+      value: from 0 to 2**32 - 1.
+    """
+    if jax.process_count() == 1:
+        return True
+    halves = np.array([value >> 16, value & 0xFFFF], np.int32)
+    given = multihost_utils.process_allgather(halves)
+    return bool((given == given[0]).all())
 
 
 def barrier(name: str) -> None:

@@ -77,6 +77,8 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
     check_start(config, "deblocker")  # fail before stage 1, which takes hours
     if losses.needs_ranker(config.loss):
         if not config.ranker_weights:
+            workdir = Workdir(config.workdir)
+            workdir.check_config(config, workdir.latest_step())
             deblock_stage(config, None)  # its records can be missing or too small
         path = config.ranker_weights or train_ranker(config.ranker, "config.ranker")
         ranker = load_ranker(config, path)
@@ -109,7 +111,7 @@ def _run(
         checkpoints as manager,
         distributed.exit_without_barrier(),
     ):
-        workdir.keep_config(config, manager.latest_step())
+        workdir.keep(config, stage.fingerprints, manager.latest_step())
         workdir.check_shared()
         train_state = _start(config, stage, manager, initial)
         trained = train_state.step < config.steps
@@ -227,12 +229,13 @@ def train(
             pending.append(step, metrics)
             if step in (first, stage.unguided_steps + 1):  # compiles
                 jax.block_until_ready(metrics)
-                reporter.clock.mark(step)
+                reporter.clock.restart(step)
             last = step == config.steps
             stop = _agree_to_stop(interrupts.caught, step)
             due = last or step % config.validate_every == 0
             if due or step % config.log_every == 0 or stop:
                 reporter.training(step, pending.flush())
+                checkpoint.check(manager)
             if due:
                 metrics = validate(train_state, ranker_variables)
                 _check_finite(config.workdir, stage.best[0], metrics, step)
@@ -242,7 +245,9 @@ def train(
                 rated = metrics if step > stage.unguided_steps else None
                 checkpoint.save(manager, run.unreplicate(train_state), rated)
                 reporter.clock.mark(step)
-            if last:  # a signal may have arrived during the validation
+            if last:
+                checkpoint.wait(manager)  # a signal must not interrupt the last save
+                # A signal may have arrived during the validation.
                 stop = distributed.all_reduce_max(interrupts.caught)
             if stop:
                 checkpoint.save(manager, run.unreplicate(train_state))

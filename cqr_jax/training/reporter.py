@@ -43,14 +43,15 @@ class Reporter:
         """Reports the metrics of a training step, the speed and the time left."""
         speed, left = self.clock.read(step)
         self.clock.mark(step)
-        self._write(step, "train", {**metrics, "images_per_second": speed})
+        known = {} if speed is None else {"images_per_second": speed}
+        self._write(step, "train", metrics | known)
         _log.info(
-            "%s %d/%d  %s  %.0f images/s  %s left",
+            "%s %d/%d  %s  %s images/s  %s left",
             self._name,
             step,
             self._steps,
             _format(metrics),
-            speed,
+            "?" if speed is None else f"{speed:.0f}",
             left,
         )
 
@@ -68,27 +69,30 @@ class Reporter:
 class Clock:
     """Measures the speed in images per second, and estimates the time left.
 
-    The first `mark` starts the clock, so that compilation is not counted.
+    Call `restart` after each step that compiles, so that compilation is not counted.
     """
 
     def __init__(self, steps: int, images_per_step: int):
         self._steps, self._images = steps, images_per_step
         self._begin = self._last = (-1, 0.0)
 
+    def restart(self, step: int) -> None:
+        """Starts the clock after `step`. The time left is estimated from here on."""
+        self._begin = self._last = (step, time.perf_counter())
+
     def mark(self, step: int) -> None:
         """Starts a new interval after `step`, for example after a validation."""
         self._last = (step, time.perf_counter())
-        if self._begin[0] < 0:
-            self._begin = self._last
 
-    def read(self, step: int) -> tuple[float, str]:
+    def read(self, step: int) -> tuple[float | None, str]:
         """Returns the speed of the interval up to `step`, and the time left.
 
-        The time left includes validations. The speed does not.
+        The speed is None if the interval is empty. The time left includes validations.
+        The speed does not.
         """
         now = time.perf_counter()
         steps, seconds = step - self._last[0], now - self._last[1]
-        speed = self._images * steps / seconds if steps else float("nan")
+        speed = self._images * steps / seconds if steps else None
         done, elapsed = step - self._begin[0], now - self._begin[1]
         if not done:
             return speed, "?"

@@ -49,6 +49,7 @@ class Stage(NamedTuple):
       batches: number of steps done -> the training batches that follow.
       validation: the validation batches.
       digests: function that returns the SHA-256 of the records by name of the data set.
+      fingerprints: `records.fingerprint` of the records by name of the data set.
       summarize: sums of the evaluation step over all batches -> metrics by name.
       best: name of the metric that determines the best checkpoint, and 'max' or 'min'.
       images_per_step: number of compressed images in one training step.
@@ -61,6 +62,7 @@ class Stage(NamedTuple):
     batches: Callable[[int], Iterator[dict]]
     validation: list[dict]
     digests: Callable[[], dict[str, str]]
+    fingerprints: dict[str, str]
     summarize: Callable[[dict], dict[str, float]]
     best: tuple[str, str]
     images_per_step: int
@@ -237,7 +239,7 @@ def _data(
     margin: int = 0,
     kind: str = kinds.LADDER,
 ) -> dict:
-    """Returns the `batches`, `validation` and `digests` of a stage.
+    """Returns `batches`, `validation`, `digests` and `fingerprints` of a stage.
 
     Args:
       config: config of the stage.
@@ -286,4 +288,11 @@ def _data(
     def digests():
         return {name: records.digest(data_dir, name, kind) for name in builders}
 
-    return {"batches": batches, "validation": held_out, "digests": digests}
+    return {
+        "batches": batches,
+        "validation": held_out,
+        "digests": digests,
+        "fingerprints": {
+            name: records.fingerprint(data_dir, name, kind) for name in builders
+        },
+    }

@@ -6,6 +6,7 @@ import json
 import logging
 import pathlib
 import time
+import zlib
 
 import jax
 import ml_collections
@@ -20,6 +21,7 @@ _log = logging.getLogger(__name__)
 CURVE_FILE = "validation.csv"  # hours and metrics at each validation
 _CONFIG_FILE = "config.json"
 _STOPPED_FILE = "stopped.json"  # step and hours of the latest stop
+_RECORDS_FILE = "records.json"  # fingerprint of the records of each data set
 
 # Fields that a resumed run may change, since they do not affect what is learned.
 _FREE_FIELDS = (
@@ -81,10 +83,16 @@ class Workdir:
 
         return files.lock(path, on_wait)
 
-    def keep_config(
+    def latest_step(self) -> int | None:
+        """Returns the step of the latest checkpoint; None if there is none."""
+        folder = self.path / "checkpoints"
+        names = [x.name for x in folder.iterdir()] if folder.is_dir() else []
+        return max((int(name) for name in names if name.isdecimal()), default=None)
+
+    def check_config(
         self, config: ml_collections.ConfigDict, latest: int | None
     ) -> None:
-        """Writes the config to the folder.
+        """Checks that a run with this config can resume here. Writes nothing.
 
         Args:
           config: config of the run.
@@ -96,30 +104,70 @@ class Workdir:
             the ranker does not guide yet.
         """
         path = self.path / _CONFIG_FILE
-        text = config.to_json(indent=2) + "\n"
+        if latest is None or not path.is_file():
+            return
+        old = with_new_names(json.loads(path.read_text()))
+        ours, theirs = _learned(json.loads(config.to_json())), _learned(old)
+        defaults = _model_defaults(config)
+        for field, value in ours.items():
+            # In older runs, models had no names. Other fields that older runs lack
+            # change nothing if they are zero or empty, or the model's default.
+            neutral = not value or value == defaults.get(field)
+            if neutral or field.endswith("model.name"):
+                theirs.setdefault(field, value)
+        if latest <= min(map(_constant_until, (ours, theirs))):
+            for field in ours.keys() & set(_LENGTH_FIELDS):
+                # With guided_steps=0, the ranker guides from the first step on.
+                if field != "guided_steps" or (ours[field] and theirs.get(field)):
+                    theirs[field] = ours[field]
+        for field in sorted(ours.keys() | theirs.keys()):
+            if ours.get(field) != theirs.get(field):
+                raise UserError(
+                    f"{self.path}: was begun with {field}={theirs.get(field)}, "
+                    f"now {ours.get(field)}; choose another {self._where}.workdir"
+                )
+
+    def keep(
+        self,
+        config: ml_collections.ConfigDict,
+        fingerprints: dict[str, str],
+        latest: int | None,
+    ) -> None:
+        """Writes the config and the fingerprints of the records to the folder.
+
+        All processes of a run call this.
+
+        Args:
+          config: config of the run.
+          fingerprints: `records.fingerprint` by name of the data set.
+          latest: step of the checkpoint to resume from; None if there is none.
+
+        Raises:
+          UserError: as in `check_config`, if the run to resume was started with other
+            records, or if the processes have different configs or checkpoints.
+        """
+        self.check_config(config, latest)
+        path = self.path / _RECORDS_FILE
         if latest is not None and path.is_file():
-            old = with_new_names(json.loads(path.read_text()))
-            ours, theirs = _learned(json.loads(text)), _learned(old)
-            defaults = _model_defaults(config)
-            for field, value in ours.items():
-                # In older runs, models had no names. Other fields that older runs lack
-                # change nothing if they are zero or empty, or the model's default.
-                neutral = not value or value == defaults.get(field)
-                if neutral or field.endswith("model.name"):
-                    theirs.setdefault(field, value)
-            if latest <= min(map(_constant_until, (ours, theirs))):
-                for field in ours.keys() & set(_LENGTH_FIELDS):
-                    # With guided_steps=0, the ranker guides from the first step on.
-                    if field != "guided_steps" or (ours[field] and theirs.get(field)):
-                        theirs[field] = ours[field]
-            for field in sorted(ours.keys() | theirs.keys()):
-                if ours.get(field) != theirs.get(field):
+            before = json.loads(path.read_text())
+            for name, value in fingerprints.items():
+                if before.get(name, value) != value:
                     raise UserError(
-                        f"{self.path}: was begun with {field}={theirs.get(field)}, "
-                        f"now {ours.get(field)}; choose another {self._where}.workdir"
+                        f"{self.path}: was begun with other records of the data set "
+                        f"{name}; make those again, or choose another "
+                        f"{self._where}.workdir"
                     )
+        learned = _learned(json.loads(config.to_json()))
+        told = json.dumps([latest, fingerprints, learned], sort_keys=True)
+        if not distributed.agreed(zlib.crc32(told.encode())):
+            raise UserError(
+                "the processes have different configs, records or checkpoints; start "
+                f"all with the same command, and a {self._where}.workdir that they "
+                "share"
+            )
         if jax.process_index() == 0:
-            files.write(path, text)
+            files.write(self.path / _CONFIG_FILE, config.to_json(indent=2) + "\n")
+            files.write(path, json.dumps(fingerprints, indent=2) + "\n")
 
     def check_shared(self) -> None:
         """Checks that all processes see the config that the first one wrote.
@@ -188,13 +236,16 @@ class History:
 
 
 def _constant_until(fields: dict) -> int:
-    """Returns the last step before the learning rate or the loss changes.
+    """Returns the last step that does not depend on the number of steps.
 
-    Returns -1 if the schedule of the learning rate is not stable_decay.
+    Returns -1 if there is none, because the learning rate depends on it.
     """
-    if fields.get("optimizer.schedule") != "stable_decay":
+    schedule = fields.get("optimizer.schedule")
+    if schedule not in ("stable_decay", "step_decay"):
         return -1
-    final = max(fields["optimizer.decay_steps"], fields.get("guided_steps", 0))
+    decay = fields["optimizer.decay_steps"] if schedule == "stable_decay" else 0
+    guided = fields.get("loss.alpha") or fields.get("loss.beta")
+    final = max(decay, fields.get("guided_steps", 0) if guided else 0)
     return fields["steps"] - final
 
 

@@ -38,7 +38,6 @@ SMALL = (
     "--config.data.name=colour",
     "--config.steps=4",
     "--config.optimizer.warmup_steps=0",
-    "--config.optimizer.decay_steps=2",
     "--config.validation.patch=32",
     "--config.validation.examples=4",
     "--config.validation.batch_size=2",

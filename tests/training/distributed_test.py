@@ -7,11 +7,15 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from configs import ranker
+from cqr_jax.errors import UserError
 from cqr_jax.training import runner, stages
+from cqr_jax.training.workdir import Workdir
 from tests.conftest import FAST_COMPILING, ROOT, run, start
 
 
@@ -186,6 +190,23 @@ def test_many_devices_and_processes_learn_the_same_as_one_device(tmp_path):
                 )
 
 
+def test_processes_with_other_configs_get_an_error(tmp_path, monkeypatch):
+    config = ranker.get_config("quickstart")
+    told = []
+
+    def gather(value):
+        told.append(value)
+        return np.stack([told[0], value])
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    Workdir(str(tmp_path)).keep(config, {"mine": "a"}, None)
+    Workdir(str(tmp_path)).keep(config, {"mine": "a"}, None)
+    config.seed = 7
+    with pytest.raises(UserError, match="the processes have different configs"):
+        Workdir(str(tmp_path)).keep(config, {"mine": "a"}, None)
+
+
 @pytest.mark.parametrize("synchronised", [True, False])
 def test_batch_norm_is_synchronised_as_configured(synchronised):
     config = ranker.get_config("quickstart")
@@ -238,6 +259,7 @@ def test_killed_process_ends_the_others_and_the_run_resumes(data_dir, tmp_path):
     codes, errors = _finish(*processes)
     assert codes == [1, -signal.SIGKILL], errors[0]
     assert "error: another process of this run has ended" in errors[0]
+    assert re.search("JAX says: .*[Gg]loo", errors[0])
     assert "Traceback" not in errors[0]
 
     # Resume with another number of devices. A signal to one process stops both.
