@@ -75,7 +75,8 @@ def get_config(text: str = "") -> ConfigDict:
 
     c.qualities = (10, 20, 30)  # JPEG quality factors, 1 to 100
     c.self_ensemble = False  # average over flips and rotations; 8 times as slow
-    # write a PNG of each image: JPEG, restored and original side by side
+    # write a PNG of each image and quality factor: JPEG, restored and original side by
+    # side
     c.panels = False
     # write the images of each method to images/METHOD/q10/SET/NAME.png
     c.save_images = False

@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--demo",
         action="store_true",
-        help="open a page in the browser to try it (needs the extra demo)",
+        help="serve a page to try it, and print its address (needs the extra demo)",
     )
     parser.add_argument(
         "--port",

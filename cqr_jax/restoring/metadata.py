@@ -165,6 +165,9 @@ def fitted(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
     if name == "bmp":
         if meta.icc_profile:
             drop("icc_profile", "The colour profile", f"{shown} can't hold it")
+        for field, title in (("exif", "EXIF"), ("xmp", "XMP")):
+            if getattr(meta, field):
+                drop(field, title, f"{shown} can't hold it")
         meta = Metadata(dpi=meta.dpi)
     most = {"png": _PNG_ICC, "jpeg": _JPEG_ICC}.get(name)
     if most and (length := len(meta.icc_profile)) > most:

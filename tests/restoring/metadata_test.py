@@ -291,10 +291,12 @@ def test_xmp_that_is_not_utf_8_is_dropped_from_png():
     assert found.metadata.xmp == picture.metadata.xmp.rstrip(b"\0")
 
 
-def test_bmp_drops_the_profile_with_a_note():
-    picture = Picture(RGB, metadata=Metadata(icc_profile=b"profile"))
-    (note,) = pictures.fitted(picture, "bmp").notes
-    assert note == "The colour profile was dropped: BMP can't hold it."
+def test_bmp_drops_profile_exif_and_xmp_with_notes():
+    held = Metadata(icc_profile=b"profile", exif=exif.block(_tags("<")), xmp=b"<x/>")
+    fitted = pictures.fitted(Picture(RGB, metadata=held), "bmp")
+    names = ("The colour profile", "EXIF", "XMP")
+    assert fitted.notes == tuple(f"{x} was dropped: BMP can't hold it." for x in names)
+    assert fitted.metadata == Metadata()
 
 
 def test_pictures_with_garbage_as_metadata_are_written_without_warnings():
