@@ -89,7 +89,11 @@ def divide(root: epath.Path, validation_fraction: float) -> dict[str, list[str]]
 
     below = int(validation_fraction * 2**64).to_bytes(8)
     count = min(max(1, sum(by_hash(x) < below for x in files)), len(files) - 1)
-    held_out = set(sorted(files, key=by_hash)[:count])
+    ordered = sorted(files, key=by_hash)
+    held_out = set(ordered[:count])
+    same_name = {x for x in files if by_hash(x) == by_hash(ordered[count - 1])}
+    if len(held_out | same_name) < len(files):
+        held_out |= same_name
     return {
         "train": [file for file in files if file not in held_out],
         "validation": [file for file in files if file in held_out],

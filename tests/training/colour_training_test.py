@@ -3,10 +3,12 @@
 import io
 import itertools
 import json
+import pathlib
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -15,7 +17,7 @@ from cqr_jax import tasks, weights
 from cqr_jax.data import degradations, jpeg, kinds, pipeline, records
 from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.data.degradations import Mixture
-from cqr_jax.data.held_out import held_out_images
+from cqr_jax.data.held_out import divide, held_out_images
 from cqr_jax.errors import UserError
 from cqr_jax.restoring import command
 from cqr_jax.training import stages
@@ -107,6 +109,20 @@ def test_five_percent_are_held_out_whatever_else_is_in_the_folder(tmp_path):
         if path not in held_out and int(path.stem) % 2:
             path.unlink()
     assert held_out_images(str(tmp_path)) == held_out
+
+
+def test_images_of_one_name_are_on_the_same_side(tmp_path):
+    """Also in a small folder, in which the image with the lowest hash is held out."""
+    for name in ("a.png", "a.webp", "b.png", "b.webp"):
+        (tmp_path / name).touch()
+    splits = divide(epath.Path(tmp_path), 1e-9)
+    for names in splits.values():
+        assert len(names) == 2
+        assert len({pathlib.Path(name).stem for name in names}) == 1
+    for path in tmp_path.glob("b.*"):
+        path.unlink()
+    splits = divide(epath.Path(tmp_path), 1e-9)
+    assert [len(names) for names in splits.values()] == [1, 1]  # one has to train
 
 
 def _stream(data_dir, first_step=0, **kwargs):
