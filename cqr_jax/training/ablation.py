@@ -40,7 +40,9 @@ def train_variants(config: ml_collections.ConfigDict) -> None:
         workdir.check_config(run, workdir.latest_step())
     if guided and not resolved.ranker_weights:
         stages.deblock_stage(runs[0], None)  # its records can be missing or too small
-        loop.train_ranker(resolved.ranker, "config.ranker")
+        path = loop.train_ranker(resolved.ranker, "config.ranker")
+        for run in guided:
+            run.ranker_weights = str(path)
     for i, ((variant, seed), run) in enumerate(zip(cases, runs, strict=True), 1):
         _log.info("run %d of %d: ablation=%s, seed %d", i, len(runs), variant, seed)
         loop.train_deblocker(run)
