@@ -212,7 +212,7 @@ def test_ranker_fields_out_of_range_are_rejected(field, value, words):
         ("loss.beta", math.nan, "=nan: must be finite and at least 0"),
         ("optimizer.learning_rate", math.nan, "=nan: must be positive and finite"),
         ("optimizer.clip_norm", math.nan, "clip_norm=nan: must be positive, or 0"),
-        ("optimizer.decay_steps", 5, "decay_steps=5: has .*=stable_decay alone"),
+        ("optimizer.decay_steps", 5, r"decay_steps=5: needs .*\.schedule=stable_decay"),
         ("loss.pixel", "l1", "choose mae or log_mse"),
         ("model.dilations", (), "needs one or more dilations"),
         ("model.dilations", (1.5,), "must be whole numbers"),

@@ -89,8 +89,8 @@ def _check_training(config, where: str) -> None:
         in_range(optimizer, name, field, 0, config.steps)
     if optimizer.decay_steps and optimizer.schedule != "stable_decay":
         raise UserError(
-            f"{name}.decay_steps={optimizer.decay_steps}: has an effect with "
-            f"{name}.schedule=stable_decay alone"
+            f"{name}.decay_steps={optimizer.decay_steps}: needs "
+            f"{name}.schedule=stable_decay"
         )
     if not optimizer.clip_norm >= 0:
         raise UserError(
