@@ -109,6 +109,17 @@ def separate_quality(variant: str) -> int | None:
     return int(number) if number != variant and number.isdecimal() else None
 
 
+# Fields that `ablate` changes.
+ABLATED_FIELDS = (
+    "loss.alpha",
+    "loss.beta",
+    "model.dilations",
+    "feature_layers",
+    "qualities",
+    "qualities_per_crop",
+)
+
+
 def ablate(config: ConfigDict, ablation: str) -> None:
     """Changes a config of the deblocker in place to a variant of an ablation study.
 

@@ -288,6 +288,17 @@ def test_variants_that_are_the_same_training_are_rejected(changed, same):
         tasks.check(config)
 
 
+def test_ablated_fields_are_those_that_a_variant_changes():
+    full, changed = deblock.get_config("compact"), set()
+    full.qualities_per_crop = 2
+    for variant in config_lib.variants(full.qualities):
+        config = ConfigDict(full.to_dict())
+        config_lib.ablate(config, variant)
+        before, after = config_lib.flat(full), config_lib.flat(config)
+        changed |= {field for field in before if before[field] != after[field]}
+    assert changed == set(config_lib.ABLATED_FIELDS)
+
+
 @pytest.mark.parametrize("preset", deblock.PRESETS)
 def test_variants_of_each_preset_are_accepted(preset):
     tasks.check(ablation.get_config(preset))
@@ -496,6 +507,7 @@ def _save_untrained(config, stage, manager, train_state, workdir):
     """Replaces `loop.train`: saves the state with which the run begins as its best."""
     end = train_state.replace(step=np.array(config.steps, np.int32))
     checkpoint.save(manager, end, {stage.best[0]: 1.0})
+    checkpoint.wait(manager)
     return end
 
 
@@ -605,6 +617,10 @@ def test_second_run_in_a_workdir_waits_for_the_first(
     assert (tmp_path / "ranker.safetensors").exists()
 
 
+def _toy_step(state, ranker_variables, batch):
+    return state.replace(step=state.step + 1), {"loss": batch["x"].mean()}
+
+
 def _toy_stage(train_step, unguided_step=None, **fields) -> stages.Stage:
     """A stage whose batches are ones. Its validation loss is their mean."""
     ones = {"x": np.ones((jax.device_count(), 1), np.float32)}
@@ -712,10 +728,9 @@ def test_the_best_weights_are_among_the_guided_ones(tmp_path):
     """The ranker guides the last two of four steps."""
     results = iter([9.0, 8.0, 2.0, 1.0])
 
-    def step(state, ranker_variables, batch):
-        return state.replace(step=state.step + 1), {"loss": batch["x"].mean()}
-
-    stage = _toy_stage(step, unguided_step=step, unguided_steps=2, name="deblocker")
+    stage = _toy_stage(
+        _toy_step, unguided_step=_toy_step, unguided_steps=2, name="deblocker"
+    )
     stage = stage._replace(
         summarize=lambda sums: {"psnr": next(results)}, best=("psnr", "max")
     )
@@ -742,14 +757,11 @@ def test_unguided_steps_keep_the_terms_that_compare_pixels():
 def test_a_signal_during_the_last_validation_stops_too(tmp_path):
     """Otherwise the next stage would start although the user wants to stop."""
 
-    def step(state, ranker_variables, batch):
-        return state.replace(step=state.step + 1), {"loss": batch["x"].mean()}
-
     def summarize(sums):
         signal.raise_signal(signal.SIGTERM)
         return {"loss": float(sums["loss"])}
 
-    stage = _toy_stage(step, summarize=summarize)
+    stage = _toy_stage(_toy_step, summarize=summarize)
     with _toy_training(tmp_path, stage, 2, 3) as (train, manager):
         with pytest.raises(SystemExit) as caught:
             train()
@@ -908,13 +920,10 @@ def test_another_config_in_the_workdir_is_reported_before_the_ranker_trains(
 
 
 def test_a_signal_during_the_last_save_stops_the_run_after_it(tmp_path, monkeypatch):
-    def step(state, ranker_variables, batch):
-        return state.replace(step=state.step + 1), {"loss": batch["x"].mean()}
-
     def wait(manager):
         signal.raise_signal(signal.SIGTERM)
 
-    with _toy_training(tmp_path, _toy_stage(step), 2, 1) as (train, manager):
+    with _toy_training(tmp_path, _toy_stage(_toy_step), 2, 1) as (train, manager):
         monkeypatch.setattr(loop.checkpoint, "wait", wait)
         with pytest.raises(SystemExit) as caught:
             train()
@@ -924,10 +933,7 @@ def test_a_signal_during_the_last_save_stops_the_run_after_it(tmp_path, monkeypa
 
 
 def test_a_failed_save_stops_the_run_at_the_next_log_line(tmp_path, monkeypatch):
-    def step(state, ranker_variables, batch):
-        return state.replace(step=state.step + 1), {"loss": batch["x"].mean()}
-
-    with _toy_training(tmp_path, _toy_stage(step), 3, 1) as (train, manager):
+    with _toy_training(tmp_path, _toy_stage(_toy_step), 3, 1) as (train, manager):
 
         def failed():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

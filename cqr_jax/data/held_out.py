@@ -65,10 +65,11 @@ def divide(root: epath.Path, validation_fraction: float) -> dict[str, list[str]]
     A hash of its name without the suffix decides whether an image is held out. The
     choice is therefore random but the same on every machine and in every folder: x.png
     in one folder is held out whenever x.webp in another is. Networks that train on
-    several folders, or start from each other, then hold out the same images. The number
-    of held-out images is near the fraction. In a folder of fewer than a hundred images,
-    no hash may be below the fraction. The image with the lowest hash is then held out,
-    although another folder may not hold it out.
+    several folders, or start from each other, then hold out the same images. Images of
+    one name are not divided, unless the folder would have nothing left to train on. The
+    number of held-out images is near the fraction. In a folder of fewer than a hundred
+    images, no hash may be below the fraction. The image with the lowest hash is then
+    held out, although another folder may not hold it out.
 
     Args:
       root: folder of the images.
@@ -90,10 +91,11 @@ def divide(root: epath.Path, validation_fraction: float) -> dict[str, list[str]]
     below = int(validation_fraction * 2**64).to_bytes(8)
     count = min(max(1, sum(by_hash(x) < below for x in files)), len(files) - 1)
     ordered = sorted(files, key=by_hash)
+    last = by_hash(ordered[count - 1])
+    more = sum(by_hash(x) == last for x in ordered[count:])
+    if count + more < len(files):
+        count += more
     held_out = set(ordered[:count])
-    same_name = {x for x in files if by_hash(x) == by_hash(ordered[count - 1])}
-    if len(held_out | same_name) < len(files):
-        held_out |= same_name
     return {
         "train": [file for file in files if file not in held_out],
         "validation": [file for file in files if file in held_out],

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from cqr_jax import files, tables, weights
-from cqr_jax.config import flat, separate_quality, variants
+from cqr_jax.config import ABLATED_FIELDS, flat, separate_quality, variants
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import published, table2
 from cqr_jax.tables import MEASURES
@@ -30,19 +30,8 @@ _TITLES = {
 }
 _SEPARATE = "one QF each"
 
-# Fields of a run's config that a variant or a seed changes, and the weights of L_Q and
-# L_F, which can be set for a variant.
-_OF_VARIANTS = {
-    "seed",
-    "workdir",
-    "loss.alpha",
-    "loss.beta",
-    "model.dilations",
-    "feature_layers",
-    "qualities",
-    "qualities_per_crop",
-    "ranker_weights",
-}
+# Fields in which the configs of the runs may differ.
+_OF_VARIANTS = {"seed", "workdir", "ranker_weights", *ABLATED_FIELDS}
 
 _log = logging.getLogger(__name__)
 
@@ -75,19 +64,19 @@ def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
             "--config=configs/ablation.py, or set config.workdir to their folder"
         )
     _warn_of_other_trainings(methods)
+    if not any(name.startswith(f"{_FULL}/") for name in methods):
+        _log.warning(
+            "%s: has no finished run of the variant %s, so the differences to it are "
+            "missing",
+            workdir,
+            _FULL,
+        )
     rows, images = _measure(config, workdir, methods)
     titled = [{**row, "method": row["title"]} for row in rows]
     table2.write(workdir, rows, images, titled, published.table1)
     compared = differences(images)
     if compared:
         _write(pathlib.Path(workdir), compared)
-    elif not any(name.startswith(f"{_FULL}/") for name in methods):
-        _log.warning(
-            "%s: has no finished run of the variant %s, so there are no differences to "
-            "it",
-            workdir,
-            _FULL,
-        )
 
 
 def _warn_of_other_trainings(methods: dict[str, str]) -> None:

@@ -163,12 +163,13 @@ def fitted(meta: Metadata, name: str) -> tuple[Metadata, tuple[str, ...]]:
         what = "IPTC" if is_iptc else "Photoshop's data"
         drop("resources", what, f"{shown} can't hold it")
     if name == "bmp":
-        if meta.icc_profile:
-            drop("icc_profile", "The colour profile", f"{shown} can't hold it")
-        for field, title in (("exif", "EXIF"), ("xmp", "XMP")):
+        for field, title in (
+            ("icc_profile", "The colour profile"),
+            ("exif", "EXIF"),
+            ("xmp", "XMP"),
+        ):
             if getattr(meta, field):
                 drop(field, title, f"{shown} can't hold it")
-        meta = Metadata(dpi=meta.dpi)
     most = {"png": _PNG_ICC, "jpeg": _JPEG_ICC}.get(name)
     if most and (length := len(meta.icc_profile)) > most:
         what = f"The colour profile of {length / 1e6:.1f} MB"

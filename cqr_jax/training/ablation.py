@@ -9,7 +9,6 @@ from cqr_jax import losses, weights
 from cqr_jax.config import ablate, split_list
 from cqr_jax.training import loop, stages
 from cqr_jax.training.start import check_start, load_ranker
-from cqr_jax.training.workdir import Workdir
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +35,7 @@ def train_variants(config: ml_collections.ConfigDict) -> None:
     for run in guided:
         run.ranker_weights = resolved.ranker_weights or str(trained)
     for run in runs:
-        workdir = Workdir(run.workdir)
-        workdir.check_config(run, workdir.latest_step())
+        loop.check_workdir(run)
     if guided and not resolved.ranker_weights:
         stages.deblock_stage(runs[0], None)  # its records can be missing or too small
         path = loop.train_ranker(resolved.ranker, "config.ranker")

@@ -27,6 +27,17 @@ def _is_of_use(record: logging.LogRecord) -> bool:
     return "did not provide metrics" not in record.getMessage()
 
 
+def _folder(workdir: str | os.PathLike) -> pathlib.Path:
+    return pathlib.Path(workdir).resolve() / "checkpoints"
+
+
+def latest_step(workdir: str | os.PathLike) -> int | None:
+    """Returns the step of the latest checkpoint of a run; None if there is none."""
+    folder = _folder(workdir)
+    steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
+    return max(steps, default=None)
+
+
 @contextlib.contextmanager
 def open_manager(
     workdir: str | os.PathLike, keep: int, best: str, mode: str
@@ -67,7 +78,7 @@ def open_manager(
         cleanup_tmp_directories=True,
     )
     logging.getLogger("absl").addFilter(_is_of_use)
-    directory = pathlib.Path(workdir).resolve() / "checkpoints"
+    directory = _folder(workdir)
     with files.writing_to(directory):
         manager = ocp.CheckpointManager(
             directory,

@@ -84,7 +84,7 @@ def _tell(error: BaseException) -> None:
     """Prints one line for a `UserError` or a lost process, else the traceback."""
     known = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
     if known and _GONE.search(str(error)):
-        reason = next(iter(str(error).splitlines()), "")
+        reason = str(error).partition("\n")[0]
         error = UserError(
             "another process of this run has ended or can't be reached (its log may "
             "say why); start all processes again to continue from the last "
@@ -108,13 +108,9 @@ def agreed(value: int) -> bool:
     """Returns whether all processes gave the same value; all of them must call it.
 
     Args:
-      value: from 0 to 2**32 - 1.
+      value: from 0 to 2**31 - 1.
     """
-    if jax.process_count() == 1:
-        return True
-    halves = np.array([value >> 16, value & 0xFFFF], np.int32)
-    given = multihost_utils.process_allgather(halves)
-    return bool((given == given[0]).all())
+    return all_reduce_max(value) == -all_reduce_max(-value)
 
 
 def barrier(name: str) -> None:

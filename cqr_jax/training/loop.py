@@ -77,13 +77,22 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
     check_start(config, "deblocker")  # fail before stage 1, which takes hours
     if losses.needs_ranker(config.loss):
         if not config.ranker_weights:
-            workdir = Workdir(config.workdir)
-            workdir.check_config(config, workdir.latest_step())
+            check_workdir(config)
             deblock_stage(config, None)  # its records can be missing or too small
         path = config.ranker_weights or train_ranker(config.ranker, "config.ranker")
         ranker = load_ranker(config, path)
     stage = functools.partial(deblock_stage, ranker=ranker)
     return _run(config, "deblocker", stage)
+
+
+def check_workdir(config: ml_collections.ConfigDict) -> None:
+    """Checks that the run in `config.workdir`, if there is one, has this config.
+
+    Raises:
+      UserError: if it was begun with another one.
+    """
+    latest = checkpoint.latest_step(config.workdir)
+    Workdir(config.workdir).check_config(config, latest)
 
 
 def _run(
@@ -117,7 +126,6 @@ def _run(
         trained = train_state.step < config.steps
         if trained:
             train_state = train(config, stage, manager, train_state, workdir)
-        checkpoint.wait(manager)
         best = manager.best_step()
         if best is None:
             raise UserError(
@@ -201,7 +209,7 @@ def train(
       workdir: folder of the run.
 
     Returns:
-      The state after the last step, as NumPy arrays.
+      The state after the last step, as NumPy arrays. All checkpoints are written.
 
     Raises:
       UserError: if the loss or the validation metric is not finite.

@@ -83,12 +83,6 @@ class Workdir:
 
         return files.lock(path, on_wait)
 
-    def latest_step(self) -> int | None:
-        """Returns the step of the latest checkpoint; None if there is none."""
-        folder = self.path / "checkpoints"
-        names = [x.name for x in folder.iterdir()] if folder.is_dir() else []
-        return max((int(name) for name in names if name.isdecimal()), default=None)
-
     def check_config(
         self, config: ml_collections.ConfigDict, latest: int | None
     ) -> None:
@@ -100,14 +94,13 @@ class Workdir:
 
         Raises:
           UserError: if the run to resume was started with another config. The number
-            of steps may change while the learning rate of stable_decay is constant and
-            the ranker does not guide yet.
+            of steps may change as long as no step so far depends on it.
         """
         path = self.path / _CONFIG_FILE
         if latest is None or not path.is_file():
             return
         old = with_new_names(json.loads(path.read_text()))
-        ours, theirs = _learned(json.loads(config.to_json())), _learned(old)
+        ours, theirs = _learned(_fields(config)), _learned(old)
         defaults = _model_defaults(config)
         for field, value in ours.items():
             # In older runs, models had no names. Other fields that older runs lack
@@ -157,9 +150,9 @@ class Workdir:
                         f"{name}; make those again, or choose another "
                         f"{self._where}.workdir"
                     )
-        learned = _learned(json.loads(config.to_json()))
+        learned = _learned(_fields(config))
         told = json.dumps([latest, fingerprints, learned], sort_keys=True)
-        if not distributed.agreed(zlib.crc32(told.encode())):
+        if not distributed.agreed(zlib.crc32(told.encode()) & 0x7FFFFFFF):
             raise UserError(
                 "the processes have different configs, records or checkpoints; start "
                 f"all with the same command, and a {self._where}.workdir that they "
@@ -238,7 +231,7 @@ class History:
 def _constant_until(fields: dict) -> int:
     """Returns the last step that does not depend on the number of steps.
 
-    Returns -1 if there is none, because the learning rate depends on it.
+    Returns -1 if all steps depend on it, because their learning rate does.
     """
     schedule = fields.get("optimizer.schedule")
     if schedule not in ("stable_decay", "step_decay"):
@@ -259,6 +252,11 @@ def _model_defaults(config: ml_collections.ConfigDict) -> dict:
         for where, model in named.items()
         for field, default in models.defaults(model.name).items()
     }
+
+
+def _fields(config: ml_collections.ConfigDict) -> dict:
+    """Returns the fields of a config with the types that they have in its file."""
+    return json.loads(config.to_json())
 
 
 def _learned(fields: dict, prefix: str = "") -> dict:
