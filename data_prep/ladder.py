@@ -4,10 +4,6 @@ This module imports neither TensorFlow nor JAX, because it runs in worker proces
 """
 
 import itertools
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -113,16 +109,3 @@ def examples_or_reason(job: tuple) -> tuple[str, list[dict], str]:
         return job[0], examples(*job), ""
     except jpeg.ImageError as error:
         return job[0], [], str(error)
-
-
-def start_worker() -> None:
-    """Prepares a worker process: it leaves Ctrl-C to its parent, and ends with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -1,8 +1,6 @@
 """TFDS builders of the QF ladder and of clean sub-images in colour."""
 
-import concurrent.futures
 import functools
-import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 
@@ -17,6 +15,7 @@ from cqr_jax.prefetch import prefetch
 from cqr_jax.restoring import network
 from data_prep import ladder
 from data_prep.sources import Source
+from data_prep.workers import Workers
 
 
 class QfLadder(tfds.core.GeneratorBasedBuilder):
@@ -111,10 +110,7 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
         self.used[split] = 0
-        context = multiprocessing.get_context("spawn")
-        pool = concurrent.futures.ProcessPoolExecutor(
-            self._processes, context, ladder.start_worker
-        )
+        pool = Workers(self._processes)
         # Examples wait in memory until they are written, so few are made ahead.
         results = prefetch(
             pool, ladder.examples_or_reason, self._jobs(split)(), 4 * self._processes
