@@ -87,6 +87,8 @@ def get_config(text: str = "") -> ConfigDict:
     else:
         c.workdir = "runs/ablation-compact"  # folder of the runs and the tables
         c.sets = "bsds500"
+        # images.csv of earlier evaluations, whose runs are added to the tables
+        c.measured = ""
     return c
 
 

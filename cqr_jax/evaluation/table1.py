@@ -1,6 +1,8 @@
 """Evaluation of the finished runs of an ablation study: Table 1."""
 
+import csv
 import logging
+import math
 import pathlib
 import statistics
 from collections.abc import Iterable
@@ -10,9 +12,16 @@ import numpy as np
 from scipy import stats
 
 from cqr_jax import files, tables, weights
-from cqr_jax.config import ABLATED_FIELDS, flat, separate_quality, variants
+from cqr_jax.config import (
+    ABLATED_FIELDS,
+    flat,
+    separate_quality,
+    split_list,
+    variants,
+)
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import published, table2
+from cqr_jax.evaluation.metrics import METRICS
 from cqr_jax.tables import MEASURES
 
 _FULL = "none"  # the variant that the others are compared with
@@ -41,8 +50,9 @@ Runs = dict[str, dict[str, dict[str, float]]]  # seed -> image -> metric -> valu
 def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
     """Evaluates all finished runs of an ablation; prints and writes Table 1.
 
-    Also compares each variant with the full method, image by image, and writes
-    WORKDIR/differences.csv and differences.md.
+    Adds the runs that were evaluated before, from the files in `config.measured`. A run
+    that is in the folder too is evaluated again. Also compares each variant with the
+    full method, image by image, and writes WORKDIR/differences.csv and differences.md.
 
     Args:
       config: config of the preset ablation in `configs/eval.py`. Its workdir is not
@@ -50,33 +60,113 @@ def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
       workdir: folder of the runs, to which the tables are written.
 
     Raises:
-      UserError: if there is no finished run, or as in `table2.measure`.
+      UserError: if there is no run, if a file of `config.measured` can't be read, or as
+        in `table2.measure`.
     """
+    earlier = read_measured(config)
     file = weights.file_name("deblocker")
     methods = {
         f"{variant}/{path.parent.name}": str(path)
         for variant in variants(config.qualities)
         for path in sorted(pathlib.Path(workdir, variant).glob(f"seed*/{file}"))
     }
-    if not methods:
+    if not methods and not earlier:
         raise UserError(
             f"{workdir}: contains no finished run; train the runs with "
             "--config=configs/ablation.py, or set config.workdir to their folder"
         )
     _warn_of_other_trainings(methods)
-    if not any(name.startswith(f"{_FULL}/") for name in methods):
+    earlier = [row for row in earlier if row["method"] not in methods]
+    names = {*methods, *(row["method"] for row in earlier)}
+    if not any(name.startswith(f"{_FULL}/") for name in names):
         _log.warning(
             "%s: has no finished run of the variant %s, so the differences to it are "
             "missing",
             workdir,
             _FULL,
         )
-    rows, images = _measure(config, workdir, methods)
+    rows, images = _measure(config, workdir, methods) if methods else ([], [])
+    if methods:
+        earlier = [row for row in earlier if row["method"] != table2.JPEG]
+    rows += _summarize(earlier)
+    images += earlier
     titled = [{**row, "method": row["title"]} for row in rows]
     table2.write(workdir, rows, images, titled, published.table1)
     compared = differences(images)
     if compared:
         _write(pathlib.Path(workdir), compared)
+
+
+def read_measured(config: ml_collections.ConfigDict) -> list[dict]:
+    """Reads the rows of images of all files in `config.measured`.
+
+    Returns:
+      Rows as `table2.measure` returns them, each with the `title` of its column. Those
+      of other sets and quality factors than the config's are left out.
+
+    Raises:
+      UserError: if a file can't be read, has no such row, or has a run of another file.
+    """
+    found: list[dict] = []
+    for path in split_list(config.measured):
+        known = {row["method"] for row in found}
+        more = _read(path, config)
+        if twice := known & {x["method"] for x in more if x["method"] != table2.JPEG}:
+            raise UserError(f"config.measured: two files have the run {min(twice)}")
+        found += [row for row in more if row["method"] not in known]
+    return found
+
+
+def _read(path: str, config: ml_collections.ConfigDict) -> list[dict]:
+    """Reads the rows of images of one file; see `read_measured`."""
+    sets = {pathlib.Path(name).name for name in split_list(config.sets)}
+    qualities = set(config.qualities)
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            found = [
+                {
+                    "dataset": row["dataset"],
+                    "quality": int(row["quality"]),
+                    "method": row["method"],
+                    "image": row["image"],
+                    **{name: float(row[name]) for name in METRICS},
+                    "title": _title(row["method"]),
+                }
+                for row in csv.DictReader(file)
+            ]
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError, csv.Error):
+        raise UserError(
+            f"{path}: is not the images.csv of an evaluation of an ablation"
+        ) from None
+    kept = [x for x in found if x["dataset"] in sets and x["quality"] in qualities]
+    if not kept:
+        raise UserError(
+            f"{path}: has no image of {config.sets} at these quality factors; set "
+            "config.sets or config.qualities"
+        )
+    return kept
+
+
+def _summarize(images: Iterable[dict]) -> list[dict]:
+    """Returns a row for each set, quality and method; see `table2.measure`."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in images:
+        key = row["dataset"], row["quality"], row["method"], row["title"]
+        groups.setdefault(key, []).append(row)
+    return [
+        {
+            "dataset": dataset,
+            "quality": quality,
+            "method": method,
+            "title": title,
+            **{name: tables.mean([x[name] for x in members]) for name in METRICS},
+            "images": len(members),
+            "identical": sum(math.isinf(x["psnr"]) for x in members),
+        }
+        for (dataset, quality, method, title), members in groups.items()
+    ]
 
 
 def _warn_of_other_trainings(methods: dict[str, str]) -> None:
@@ -211,14 +301,19 @@ def _changes(full: Runs, others: Runs, metric: str) -> np.ndarray:
     """Returns the differences of the runs to those of the full method.
 
     The result has the shape (seeds, images). It has the seeds of both, and the images
-    with finite values.
+    of all these runs with finite values.
     """
     seeds = [seed for seed in others if seed in full]
-    names = list(full[seeds[0]]) if seeds else []
+    names = _common([runs[seed] for runs in (full, others) for seed in seeds])
     table = np.array(
         [[others[s][x][metric] - full[s][x][metric] for x in names] for s in seeds]
     ).reshape(len(seeds), len(names))
     return table[:, np.isfinite(table).all(axis=0)]
+
+
+def _common(runs: list[dict[str, dict[str, float]]]) -> list[str]:
+    """Returns the images that all runs have, in the order of the first run."""
+    return [name for name in (runs[0] if runs else ()) if all(name in x for x in runs)]
 
 
 def _half_width(variants: list[Runs], metric: str) -> float | None:
@@ -237,8 +332,9 @@ def _half_width(variants: list[Runs], metric: str) -> float | None:
     Returns:
       The half width; None if the runs don't suffice, as with one seed.
     """
+    names = _common([images for runs in variants for images in runs.values()])
     cells = [
-        (variant, seed, [x[metric] for x in images.values()])
+        (variant, seed, [images[name][metric] for name in names])
         for variant, runs in enumerate(variants)
         for seed, images in runs.items()
     ]

@@ -1,5 +1,6 @@
 """The comparison of the variants of an ablation with the full method."""
 
+import csv
 import math
 
 import numpy as np
@@ -7,13 +8,17 @@ import pytest
 from ml_collections import ConfigDict
 from scipy import stats
 
-from cqr_jax import weights
+from configs.eval import get_config as evaluation_config
+from cqr_jax import tables, weights
+from cqr_jax.errors import UserError
 from cqr_jax.evaluation import table1
 from tests.networks import SMALL, drawn
 
 # PSNR of the images a, b and c by seed.
 OURS = {"seed0": (30.0, 31.0, 32.0), "seed1": (30.2, 31.2, 32.2)}
 OTHER = {"seed0": (30.1, 31.3, 32.2), "seed1": (30.2, 31.4, 32.2)}
+
+HEADER = "dataset,quality,method,image,psnr,ssim,psnr_b,gmsd"
 
 
 def _rows(variant, title, runs, quality=10):
@@ -130,6 +135,111 @@ def test_the_mean_over_qualities_is_compared_too():
     found = {x["quality"]: x for x in table1.differences(rows) if x["metric"] == "psnr"}
     assert list(found) == [10, 20, "mean"]
     assert [x["difference"] for x in found.values()] == pytest.approx([0.4, 0, 0.2])
+
+
+def _config(**fields):
+    config = evaluation_config("ablation")
+    config.update({"sets": "live1", "qualities": (10,), **fields})
+    return config
+
+
+def _images(variant, runs, **fields):
+    rows = _rows(variant, "", runs)
+    return [{**row, "gmsd": 0.1, "title": "", **fields} for row in rows]
+
+
+def test_runs_that_were_evaluated_before_are_added(tmp_path, monkeypatch):
+    other = {"seed0": (30.5, 31.5, 32.5), "seed1": (30.7, 31.7, 32.7)}
+    given = tmp_path / "given.csv"
+    rows = [
+        *_images("jpeg", OURS)[:3],
+        *_images("none", OURS),
+        *_images("dc", other),
+        *_images("dc", other, dataset="classic5"),
+        *_images("dc", other, quality=20),
+    ]
+    rows[:3] = [{**row, "method": "jpeg"} for row in rows[:3]]
+    given.write_text(tables.to_csv(rows))
+    config = _config(measured=str(given))
+    table1.table1(config, str(tmp_path))
+    with open(tmp_path / "rows.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [(x["method"], x["title"]) for x in found] == [
+        ("jpeg", "jpeg"),
+        ("none/seed0", "ours"),
+        ("none/seed1", "ours"),
+        ("dc/seed0", "w/o DC"),
+        ("dc/seed1", "w/o DC"),
+    ]
+    assert float(found[1]["psnr"]) == 31
+    assert found[1]["images"] == "3"
+    with open(tmp_path / "differences.csv", newline="") as file:
+        psnr = next(csv.DictReader(file))
+    assert float(psnr["difference"]) == pytest.approx(0.5)
+    # A file that an evaluation wrote gives the same tables again.
+    tables_before = [(tmp_path / x).read_text() for x in ("table.md", "differences.md")]
+    config.measured = str(tmp_path / "images.csv")
+    table1.table1(config, str(tmp_path / "again"))
+    tables_after = [
+        (tmp_path / "again" / x).read_text() for x in ("table.md", "differences.md")
+    ]
+    assert tables_after == tables_before
+
+    # A run must be in one file only.
+    config.measured = f"{given},{tmp_path / 'images.csv'}"
+    with pytest.raises(UserError, match="two files have the run dc/seed0"):
+        table1.table1(config, str(tmp_path))
+
+    # A run in the folder is measured anew, and plain JPEG with it.
+    def measure(config, workdir, methods):
+        worse = {"seed0": (29.5, 30.5, 31.5)}
+        images = [
+            {**row, "title": table1._title(row["method"])}
+            for row in [*_images("dc", worse), *rows[:3]]
+        ]
+        return table1._summarize(images), images
+
+    monkeypatch.setattr(table1, "_measure", measure)
+    monkeypatch.setattr(table1, "_warn_of_other_trainings", lambda methods: None)
+    run = tmp_path / "new" / "dc" / "seed0" / "deblocker.safetensors"
+    run.parent.mkdir(parents=True)
+    run.touch()
+    config.measured = str(given)
+    table1.table1(config, str(tmp_path / "new"))
+    with open(tmp_path / "new" / "rows.csv", newline="") as file:
+        found = {x["method"]: float(x["psnr"]) for x in csv.DictReader(file)}
+    expected = {"jpeg": 31, "none/seed0": 31, "none/seed1": 31.2, "dc/seed1": 31.7}
+    assert found == pytest.approx(expected | {"dc/seed0": 30.5})
+
+
+def test_only_images_of_all_runs_are_compared():
+    fewer = _rows("dc", "w/o DC", OTHER)[:-1]  # seed1 lacks the image c
+    psnr = table1.differences([*_rows("none", "ours", OURS), *fewer])[0]
+    assert psnr["images"] == 2
+    assert psnr["difference"] == pytest.approx((0.1 + 0.3 + 0.0 + 0.2) / 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "can't be read: No such file"),
+        ("a,b\n1,2\n", "is not the images.csv of an evaluation"),
+        (
+            "dataset,quality,method,image,psnr,ssim,psnr_b,gmsd\nlive1,10,jpeg\n",
+            "is not",
+        ),
+        (
+            "dataset,quality,method,image,psnr,ssim,psnr_b,gmsd\nx,10,jpeg,a,1,1,1,1\n",
+            "has no image of live1 at these quality factors",
+        ),
+    ],
+)
+def test_a_file_of_earlier_runs_that_does_not_fit_is_one_line(tmp_path, text, message):
+    path = tmp_path / "a.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        table1.table1(_config(measured=str(path)), str(tmp_path))
 
 
 def test_models_for_one_quality_share_a_column_at_their_own_quality(monkeypatch):
