@@ -22,15 +22,17 @@ import numpy as np
 from flax import linen as nn
 
 from benchmarks import machine, timing
-from configs import deblock
+from configs import ablation, deblock
 from cqr_jax import tasks
+from cqr_jax.config import ablate
 from cqr_jax.errors import one_line_errors
 from cqr_jax.models.init import shapes
 from cqr_jax.training import stages, state
 
 WHOLE_SIDES = (256, 512, 1024)
-TRAINING = {  # values of one field of the compact preset at a time
-    "batch_size": (4, 18, 72),
+# Values of one field at a time, of the preset compact of configs/ablation.py.
+TRAINING = {
+    "batch_size": (4, 16, 64),
     "width": (12, 24, 48),
     "patch": (32, 48, 96),
 }
@@ -38,10 +40,12 @@ TRAINING = {  # values of one field of the compact preset at a time
 
 def _train(field: str, value: int, repetitions: int) -> tuple[list[float], float]:
     """Returns the milliseconds of training steps (plain L1) and the peak GiB."""
-    config = deblock.get_config("compact,ablation=cqr")
+    config = ablation.get_config("compact")
+    config.variants = "cqr"
     owner = config.model if field == "width" else config
     owner[field] = value
     tasks.check(config)
+    ablate(config, "cqr")
     steps = stages.deblock_steps(config, None)
     images = np.zeros((config.batch_size, config.patch, config.patch, 1), np.uint8)
     batch = {"clean": images, "compressed": images[:, None]}
@@ -117,9 +121,9 @@ def main() -> None:
                 f"\nOne run at a side of {args.run_whole} took {seconds:.0f} s and "
                 f"at most {peak:.2f} GiB."
             )
-        print("\n## A training step, compact preset, plain L1\n")
+        print("\n## A training step of the compact ablation, plain L1\n")
         print("| | ms | range | ms per image | peak GiB |\n|---|---|---|---|---|")
-        batch_size = deblock.get_config("compact").batch_size
+        batch_size = ablation.get_config("compact").batch_size
         for field, values in TRAINING.items():
             for value in values:
                 found, peak = _alone(_train, field, value, args.repetitions)

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks import machine, pytorch_models, timing
-from configs import deblock
+from configs import ablation, deblock
 from cqr_jax.main import set_up_xla
 from cqr_jax.models import create
 from cqr_jax.restoring import tiles
@@ -36,7 +36,8 @@ from cqr_jax.training import distributed, stages, state
 
 _TOLERANCE = 1e-4  # of outputs and losses, relative to their largest magnitude
 JAX = ""  # used in place of a layout
-_PRESETS = [x for x in deblock.PRESETS if x != "colour"]  # models that PyTorch has too
+# Presets of configs/ablation.py with the paper's layout, which PyTorch's model has too.
+_PRESETS = [x for x in deblock.PRESETS if x != "colour"]
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
 
@@ -62,7 +63,7 @@ Work = Callable[[], Any]  # returns restored images, scores or a loss
 
 
 def _cases(preset: str) -> list[Case]:
-    c = deblock.get_config(preset)
+    c = ablation.get_config(preset)
     side = c.patch
     crops = c.batch_size * (c.qualities_per_crop or len(c.qualities))
     pairs = 2 * c.ranker.batch_size
@@ -100,7 +101,7 @@ def _labels(case: Case) -> dict[str, np.ndarray]:
 
 def _variables(preset: str) -> dict[str, dict]:
     """Returns nonzero Flax variables of both models as NumPy arrays."""
-    c = deblock.get_config(preset)
+    c = ablation.get_config(preset)
     rng = np.random.default_rng(0)
     models = {
         "ranker": create(c.ranker.model, "ranker"),
@@ -116,7 +117,7 @@ def _variables(preset: str) -> dict[str, dict]:
 
 
 def _jax_work(preset: str, case: Case, variables: dict[str, dict]) -> Work:
-    c = deblock.get_config(preset)
+    c = ablation.get_config(preset)
     c.optimizer.name = c.ranker.optimizer.name = "adam"  # as in PyTorch
     if not case.guided:
         c.loss.update({"alpha": 0.0, "beta": 0.0})
@@ -169,7 +170,7 @@ def _devices(case: Case) -> list[jax.Device]:
 def _torch_work(
     preset: str, case: Case, variables: dict[str, dict], layout: str
 ) -> Work:
-    c = deblock.get_config(preset)
+    c = ablation.get_config(preset)
     memory_format = LAYOUTS[layout]
 
     def build(module, name):

@@ -7,8 +7,9 @@ Further variants restrict L_F to feature maps of one depth (early, middle and la
 train for one quality factor alone (q10, q20 and q30). Add them to config.variants.
 
 Writes the table after the training. Presets and fields are those of
-configs/deblock.py. The preset compact differs in its smaller network and budget, so
-that many runs fit on a CPU, and in its larger alpha, so that L_Q can have an effect.
+configs/deblock.py. The preset compact has a small network of the paper's layout and a
+short training, so that many runs fit on a CPU. Its alpha is larger, so that L_Q can
+have an effect.
 All runs have the same budget, data and ranker. Completed runs are reused, and a run
 that was stopped is continued.
 """
@@ -34,9 +35,24 @@ def get_config(text: str = "") -> ConfigDict:
         del c.evaluation[field]
     if preset == "compact":
         c.loss.alpha = 1e-3  # L_Q and L_F have gradients of the same size at QF 10
+        c.loss.pixel = "mae"
+        c.model.deeper_widths = ()
+        c.model.masks = True
+        c.model.negative_slope = 0.0
+        c.model.feature_scale = 1.0
+        c.guided_steps = 0
+        c.patch = 48
+        c.optimizer.clip_norm = 0.0
         c.model.width = 24
+        c.model.outer_blocks = 1
+        c.model.local_blocks = 3
+        c.model.key_pool = 8
         c.batch_size = 8
         c.steps = 3000
+        c.optimizer.learning_rate = 2e-3
+        c.optimizer.schedule = "cosine"
+        c.optimizer.decay_steps = 0
+        c.validate_every = 1000
     elif preset == "colour":
         c.variants = "dc,none"  # no ranker guides it
     elif preset == "quickstart":

@@ -5,10 +5,10 @@
     python -m cqr_jax.main --config=configs/deblock.py:compact,ablation=dc \
         --config.data.name=NAME
 
-Presets: paper (default), compact (hours on a CPU), quickstart (a minute, on photographs
-that are included in scikit-image), colour (the network of cqr-restore). `ablation` is a
-variant of Table 1: cqr (no ranker), dc (no dilation), lq (no quality loss) or lf (no
-feature matching loss). configs/ablation.py trains all of them.
+Presets: paper (default), compact (half a day on a CPU), quickstart (a minute, on
+photographs that are included in scikit-image), colour (the network of cqr-restore).
+`ablation` is a variant of Table 1: cqr (no ranker), dc (no dilation), lq (no quality
+loss) or lf (no feature matching loss). configs/ablation.py trains all of them.
 """
 
 from ml_collections import ConfigDict
@@ -115,51 +115,45 @@ def get_config(text: str = "") -> ConfigDict:
         del c.evaluation[field]
     c.evaluation.sets = ""  # as in configs/eval.py; empty: no evaluation
 
-    if preset == "compact":
-        c.loss.alpha = 5e-5  # benchmarks/results/loss_weights.md
-        c.loss.beta = 5e-4
-        c.model.width = 32
-        c.model.local_blocks = 3
-        c.model.residual_blocks = 0
-        c.model.scale = 2
-        c.model.key_pool = 8
-        c.batch_size = 18
-        c.qualities_per_crop = 1
-        c.steps = 20_000
-        c.ema_decay = 0.999
-        c.optimizer.name = "muon"
-        c.optimizer.learning_rate = 2e-3
-        c.optimizer.schedule = "cosine"
-        c.optimizer.warmup_steps = 200
-        c.validation.examples = 96
-        c.validation.batch_size = 6
-        c.validate_every = 1000
-    elif preset == "colour":
-        c.data.name = "colour-photographs"
-        c.degradation = "colour"
-        c.qualities_per_crop = 1
-        c.loss.alpha = 0.0
-        c.loss.beta = 0.0
-        c.loss.pixel = "log_mse"
-        c.model.channels = 3
-        c.model.conditioning = "modulation"
+    if preset in ("compact", "colour"):
+        # a pyramid, chosen in benchmarks/results/compact_choices.md
         c.model.width = 48
         c.model.deeper_widths = (96, 144)
         c.model.outer_blocks = 2
-        c.model.masks = False  # benchmarks/results/colour_choices.md
-        c.model.negative_slope = 0.1
-        c.model.feature_scale = 16.0
         c.model.local_blocks = 2
         c.model.residual_blocks = 0
         c.model.scale = 2
+        c.model.masks = False
+        c.model.negative_slope = 0.1
+        c.model.feature_scale = 16.0
+        c.loss.pixel = "log_mse"
+        c.qualities_per_crop = 1
         c.patch = 96
-        c.steps = 3000
         c.ema_decay = 0.999
         c.optimizer.name = "muon"
-        c.optimizer.learning_rate = 2e-3
-        c.optimizer.schedule = "cosine"
         c.optimizer.warmup_steps = 200
         c.optimizer.clip_norm = 0.1  # the norm is usually 0.02
+    if preset == "compact":
+        c.loss.alpha = 5e-5  # benchmarks/results/loss_weights.md
+        c.loss.beta = 5e-4
+        c.steps = 36_000
+        c.guided_steps = 5400
+        c.optimizer.learning_rate = 1e-3
+        c.optimizer.schedule = "stable_decay"
+        c.optimizer.decay_steps = 12_000
+        c.validation.examples = 96
+        c.validation.batch_size = 6
+        c.validate_every = 2000
+    elif preset == "colour":
+        c.data.name = "colour-photographs"
+        c.degradation = "colour"
+        c.loss.alpha = 0.0
+        c.loss.beta = 0.0
+        c.model.channels = 3
+        c.model.conditioning = "modulation"
+        c.steps = 3000
+        c.optimizer.learning_rate = 2e-3
+        c.optimizer.schedule = "cosine"
         c.validation.examples = 92
         c.validation.batch_size = 4
         c.validate_every = 1000

@@ -42,12 +42,12 @@ def test_every_field_is_in_a_table():
 @pytest.mark.parametrize(
     ("file", "field", "values", "words"),
     [
-        ("deblock", "model.width", "`64` `32` `16` `48`", "channels"),
+        ("deblock", "model.width", "`64` `48` `16` `48`", "channels"),
         (
             "deblock",
             "optimizer.clip_norm",
-            "`0.0` `0.0` `0.0` `0.1`",
-            "; preset colour: the norm is usually 0.02",
+            "`0.0` `0.1` `0.0` `0.1`",
+            "; preset compact, colour: the norm is usually 0.02",
         ),
         (
             "ablation",

@@ -110,7 +110,7 @@ def test_every_command_matches_one_of_the_ways():
 @pytest.fixture
 def workplace(tmp_path, image):
     """A folder with the files that the commands name."""
-    runs = ("runs/NAME", "runs/deblock-colour", "runs/deblock-pyramid")
+    runs = ("runs/NAME", "runs/deblock-colour", "runs/deblock-compact")
     folders = ("holidays/beach", *runs, "runs/ranker-compact")
     for folder in (*folders, "cqr_jax/weights", "docs"):
         (tmp_path / folder).mkdir(parents=True)
@@ -137,7 +137,7 @@ def test_command_runs_and_writes_its_outputs(command, workplace):
     made = _bash(command, workplace)
     assert made.returncode == 0, made.stderr
     outputs = re.findall(
-        r"(?:-o |> |--(?:output|ship|luma|deepen)=|export |# writes )(\w\S+)", command
+        r"(?:-o |> |--(?:output|ship|luma)=|export |# writes )(\w\S+)", command
     )
     assert outputs or made.stdout
     for output in outputs:

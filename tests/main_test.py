@@ -741,7 +741,7 @@ def test_the_best_weights_are_among_the_guided_ones(tmp_path):
 
 def test_unguided_steps_keep_the_terms_that_compare_pixels():
     config = deblock.get_config("compact")
-    config.loss.log_mse = 0.5
+    config.loss.pixel, config.loss.log_mse = "mae", 0.5
     made = stages.deblock_steps(config, Ranker(4))
     assert made.train_step.keywords["loss_weights"] == {
         "mae": 1.0,
@@ -988,7 +988,7 @@ def test_a_run_without_validation_has_no_weights_to_write(data_dir, tmp_path):
 def test_a_run_older_than_a_field_is_resumed_if_the_field_is_off(
     tmp_path, value, allowed
 ):
-    config = deblock.get_config("compact")
+    config = deblock.get_config("paper")
     old = json.loads(config.to_json())
     del old["guided_steps"], old["model"]["feature_scale"]
     (tmp_path / "config.json").write_text(json.dumps(old))
@@ -1233,71 +1233,6 @@ def test_other_deblockers_have_no_luma(tmp_path, kind, channels):
     assert code == 1
     assert "only deblockers for colour" in err.splitlines()[-1]
     assert not converted.exists()
-
-
-def test_deepened_deblocker_computes_the_same_function(tmp_path):
-    path, deeper = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    fields = {"width": 4, "local_blocks": 1, "residual_blocks": 0, "scale": 2}
-    model = Deblocker(**fields)
-    variables = jax.tree.map(
-        lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape),
-        state.init(model, 48, 0),
-    )
-    weights.save(path, "deblocker", fields, variables, {"step": 3})
-    code, out, err = call(weights_command.main, path, f"--deepen={deeper}")
-    assert (code, out) == (0, ""), err
-    held = weights.load(deeper, "deblocker")
-    assert held.fields == {**fields, "local_blocks": 2}
-    assert held.provenance == {"deepened": {"step": 3}}
-    assert np.any(held.variables["params"]["local1"]["mask"]["up"]["conv"]["kernel"])
-    image = np.random.default_rng(0).random((1, 24, 16, 1), np.float32)
-    np.testing.assert_allclose(
-        held.model.apply(held.variables, image),
-        model.apply(variables, image),
-        atol=1e-5,
-    )
-
-
-def test_weights_are_interpolated(tmp_path):
-    model = Ranker(width=2)
-    fields = {"width": 2, "hidden": 100}
-    ones = jax.tree.map(np.ones_like, state.init(model, 48, 0))
-    fours = jax.tree.map(lambda x: 4 * x, ones)
-    a, b, mixed = (tmp_path / f"{x}.safetensors" for x in "abm")
-    older = {"width": 2}  # the other field has its default
-    weights.save(a, "ranker", older, ones, {"step": 3})
-    weights.save(b, "ranker", fields, fours, {"step": 5, "initial": {"step": 3}})
-    command = (weights_command.main, a, f"--interpolate={mixed}", f"--other={b}")
-    code, out, err = call(*command, "--share=0.75")
-    assert (code, out) == (0, ""), err
-    held = weights.load(mixed, "ranker", fields)
-    assert held.provenance == {
-        "mixed": [{"step": 3}, {"step": 5, "initial": {"step": 3}}],
-        "share": 0.75,
-    }
-    for x in jax.tree.leaves(held.variables):
-        np.testing.assert_array_equal(x, np.float32(1 + 0.75 * 3))
-    code, _, err = call(*command, "--share=2")
-    assert (code, err) == (1, "error: --share=2.0: must be in [0, 1]\n")
-    other = {"width": 4, "hidden": 100}
-    weights.save(b, "ranker", other, state.init(Ranker(width=4), 48, 0), {})
-    code, _, err = call(*command)
-    assert code == 1
-    assert "hold different models" in err
-
-
-def test_deblocker_with_residual_blocks_is_not_deepened(tmp_path):
-    path = tmp_path / "a.safetensors"
-    fields = {"width": 2, "local_blocks": 1, "residual_blocks": 1}
-    variables = state.init(Deblocker(**fields), 48, 0)
-    weights.save(path, "deblocker", fields, variables, {})
-    code, _, err = call(weights_command.main, path, f"--deepen={tmp_path / 'b'}")
-    assert code == 1
-    assert err == (
-        f"error: {path}: only deblockers with masks and without residual blocks can be "
-        "deepened\n"
-    )
-    assert not (tmp_path / "b").exists()
 
 
 def test_shipped_weights_are_half_as_large_and_load_as_float32(tmp_path):

@@ -43,11 +43,6 @@ def test_commit_is_that_of_the_package_and_tells_of_changes(tmp_path, monkeypatc
     ("given", "expected"),
     [
         ({"step": 1}, [{"step": 1}]),
-        ({"step": 1, "initial": None}, [{"step": 1}]),
-        (
-            {"step": 3, "initial": {"step": 2, "initial": {"step": 1}}},
-            [{"step": 1}, {"step": 2}, {"step": 3}],
-        ),
         (
             {"step": 3, "earlier": [{"step": 1}, {"step": 2}]},
             [{"step": 1}, {"step": 2}, {"step": 3}],
@@ -56,8 +51,6 @@ def test_commit_is_that_of_the_package_and_tells_of_changes(tmp_path, monkeypatc
 )
 def test_trainings_are_listed_oldest_first(given, expected):
     assert provenance.trainings(given) == expected
-    flat = provenance.flat(given)
-    assert [*flat.pop("earlier", []), flat] == expected
 
 
 def test_digest_depends_on_the_images(data_dir, photographs, tmp_path):

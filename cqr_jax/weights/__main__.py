@@ -1,28 +1,16 @@
-r"""Describes a weights file, or converts it to another.
+"""Describes a weights file, or converts it to another.
 
     python -m cqr_jax.weights runs/a/deblocker.safetensors
     python -m cqr_jax.weights runs/a/deblocker.safetensors --ship=a.safetensors
     python -m cqr_jax.weights runs/a/deblocker.safetensors --luma=luma.safetensors
-    python -m cqr_jax.weights runs/a/deblocker.safetensors --deepen=deeper.safetensors
-    python -m cqr_jax.weights runs/a/deblocker.safetensors \
-        --interpolate=mixed.safetensors --other=runs/b/deblocker.safetensors \
-        --share=0.75
 
 The first command prints the model, the number of parameters and the provenance as JSON.
 
 --ship rounds the parameters to half precision, which halves the size of the file. It
-removes the folders of the training machine from the provenance, and lists the trainings
-before the last one, oldest first.
+removes the folders of the training machine from the provenance.
 
 --luma converts a colour deblocker to one for Y alone, without conditioning. It computes
 what the colour network computes for Y on gray images of unknown compression.
-
---deepen adds a local block to a deblocker. The block changes nothing until it is
-trained.
-
---interpolate computes weights between those of two files, here at three quarters of the
-way from a to b. The training of b must have started from a. The result keeps most of
-what b learned and loses less of what a had. Measure it before you use it.
 """
 
 import argparse
@@ -31,7 +19,6 @@ import pathlib
 from typing import Any
 
 import flax.traverse_util
-import jax
 import numpy as np
 
 from cqr_jax import weights
@@ -39,7 +26,6 @@ from cqr_jax.data.compression import FEATURES
 from cqr_jax.errors import UserError, one_line_errors
 from cqr_jax.export.program import deblocker_of
 from cqr_jax.models.layers import Rectifier
-from cqr_jax.weights.provenance import flat
 
 _FOLDERS = ("workdir", "data_dir", "set_dir")
 # Comma-separated paths, of which only the last components are kept.
@@ -66,7 +52,7 @@ def ship(path: str, output: str) -> None:
         name: x.astype(np.float16) if name.startswith("params/") else x
         for name, x in arrays.items()
     }
-    weights.save(output, kind, fields, halved, _without_folders(flat(provenance)))
+    weights.save(output, kind, fields, halved, _without_folders(provenance))
 
 
 def luma(path: str, output: str) -> None:
@@ -108,64 +94,6 @@ def luma(path: str, output: str) -> None:
     weights.save(output, "deblocker", fields, {"params": params}, held.provenance)
 
 
-def deepen(path: str, output: str) -> None:
-    """Adds a local block to the deblocker of `path` without changing its function.
-
-    The block is initialised from seed 0, and its mask with zeros. It then multiplies
-    its input by 1.5, because residual branches end with zeros and the mask is 0.5
-    everywhere. The kernel of the convolution after it is divided by 1.5 to compensate
-    (Chen et al. 2016, Net2Net).
-
-    Raises:
-      UserError: if `path` doesn't hold a deblocker, or the deblocker has
-        `residual_blocks` or no masks.
-    """
-    held = weights.load(path, "deblocker")
-    model = deblocker_of(held)
-    if model.residual_blocks or not model.masks:
-        raise UserError(
-            f"{path}: only deblockers with masks and without residual blocks can be "
-            "deepened"
-        )
-    last = model.local_blocks
-    fields = {**held.fields, "local_blocks": last + 1}
-    deeper = model.clone(local_blocks=last + 1)
-    fresh = deeper.init(jax.random.key(0), np.zeros((1, 16, 16, 1), np.float32))
-    block = flax.traverse_util.flatten_dict(fresh["params"][f"local{last}"])
-    block["mask", "mask", "kernel"] *= 0
-    params = dict(held.variables["params"])
-    params[f"local{last}"] = flax.traverse_util.unflatten_dict(block)
-    params["body"] = {**params["body"], "kernel": params["body"]["kernel"] / 1.5}
-    provenance = {"deepened": held.provenance}
-    weights.save(output, "deblocker", fields, {"params": params}, provenance)
-
-
-def interpolate(path: str, other: str, share: float, output: str) -> None:
-    """Interpolates between the weights of `path` and of `other`.
-
-    Writes (1 - share) * first + share * second. The training of the second must have
-    started from the first: the loss is then also low between them (Wortsman et al.
-    2022, Robust fine-tuning of zero-shot models). The new file holds the provenance of
-    both and the share.
-
-    Raises:
-      UserError: if the weights are of different models, or the share is not in [0, 1].
-    """
-    if not 0 <= share <= 1:
-        raise UserError(f"--share={share}: must be in [0, 1]")
-    kind, fields, provenance, first = weights.read(path)
-    other_kind, other_fields, other_provenance, second = weights.read(other)
-    ours = (kind, weights.all_fields(fields, kind))
-    if ours != (other_kind, weights.all_fields(other_fields, other_kind)):
-        raise UserError(
-            f"{path} and {other} hold different models; only weights of the same model "
-            "can be interpolated"
-        )
-    mixed = {name: (1 - share) * x + share * second[name] for name, x in first.items()}
-    both = {"mixed": [provenance, other_provenance], "share": share}
-    weights.save(output, kind, fields, mixed, both)
-
-
 def _without_folders(value: Any, field: str = "") -> Any:
     """Removes the names of folders from `value`, at any depth."""
     if isinstance(value, list):
@@ -187,27 +115,12 @@ def main() -> None:
     outputs = parser.add_mutually_exclusive_group()
     outputs.add_argument("--ship", metavar="OUTPUT", help="file to write")
     outputs.add_argument("--luma", metavar="OUTPUT", help="file to write")
-    outputs.add_argument("--deepen", metavar="OUTPUT", help="file to write")
-    outputs.add_argument("--interpolate", metavar="OUTPUT", help="file to write")
-    parser.add_argument("--other", metavar="FILE", help="weights to interpolate with")
-    parser.add_argument(
-        "--share",
-        type=float,
-        default=0.5,
-        help="share of the other weights, 0 to 1 (%(default)s)",
-    )
     args = parser.parse_args()
     with one_line_errors():
         if args.ship:
             ship(args.file, args.ship)
         elif args.luma:
             luma(args.file, args.luma)
-        elif args.deepen:
-            deepen(args.file, args.deepen)
-        elif args.interpolate:
-            if not args.other:
-                raise UserError("--interpolate needs --other=FILE")
-            interpolate(args.file, args.other, args.share, args.interpolate)
         else:
             print(json.dumps(describe(args.file), indent=2))
 

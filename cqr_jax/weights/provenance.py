@@ -19,24 +19,14 @@ def commit() -> str | None:
     return f"{_git('rev-parse', 'HEAD')}{'+changes' if changes else ''}"
 
 
-def flat(provenance: dict) -> dict:
-    """Returns the provenance with former trainings in a list instead of nested.
-
-    The list `earlier`, if there is one, has the provenance of the trainings that came
-    before, oldest first. Files of older versions nest each of them in the next one as
-    `initial`.
-    """
-    own = {k: x for k, x in provenance.items() if k not in ("earlier", "initial")}
-    earlier = provenance.get("earlier", [])
-    if initial := provenance.get("initial"):
-        earlier = trainings(initial)
-    return {**own, "earlier": earlier} if earlier else own
-
-
 def trainings(provenance: dict) -> list[dict]:
-    """Returns the provenance of each training, oldest first, without `earlier`."""
-    last = flat(provenance)
-    return [*last.pop("earlier", []), last]
+    """Returns the provenance of each training, oldest first, without `earlier`.
+
+    The list `earlier`, if there is one, has the provenance of the trainings before the
+    last one, oldest first.
+    """
+    last = {name: x for name, x in provenance.items() if name != "earlier"}
+    return [*provenance.get("earlier", []), last]
 
 
 def _git(*arguments: str) -> str | None:
