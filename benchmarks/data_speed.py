@@ -171,7 +171,7 @@ def _costs(builder, config, count: int) -> dict[str, float]:
         "augmentation of a crop and its JPEG": turned - still,
         f"putting an image into a batch of {batch}": batches / batch,
         "a whole example of the ranker's stage, from the record on": example(
-            pipeline.pairs(patch, level_ranges(config.ranker), True)
+            pipeline.pairs(config.ranker.patch, level_ranges(config.ranker), True)
         )
         - element,
         "a whole example of the deblocker's stage, one quality": turned - element,
@@ -182,17 +182,17 @@ def _input(data_dir: str, repetitions: int, count: int) -> str:
     config = deblock.get_config("compact")
     config.data.update({"name": _NAME, "data_dir": data_dir})
     lines = []
-    for stage, _ in training_speed.all_stages(config):
+    for stage, of in training_speed.all_stages(config):
         speeds = training_speed.pipeline_speeds(stage, repetitions, steps=100)
-        lines.append(f"| {stage.name} | {timing.shown(speeds, '.0f')} |")
+        name = f"{stage.name}, {of.patch}x{of.patch}"
+        lines.append(f"| {name} | {timing.shown(speeds, '.0f')} |")
     builder = records.open_builder(data_dir, _NAME)
     costs = _costs(builder, config, count)
     units = [f"| {name} | {cost:.3f} |" for name, cost in costs.items()]
     head = "| | images/s | range |\n|---|---|---|"
     unit_head = "| | ms |\n|---|---|"
     return f"""\
-Speed of the compact preset's pipeline on all cores, in
-{config.patch}x{config.patch} images per second.
+Speed of the compact preset's pipeline on all cores, in images per second.
 Median and range of {repetitions} repetitions of 100 batches.
 
 {head}

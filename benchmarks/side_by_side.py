@@ -10,7 +10,8 @@ in a separate process, on all cores or on --threads of them. The two alternate, 
 other load on the machine affects both. With --devices=N, JAX divides the cores into N
 devices, as JAX_NUM_CPU_DEVICES=N does in training. It splits a batch over the largest
 number of devices that divides it. JAX runs with the flags of XLA that training sets.
-PyTorch runs in both of its memory formats, and the report contains the faster one.
+PyTorch runs in both of its memory formats, and the report contains the faster one. A
+preset is one of configs/ablation.py, whose networks have the paper's layout.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from cqr_jax.training import distributed, stages, state
 
 _TOLERANCE = 1e-4  # of outputs and losses, relative to their largest magnitude
 JAX = ""  # used in place of a layout
-# Presets of configs/ablation.py with the paper's layout, which PyTorch's model has too.
+# PyTorch's deblocker has the paper's layout.
 _PRESETS = [x for x in deblock.PRESETS if x != "colour"]
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
@@ -337,7 +338,7 @@ def main() -> None:
         for case in _cases(args.preset):
             rows.append(_row(case, args.preset, variables, pools, args))
             print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
-    print(f"# JAX compared with PyTorch, {args.preset} preset\n")
+    print(f"# JAX compared with PyTorch, configs/ablation.py:{args.preset}\n")
     flags = os.environ.get("XLA_FLAGS", "")
     with_what = f"{machine.describe()}; {len(cores)} threads; `{flags}`"
     print(f"`{machine.command()}`\n\n{with_what}\n")

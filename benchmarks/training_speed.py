@@ -6,7 +6,8 @@
 Each is measured alone. Prints a Markdown table with the median and the range over the
 repetitions, for both stages, and the headroom of the pipeline. The headroom is the
 ratio of the pipeline's speed to the step's speed. The ranker that guides the deblocker
-is newly initialised, because its weights do not affect the speed. A preset without a
+is newly initialised, because its weights do not affect the speed. If the ranker guides
+only some steps, one of these is measured, and the others are faster. A preset without a
 ranker has one stage.
 """
 

@@ -5,7 +5,7 @@
     python -m cqr_jax.main --config=configs/deblock.py:compact,ablation=dc \
         --config.data.name=NAME
 
-Presets: paper (default), compact (half a day on a CPU), quickstart (a minute, on
+Presets: paper (default), compact (15 hours on two cores), quickstart (a minute, on
 photographs that are included in scikit-image), colour (the network of cqr-restore).
 `ablation` is a variant of Table 1: cqr (no ranker), dc (no dilation), lq (no quality
 loss) or lf (no feature matching loss). configs/ablation.py trains all of them.
@@ -116,13 +116,13 @@ def get_config(text: str = "") -> ConfigDict:
     c.evaluation.sets = ""  # as in configs/eval.py; empty: no evaluation
 
     if preset in ("compact", "colour"):
-        # a pyramid, chosen in benchmarks/results/compact_choices.md
         c.model.width = 48
         c.model.deeper_widths = (96, 144)
         c.model.outer_blocks = 2
         c.model.local_blocks = 2
         c.model.residual_blocks = 0
         c.model.scale = 2
+        # benchmarks/results/colour_choices.md and compact_choices.md
         c.model.masks = False
         c.model.negative_slope = 0.1
         c.model.feature_scale = 16.0

@@ -82,7 +82,8 @@ def train_variants(config: ConfigDict) -> None:
 
     check_start(config, "deblocker")
     _find_sets(config.evaluation)
-    table1.read_measured(config.evaluation)  # reports mistakes before the training
+    if config.evaluation.sets and jax.process_index() == 0:
+        table1.read_measured(config.evaluation)  # reports mistakes before the training
     _make_missing_records(config)
     from cqr_jax.training import ablation  # imports TensorFlow
 

@@ -4,6 +4,7 @@ This module imports neither TensorFlow nor JAX, because it runs in worker proces
 """
 
 import concurrent.futures
+import itertools
 import multiprocessing
 import os
 import signal
@@ -47,8 +48,9 @@ class Workers(concurrent.futures.Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends the workers; see `concurrent.futures.Executor.shutdown`."""
-        for pool in self._pools:
-            pool.shutdown(wait=False, cancel_futures=cancel_futures)
+        if cancel_futures:
+            for future in itertools.chain(*self._tasks):
+                future.cancel()
         for pool in self._pools:
             pool.shutdown(wait)
 

@@ -22,6 +22,7 @@ from cqr_jax.errors import UserError
 from data_prep import ladder, sources
 from data_prep.build import build
 from data_prep.build import main as build_command
+from data_prep.workers import Workers
 from tests.conftest import call, run, start
 
 
@@ -213,6 +214,16 @@ def test_a_killed_worker_is_reported_and_nothing_is_written(photographs, tmp_pat
         build(str(photographs), str(tmp_path), "photos")
     killer.join()
     assert not records.exists(str(tmp_path), "photos")
+
+
+def test_shutdown_cancels_tasks_and_ends_the_workers():
+    workers = Workers(2)
+    tasks = [workers.submit(time.sleep, 0.3) for _ in range(40)]
+    assert len(multiprocessing.active_children()) == 2
+    tasks[0].result()
+    workers.shutdown(cancel_futures=True)
+    assert not multiprocessing.active_children()
+    assert sum(task.cancelled() for task in tasks) > 30
 
 
 def test_second_process_waits_for_the_records_of_the_first(photographs, tmp_path):

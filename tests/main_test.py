@@ -1245,7 +1245,7 @@ def test_shipped_weights_are_half_as_large_and_load_as_float32(tmp_path):
         "initial_weights": "/home/x/y.z",
         "evaluation": {"sets": "live1,/home/x/mine:validation"},
     }
-    provenance = {"step": 3, "mixed": [{"config": config}]}
+    provenance = {"step": 3, "earlier": [{"config": config}]}
     fields = {"width": 2, "hidden": 100}
     weights.save(path, "ranker", fields, variables, provenance)
     code, out, err = call(weights_command.main, path, f"--ship={small}")
@@ -1257,7 +1257,7 @@ def test_shipped_weights_are_half_as_large_and_load_as_float32(tmp_path):
         "initial_weights": "y.z",
         "evaluation": {"sets": "live1,mine:validation"},
     }
-    assert loaded.provenance == {"step": 3, "mixed": [{"config": kept}]}
+    assert loaded.provenance == {"step": 3, "earlier": [{"config": kept}]}
     for x, y in zip(
         jax.tree.leaves(loaded.variables), jax.tree.leaves(variables), strict=True
     ):

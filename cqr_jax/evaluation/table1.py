@@ -88,7 +88,7 @@ def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
     rows, images = _measure(config, workdir, methods) if methods else ([], [])
     if methods:
         earlier = [row for row in earlier if row["method"] != table2.JPEG]
-    rows += _summarize(earlier)
+    rows = sorted([*rows, *_summarize(earlier)], key=_column)
     images += earlier
     titled = [{**row, "method": row["title"]} for row in rows]
     table2.write(workdir, rows, images, titled, published.table1)
@@ -109,12 +109,23 @@ def read_measured(config: ml_collections.ConfigDict) -> list[dict]:
     """
     found: list[dict] = []
     for path in split_list(config.measured):
-        known = {row["method"] for row in found}
+        known = set(map(_case, found))
         more = _read(path, config)
-        if twice := known & {x["method"] for x in more if x["method"] != table2.JPEG}:
+        twice = {x for *_, x in known.intersection(map(_case, more))} - {table2.JPEG}
+        if twice:
             raise UserError(f"config.measured: two files have the run {min(twice)}")
-        found += [row for row in more if row["method"] not in known]
+        found += [row for row in more if _case(row) not in known]
     return found
+
+
+def _column(row: dict) -> int:
+    """Returns the place of a row's column: plain JPEG, the variants, then others."""
+    titles = [table2.JPEG, *_TITLES.values(), _SEPARATE]
+    return titles.index(row["title"]) if row["title"] in titles else len(titles)
+
+
+def _case(row: dict) -> tuple[str, int, str]:
+    return row["dataset"], row["quality"], row["method"]
 
 
 def _read(path: str, config: ml_collections.ConfigDict) -> list[dict]:
@@ -239,7 +250,8 @@ def differences(images: Iterable[dict]) -> list[dict]:
         other seeds. None if it is unknown, as for one seed. See `_half_width`.
       - p: of Wilcoxon's signed-rank test on the images' differences, each a mean over
         seeds. It compares these trainings on other images.
-      - images, seeds: their numbers. Images with an infinite value are left out.
+      - images, seeds: their numbers. Images with an infinite value, and those that not
+        all compared runs have, are left out.
     """
     cases: dict[tuple, dict[str, Runs]] = {}
     for row in images:
@@ -333,6 +345,8 @@ def _half_width(variants: list[Runs], metric: str) -> float | None:
       The half width; None if the runs don't suffice, as with one seed.
     """
     names = _common([images for runs in variants for images in runs.values()])
+    if not names:
+        return None
     cells = [
         (variant, seed, [images[name][metric] for name in names])
         for variant, runs in enumerate(variants)

@@ -166,13 +166,13 @@ def test_runs_that_were_evaluated_before_are_added(tmp_path, monkeypatch):
         found = list(csv.DictReader(file))
     assert [(x["method"], x["title"]) for x in found] == [
         ("jpeg", "jpeg"),
-        ("none/seed0", "ours"),
-        ("none/seed1", "ours"),
         ("dc/seed0", "w/o DC"),
         ("dc/seed1", "w/o DC"),
+        ("none/seed0", "ours"),
+        ("none/seed1", "ours"),
     ]
-    assert float(found[1]["psnr"]) == 31
-    assert found[1]["images"] == "3"
+    assert float(found[3]["psnr"]) == 31
+    assert found[3]["images"] == "3"
     with open(tmp_path / "differences.csv", newline="") as file:
         psnr = next(csv.DictReader(file))
     assert float(psnr["difference"]) == pytest.approx(0.5)
@@ -185,10 +185,17 @@ def test_runs_that_were_evaluated_before_are_added(tmp_path, monkeypatch):
     ]
     assert tables_after == tables_before
 
-    # A run must be in one file only.
+    # A run must be in one file only, but its sets can be in several.
     config.measured = f"{given},{tmp_path / 'images.csv'}"
     with pytest.raises(UserError, match="two files have the run dc/seed0"):
         table1.table1(config, str(tmp_path))
+    other_set = tmp_path / "other.csv"
+    other_set.write_text(tables.to_csv([{**x, "dataset": "a"} for x in rows[:6]]))
+    config.measured, config.sets = f"{given},{other_set}", "live1,a"
+    found = table1.read_measured(config)
+    assert sum(x["method"] == "jpeg" for x in found) == 6
+    assert sum(x["method"] == "none/seed0" for x in found) == 6
+    config.sets = "live1"
 
     # A run in the folder is measured anew, and plain JPEG with it.
     def measure(config, workdir, methods):
@@ -217,6 +224,14 @@ def test_only_images_of_all_runs_are_compared():
     psnr = table1.differences([*_rows("none", "ours", OURS), *fewer])[0]
     assert psnr["images"] == 2
     assert psnr["difference"] == pytest.approx((0.1 + 0.3 + 0.0 + 0.2) / 4)
+
+
+def test_runs_without_a_common_image_have_no_interval():
+    elsewhere = [{**x, "image": "x"} for x in _rows("lq", "w/o L_Q", OTHER)]
+    rows = [*_rows("none", "ours", OURS), *_rows("dc", "w/o DC", OTHER), *elsewhere]
+    assert {(x["variant"], x["interval"]) for x in table1.differences(rows)} == {
+        ("w/o DC", None)
+    }
 
 
 @pytest.mark.parametrize(

@@ -313,7 +313,7 @@ def test_learning_rates_of_step_decay_and_of_cosine_with_warmup():
         (250_000, 2.5e-5),
     ):
         assert float(rate(step)) == pytest.approx(expected)
-    config = deblock.get_config("compact").optimizer
+    config = deblock.get_config("colour").optimizer
     rate = state.learning_rate(config, 1000)
     assert float(rate(200)) == pytest.approx(config.learning_rate)
     assert 0 < float(rate(0)) <= config.learning_rate / 200 * 1.01
