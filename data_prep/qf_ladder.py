@@ -137,9 +137,10 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
     def _tell(self, split: str) -> None:
         """Stores in the metadata which images of a finished split were used."""
         if not self.used[split]:
+            *_, (name, reason) = self.skipped.items()  # the last of this split
             raise UserError(
                 f"no usable image among the {self._source.counts[split]} of the "
-                f"{split} split; nothing was written"
+                f"{split} split (the last is {name}: {reason}); nothing was written"
             )
         self.info.metadata["used"] = self.used
         self.info.metadata["skipped"] = dict(sorted(self.skipped.items()))
