@@ -32,7 +32,6 @@ JPEG = "jpeg"
 # is the kind of the evaluation.
 HELD_OUT = ":validation"
 _AHEAD = 4  # images per core to prefetch, in loading and in scoring
-_LARGE = 2_000_000  # pixels above which the network takes one quality at a time
 
 
 class Image(NamedTuple):
@@ -115,8 +114,9 @@ def measure(
     """Measures every method on every set and quality.
 
     Images are read, compressed and scored on all cores while the network runs. The
-    network takes all qualities of an image as one batch, or one after the other if the
-    image is large. It is compiled once for each shape. An image in several sets is
+    network takes the qualities of an image one after the other. As one batch, they are
+    slower on a CPU, whose caches hold the features of one. It is compiled once for each
+    shape. An image in several sets is
     restored and scored once. A conditioned network takes the quantisation table of each
     JPEG.
 
@@ -193,12 +193,11 @@ def _load_case(
 
 def _restore(runs: Mapping[str, network.Run], told: np.ndarray, case: _Case) -> _Case:
     """Adds the results of the networks, which are told the compression of each JPEG."""
-    count = len(told) if case.clean.size > _LARGE else 1
-    parts = [np.split(x, count) for x in (case.results[JPEG], told)]
+    pairs = list(zip(case.results[JPEG][:, None], told[:, None], strict=True))
     results = dict(case.results)
     for name, run in runs.items():
-        restored = (run(*part) for part in zip(*parts, strict=True))
-        results[name] = np.concatenate(list(map(metrics.to_uint8, restored)))
+        restored = [metrics.to_uint8(run(*pair)) for pair in pairs]
+        results[name] = np.concatenate(restored)
     return case._replace(results=results)
 
 
