@@ -278,8 +278,8 @@ def over_images(
     Args:
       images: images by key.
       load: key -> input of `restore`. Runs ahead on all cores.
-      restore: result of `load` -> input of `score`. Runs on one image at a time, in
-        order.
+      restore: result of `load` -> input of `score`. Runs on one image at a time, and on
+        a CPU on one for each core, because XLA divides a single image badly.
       score: result of `restore` -> {(key, quality, method): metrics}. Runs on all
         cores.
       seconds: seconds spent in the networks, by activity.
@@ -290,8 +290,13 @@ def over_images(
     begin = time.perf_counter()
     found: dict[tuple, tuple] = {}
     depth = _AHEAD * network.cores()
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        cases = map(restore, prefetch(pool, load, images, depth))
+    at_once = network.cores() if network.only_cpu() else 1
+    with (
+        concurrent.futures.ThreadPoolExecutor(at_once) as restoring,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        loaded = prefetch(pool, load, images, depth)
+        cases = prefetch(restoring, restore, loaded, at_once)
         scored = prefetch(pool, score, cases, depth)
         for results in progress.over(scored, len(images), "evaluation", "image"):
             found.update(results)

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import threading
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from cqr_jax.models.init import shapes
 from cqr_jax.restoring import network
 from cqr_jax.training import distributed
 
+_COMPILING = threading.Lock()
 _CPU_TILES, _TILES = 2, 16  # in a batch, per device of a CPU and per accelerator
 
 
@@ -66,7 +68,8 @@ class JaxNetwork:
         """
         start = time.perf_counter()
         inputs = network.inputs(self, images, compression)
-        run = _compiled(self._model, *[x.shape for x in inputs])
+        with _COMPILING:  # another thread may need the same shape
+            run = _compiled(self._model, *[x.shape for x in inputs])
         self._spent["compiling"] += time.perf_counter() - start
         start = time.perf_counter()
         restored = np.asarray(run(self._params, *inputs))
