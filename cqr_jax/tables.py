@@ -101,22 +101,17 @@ def markdown(table: Table) -> str:
     return "\n".join([lines[0], "|---" * len(table[0]) + "|", *lines[1:]])
 
 
-def to_csv(rows: Sequence[dict], digits: int = 17) -> str:
+def to_csv(rows: Sequence[dict]) -> str:
     """Formats all fields of all rows as CSV.
 
-    Columns are in the order in which the fields first appear. Floats have up to
-    `digits` significant digits; 17 keep them exactly.
+    Columns are in the order in which the fields first appear.
     """
     fields = list(dict.fromkeys(field for row in rows for field in row))
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, fields, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: _rounded(v, digits) for k, v in x.items()} for x in rows)
+    writer.writerows(rows)
     return buffer.getvalue()
-
-
-def _rounded(value: object, digits: int) -> object:
-    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
 def _cell(rows: list[dict], metrics: Sequence[str]) -> str:

@@ -332,7 +332,7 @@ def write(
         folder / "rows.json", json.dumps(rows, indent=2, allow_nan=False) + "\n"
     )
     files.write(folder / "rows.csv", tables.to_csv(rows))
-    files.write(folder / "images.csv", tables.to_csv(images, digits=7))
+    files.write(folder / "images.csv", tables.to_csv(images))
     sections = [
         f"{title}\n\n{tables.markdown(lines)}\n" + (f"\n{below}\n" if below else "")
         for title, lines, below in parts

@@ -60,13 +60,6 @@ def test_csv_has_all_fields():
     assert tables.to_csv(rows) == 'a,b,c\n1,inf,\n2,,"x,y"\n'
 
 
-def test_csv_keeps_floats_exactly_or_rounds_them():
-    assert tables.to_csv([{"a": 1 / 3}]) == f"a\n{1 / 3}\n"
-    assert (
-        tables.to_csv([{"a": 1 / 3, "b": 10**9}], digits=3) == "a,b\n0.333,1000000000\n"
-    )
-
-
 def test_published_results_of_the_evaluated_sets():
     rows = [_row("jpeg", 27.8, "classic5", 20), _row("jpeg", 27.8, "live1", 40)]
     (paper, table), (later, more) = published.table2(rows).items()
