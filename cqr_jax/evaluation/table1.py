@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import math
 import pathlib
 import statistics
 from collections.abc import Iterable
@@ -63,20 +62,20 @@ def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
       UserError: if there is no run, if a file of `config.measured` can't be read, or as
         in `table2.measure`.
     """
-    earlier = read_measured(config)
     file = weights.file_name("deblocker")
     methods = {
         f"{variant}/{path.parent.name}": str(path)
         for variant in variants(config.qualities)
         for path in sorted(pathlib.Path(workdir, variant).glob(f"seed*/{file}"))
     }
+    measured = {*methods, table2.JPEG} if methods else set()
+    earlier = [row for row in read_measured(config) if row["method"] not in measured]
     if not methods and not earlier:
         raise UserError(
             f"{workdir}: contains no finished run; train the runs with "
             "--config=configs/ablation.py, or set config.workdir to their folder"
         )
     _warn_of_other_trainings(methods)
-    earlier = [row for row in earlier if row["method"] not in methods]
     names = {*methods, *(row["method"] for row in earlier)}
     if not any(name.startswith(f"{_FULL}/") for name in names):
         _log.warning(
@@ -86,9 +85,10 @@ def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
             _FULL,
         )
     rows, images = _measure(config, workdir, methods) if methods else ([], [])
-    if methods:
-        earlier = [row for row in earlier if row["method"] != table2.JPEG]
-    rows = sorted([*rows, *_summarize(earlier)], key=_column)
+    rows += [
+        {**row, "title": _title(row["method"])} for row in table2.summarize(earlier, {})
+    ]
+    rows.sort(key=_column)
     images += earlier
     titled = [{**row, "method": row["title"]} for row in rows]
     table2.write(workdir, rows, images, titled, published.table1)
@@ -158,26 +158,6 @@ def _read(path: str, config: ml_collections.ConfigDict) -> list[dict]:
             "config.sets or config.qualities"
         )
     return kept
-
-
-def _summarize(images: Iterable[dict]) -> list[dict]:
-    """Returns a row for each set, quality and method; see `table2.measure`."""
-    groups: dict[tuple, list[dict]] = {}
-    for row in images:
-        key = row["dataset"], row["quality"], row["method"], row["title"]
-        groups.setdefault(key, []).append(row)
-    return [
-        {
-            "dataset": dataset,
-            "quality": quality,
-            "method": method,
-            "title": title,
-            **{name: tables.mean([x[name] for x in members]) for name in METRICS},
-            "images": len(members),
-            "identical": sum(math.isinf(x["psnr"]) for x in members),
-        }
-        for (dataset, quality, method, title), members in groups.items()
-    ]
 
 
 def _warn_of_other_trainings(methods: dict[str, str]) -> None:
@@ -250,8 +230,8 @@ def differences(images: Iterable[dict]) -> list[dict]:
         other seeds. None if it is unknown, as for one seed. See `_half_width`.
       - p: of Wilcoxon's signed-rank test on the images' differences, each a mean over
         seeds. It compares these trainings on other images.
-      - images, seeds: their numbers. Images with an infinite value, and those that not
-        all compared runs have, are left out.
+      - images, seeds: their numbers. An image is left out if its value is infinite, or
+        if one of the compared runs lacks it.
     """
     cases: dict[tuple, dict[str, Runs]] = {}
     for row in images:

@@ -5,6 +5,7 @@ import concurrent.futures
 import functools
 import json
 import logging
+import math
 import os
 import pathlib
 import time
@@ -114,11 +115,10 @@ def measure(
     """Measures every method on every set and quality.
 
     Images are read, compressed and scored on all cores while the network runs. The
-    network takes the qualities of an image one after the other. As one batch, they are
-    slower on a CPU, whose caches hold the features of one. It is compiled once for each
-    shape. An image in several sets is
-    restored and scored once. A conditioned network takes the quantisation table of each
-    JPEG.
+    network takes the qualities of an image one after the other. On a CPU, one batch of
+    all would be slower, because its features exceed the caches. The network is compiled
+    once for each shape. An image in several sets is restored and scored once. A
+    conditioned network takes the quantisation table of each JPEG.
 
     Args:
       config: config with sets, set_dir, qualities, self_ensemble, panels and
@@ -278,8 +278,9 @@ def over_images(
     Args:
       images: images by key.
       load: key -> input of `restore`. Runs ahead on all cores.
-      restore: result of `load` -> input of `score`. Runs on one image at a time, and on
-        a CPU on one for each core, because XLA divides a single image badly.
+      restore: result of `load` -> input of `score`. Runs on one image at a time. On a
+        CPU, it runs on as many images as there are cores, because several cores restore
+        a single image little faster than one.
       score: result of `restore` -> {(key, quality, method): metrics}. Runs on all
         cores.
       seconds: seconds spent in the networks, by activity.
@@ -427,26 +428,46 @@ def to_rows(
       measures: names of the metrics, which must include psnr.
     """
     measures = tuple(measures)
-    rows, each = [], []
+    each = []
     names = list(dict.fromkeys(method for _, _, method in found))
     for dataset in (pathlib.Path(name).name for name in split_list(config.sets)):
         keys = [key for key, image in images.items() if dataset in image.sets]
         for quality in config.qualities:
             for method in names:
                 case = {"dataset": dataset, "quality": quality, "method": method}
-                members = [found[key, quality, method] for key in keys]
-                columns = dict(zip(measures, zip(*members, strict=True), strict=True))
-                row = dict(case)
-                if method in methods:
-                    row["weights"] = methods[method]
-                row |= {name: tables.mean(values) for name, values in columns.items()}
-                row["images"] = len(keys)
-                row["identical"] = sum(np.isinf(columns["psnr"]).tolist())
-                rows.append(row)
-                for key, member in zip(keys, members, strict=True):
+                for key in keys:
+                    member = found[key, quality, method]
                     values = dict(zip(measures, member, strict=True))
                     each.append({**case, "image": key, **values})
-    return rows, each
+    return summarize(each, methods, measures), each
+
+
+def summarize(
+    images: Iterable[dict],
+    methods: Mapping[str, str],
+    measures: Iterable[str] = tuple(METRICS),
+) -> list[dict]:
+    """Makes the rows of sets from the rows of images; see `measure`.
+
+    Args:
+      images: rows of images.
+      methods, measures: as in `to_rows`.
+    """
+    measures = tuple(measures)
+    groups: dict[tuple, list[dict]] = {}
+    for image in images:
+        case = image["dataset"], image["quality"], image["method"]
+        groups.setdefault(case, []).append(image)
+    rows = []
+    for (dataset, quality, method), members in groups.items():
+        row = {"dataset": dataset, "quality": quality, "method": method}
+        if method in methods:
+            row["weights"] = methods[method]
+        row |= {name: tables.mean([x[name] for x in members]) for name in measures}
+        row["images"] = len(members)
+        row["identical"] = sum(math.isinf(x["psnr"]) for x in members)
+        rows.append(row)
+    return rows
 
 
 def _report_time(total: float, seconds: Mapping[str, float], count: int) -> None:

@@ -204,7 +204,11 @@ def test_runs_that_were_evaluated_before_are_added(tmp_path, monkeypatch):
             {**row, "title": table1._title(row["method"])}
             for row in [*_images("dc", worse), *rows[:3]]
         ]
-        return table1._summarize(images), images
+        found = [
+            {**row, "title": table1._title(row["method"])}
+            for row in table1.table2.summarize(images, methods)
+        ]
+        return found, images
 
     monkeypatch.setattr(table1, "_measure", measure)
     monkeypatch.setattr(table1, "_warn_of_other_trainings", lambda methods: None)
