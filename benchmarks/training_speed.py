@@ -7,8 +7,8 @@ Each is measured alone. Prints a Markdown table with the median and the range ov
 repetitions, for both stages, and the headroom of the pipeline. The headroom is the
 ratio of the pipeline's speed to the step's speed. The ranker that guides the deblocker
 is newly initialised, because its weights do not affect the speed. If the ranker guides
-only some steps, one of these is measured, and the others are faster. A preset without a
-ranker has one stage.
+only the last steps, the speed is that of a guided step. The other steps are faster. A
+preset without a ranker has one stage.
 """
 
 import argparse

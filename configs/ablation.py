@@ -9,9 +9,8 @@ train for one quality factor alone (q10, q20 and q30). Add them to config.varian
 Writes the table after the training. Presets and fields are those of
 configs/deblock.py. The preset compact has a small network of the paper's layout and a
 short training, so that many runs fit on a CPU. Its alpha is larger, so that L_Q can
-have an effect.
-All runs have the same budget, data and ranker. Completed runs are reused, and a run
-that was stopped is continued.
+have an effect. All runs have the same budget, data and ranker. Completed runs are
+reused, and a run that was stopped is continued.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Worker processes that report a killed worker instead of waiting for it.
+"""Worker processes. The tasks of a worker that was killed raise an error.
 
 This module imports neither TensorFlow nor JAX, because it runs in worker processes.
 """
@@ -16,9 +16,10 @@ from typing import Any
 class Workers(concurrent.futures.Executor):
     """An executor of several pools with one worker process each.
 
-    A pool of several workers starts them while it watches the first ones. If one of
-    these is killed meanwhile, `ProcessPoolExecutor` can wait forever for a worker that
-    it did not terminate. A pool of one worker starts it before it watches it.
+    A `ProcessPoolExecutor` with several workers begins to watch the first one before it
+    starts the others. If a worker is killed meanwhile, the executor can wait forever
+    for one that started after the others were terminated. This cannot happen with one
+    worker, which is started before the executor watches it.
     """
 
     def __init__(self, processes: int):
