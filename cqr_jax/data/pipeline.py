@@ -211,6 +211,7 @@ def training_batches(
     *,
     batch_size: int,
     seed: int,
+    stream: int = 0,
     first_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -221,7 +222,9 @@ def training_batches(
       builder: TFDS builder of the records.
       example: `pairs(...)`, `ladders(...)`, `blind(...)` or `colour(...)`.
       batch_size: global batch size over all processes, a multiple of `process_count`.
-      seed: seed of the stream.
+      seed: seed of the training.
+      stream: number of the stream among those of the training. Streams of one seed
+        draw their random numbers independently.
       first_step: number of the first batch.
       process_index, process_count: index and number of processes. Each process gets
         its share of every global batch.
@@ -245,7 +248,7 @@ def training_batches(
     epochs = tf.data.Dataset.range(epoch, tf.int64.max)
     data = epochs.flat_map(shuffled).skip(offset).enumerate(first).filter(is_local)
     data = data.map(
-        lambda index, record: example(record, fold(seed, index)),
+        lambda index, record: example(record, fold(seed, index, stream)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
@@ -313,9 +316,9 @@ def read(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
     return builder.as_dataset(split=split, shuffle_files=False, read_config=config)
 
 
-def fold(seed: int, index: tf.Tensor) -> tf.Tensor:
+def fold(seed: int, index: tf.Tensor, stream: int = 0) -> tf.Tensor:
     """Returns the seed of the example at `index` in the stream."""
-    return tf.random.fold_in(tf.stack([np.int64(seed), np.int64(0)]), index)
+    return tf.random.fold_in(tf.stack([np.int64(seed), np.int64(stream)]), index)
 
 
 def _uniform(seed: tf.Tensor, low, high) -> tf.Tensor:

@@ -269,10 +269,11 @@ def _data(
                 training,
                 batch_size=size,
                 seed=config.seed,
+                stream=number,
                 first_step=first_step,
                 **process,
             )
-            for name, size in sizes.items()
+            for number, (name, size) in enumerate(sizes.items())
         ]
         return pipeline.joined(streams) if len(streams) > 1 else streams[0]
 

@@ -180,6 +180,14 @@ def test_streams_are_joined():
     np.testing.assert_array_equal(batches[0]["x"][:, 0], [1, 3, 3, 3])
 
 
+def test_gray_crops_get_degradations_of_their_own(data_dir):
+    flags = (*SMALL, f"--config.data.data_dir={data_dir}", "--config.colour.gray=0")
+    stage = stages.deblock_stage(overridden(deblock.get_config("colour"), flags), None)
+    for batch in itertools.islice(stage.batches(0), 2):
+        colour, gray = np.split(batch["compression"], 2)
+        assert not np.isclose(colour, gray).all(axis=-1).any()
+
+
 @pytest.mark.slow
 def test_trained_network_restores_a_photograph(data_dir, folders, tmp_path):
     flags = (
