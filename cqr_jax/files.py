@@ -22,7 +22,8 @@ def write(
 
     The new file has a short random name in the target's folder, so that two writers
     never share it and a long name of the target still fits. If writing fails or is
-    interrupted, the new file is removed and the target stays as it was.
+    interrupted, the new file is removed and the target stays as it was. The content is
+    on the disk before the move, so that a loss of power leaves the old or the new file.
 
     The new file gets the permissions of the file that it replaces. If `path` is a
     symbolic link, the file that it points to is replaced, and the link stays.
@@ -47,6 +48,8 @@ def write(
         try:
             with open(partial, "xb") as file:
                 file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # before the move, for a loss of power
             if attributes_of is not None:
                 _copy_attributes(attributes_of, partial)
             elif replace and target.exists():

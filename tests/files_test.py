@@ -64,6 +64,18 @@ def test_attributes_are_copied_from_another_file(tmp_path):
     assert (found.st_mode & 0o777, found.st_mtime) == (0o640, 1e9)
 
 
+def test_content_is_on_the_disk_before_the_file_has_its_name(tmp_path, monkeypatch):
+    path, sync, synced = tmp_path / "a", os.fsync, []
+
+    def record(descriptor):
+        sync(descriptor)
+        synced.append((os.fstat(descriptor).st_size, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", record)
+    files.write(path, b"x" * 1000)
+    assert synced == [(1000, False)]
+
+
 def test_failed_write_leaves_no_file(tmp_path, monkeypatch):
     def full(self, target):
         raise OSError(28, "No space left on device")
