@@ -39,7 +39,7 @@ TRAINING = {
 
 
 def _train(field: str, value: int, repetitions: int) -> tuple[list[float], float]:
-    """Returns the milliseconds of training steps (plain L1) and the peak GiB."""
+    """Returns the milliseconds of training steps and the peak GiB, without a ranker."""
     config = ablation.get_config("compact")
     config.variants = "cqr"
     owner = config.model if field == "width" else config
@@ -121,7 +121,7 @@ def main() -> None:
                 f"\nOne run at a side of {args.run_whole} took {seconds:.0f} s and "
                 f"at most {peak:.2f} GiB."
             )
-        print("\n## A training step of the compact ablation, plain L1\n")
+        print("\n## A training step of the compact ablation, L_MAE alone\n")
         print("| | ms | range | ms per image | peak GiB |\n|---|---|---|---|---|")
         batch_size = ablation.get_config("compact").batch_size
         for field, values in TRAINING.items():

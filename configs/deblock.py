@@ -5,8 +5,9 @@
     python -m cqr_jax.main --config=configs/deblock.py:compact,ablation=dc \
         --config.data.name=NAME
 
-Presets: paper (default), compact (15 hours on two cores), quickstart (a minute, on
-photographs that are included in scikit-image), colour (the network of cqr-restore).
+Presets: paper (default), compact (about 15 hours on two CPU cores), quickstart (a
+minute, on photographs that are included in scikit-image), colour (the network of
+cqr-restore).
 `ablation` is a variant of Table 1: cqr (no ranker), dc (no dilation), lq (no quality
 loss) or lf (no feature matching loss). configs/ablation.py trains all of them.
 """

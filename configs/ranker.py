@@ -3,7 +3,7 @@
     python -m cqr_jax.main --config=configs/ranker.py
     python -m cqr_jax.main --config=configs/ranker.py:compact --config.data.name=NAME
 
-Presets: paper (default), compact (20 minutes on a CPU core), quickstart (a minute).
+Presets: paper (default), compact (17 minutes on two CPU cores), quickstart (a minute).
 """
 
 from ml_collections import ConfigDict
