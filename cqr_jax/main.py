@@ -24,6 +24,7 @@ with extra("train"):
 
     from cqr_jax import tasks
     from cqr_jax.config import RENAMED, as_flags
+    from cqr_jax.data import tensorflow_setup
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, as FILE.py or FILE.py:PRESET."
@@ -55,6 +56,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
             raise UserError(_NO_FILE) from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             overrides = [x for x in argv if x.lstrip("-").startswith("config.")]
+            if "get_config" in str(error):
+                raise UserError(
+                    "--config names a file that has no function get_config; choose "
+                    "another one in configs/"
+                ) from None
             if not overrides:
                 raise
             for given in overrides:
@@ -65,6 +71,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
                     ) from None
             raise UserError(
                 f"no such config field: {error} in {' '.join(overrides)}"
+            ) from None
+        except SyntaxError as error:
+            raise UserError(
+                f"{error.filename}, line {error.lineno}: is not a config file ("
+                f"{error.msg}); choose one in configs/"
             ) from None
         if len(rest) > 1:
             raise UserError(
@@ -86,10 +97,16 @@ def main(argv: list[str]) -> None:
         except OSError:
             raise UserError(_NO_FILE) from None
 
+        if "task" in config_flags.get_override_values(flags.FLAGS["config"]):
+            raise UserError(
+                f"--config.task={task}: is set by the file; choose another one with "
+                "--config, such as configs/eval.py"
+            )
         joining = _joining(task)
         tasks.check(config)
 
         set_up_xla(task)
+        tensorflow_setup.quiet()
         # Imported after the flags are parsed, so that --help and errors are fast.
         import jax
 

@@ -17,9 +17,10 @@ import os
 import pathlib
 import sys
 import tempfile
+from typing import Any
 
 from cqr_jax import files
-from cqr_jax.data import kinds
+from cqr_jax.data import kinds, tensorflow_setup
 from cqr_jax.errors import UserError, extra, one_line_errors
 
 with extra("train"):
@@ -88,6 +89,7 @@ def build(
 
     if not complete():
         with _lock(directory.parent):
+            _restore(directory)
             if not complete():  # another process may have made them meanwhile
                 if directory.exists() and not overwrite:
                     raise UserError(
@@ -102,6 +104,12 @@ def build(
                 new = (found, data_dir, side, min_side, processes, on_beam)
                 with even_shards(), _quiet_absl():
                     _write(BUILDERS[kind](*new), directory, beam_options)
+                if unread := found.unread():
+                    print(
+                        f"skipped {len(unread)} images in formats that are not read "
+                        f"here, such as {unread[0]}; convert them to PNG",
+                        file=sys.stderr,
+                    )
                 return found.name
 
     metadata = records.open_builder(data_dir, found.name, kind).info.metadata
@@ -160,12 +168,21 @@ def _write(builder, directory, beam_options) -> None:
     print(f"{directory}: {size:.0f} MiB, {len(builder.skipped)} images skipped")
 
 
+def _aside(directory: Any) -> Any:
+    return directory.with_name(f"{directory.name}.replaced")
+
+
+def _restore(directory) -> None:
+    """Moves records back that a build with --overwrite moved aside before it died."""
+    aside = _aside(directory)
+    if aside.exists():
+        aside.rmtree() if directory.exists() else aside.rename(directory)
+
+
 @contextlib.contextmanager
 def _replacing(directory):
     """Moves a folder aside while its replacement is made; restores it on failure."""
-    aside = directory.with_name(f"{directory.name}.replaced")
-    if aside.exists():  # left by a build that was killed
-        aside.rmtree() if directory.exists() else aside.rename(directory)
+    aside = _aside(directory)
     if directory.exists():
         directory.rename(aside)
     try:
@@ -258,8 +275,7 @@ def main() -> None:
         default="",
         help="use Apache Beam, with these options: runner=DirectRunner,...",
     )
-    # Hides TensorFlow's description of the processor. It is read by the import.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    tensorflow_setup.quiet()
     with one_line_errors():
         build(**vars(parser.parse_args()))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import requests
 from etils import epath
 
+from cqr_jax.data import jpeg
 from cqr_jax.data.held_out import VALIDATION_FRACTION, divide, embedded
 from cqr_jax.errors import UserError
 
@@ -23,6 +24,7 @@ class Source:
       counts: number of images in each split.
       images: split -> (name, path or file bytes) of each image.
       fetch: downloads missing files. It is called before the first use of `images`.
+      unread: returns the image files that are left out because of their format.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Source:
     counts: dict[str, int]
     images: Callable[[str], Iterator[tuple[str, str | bytes]]]
     fetch: Callable[[], None] = lambda: None
+    unread: Callable[[], list[str]] = list
 
 
 def find(
@@ -86,7 +89,11 @@ def _folder(folder: str, name: str, validation_fraction: float) -> Source:
             yield file, str(root / file)
 
     counts = {split: len(files) for split, files in splits.items()}
-    return Source(name or root.name, str(root), counts, images)
+
+    def unread():
+        return list(map(str, jpeg.unread_images(root)))
+
+    return Source(name or root.name, str(root), counts, images, unread=unread)
 
 
 def _div2k(name: str) -> Source:

@@ -17,8 +17,10 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from cqr_jax.data import tensorflow_setup
+
 ROOT = pathlib.Path(__file__).parent.parent
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+tensorflow_setup.quiet()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # TensorFlow then does not import Keras, which takes a second in each process.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")

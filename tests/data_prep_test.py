@@ -68,7 +68,7 @@ def test_another_process_writes_the_same_files(tmp_path, data_dir, photographs):
         "--name=photos",
         f"--data_dir={tmp_path}",
         "--processes=2",
-        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+        env={k: v for k, v in os.environ.items() if not k.startswith("TF_")},
     )
     assert code == 0, err
     # Libraries write no messages between the bars of the progress. A slow bar counts
@@ -89,6 +89,9 @@ def test_bad_images_are_skipped_with_their_reasons(tmp_path, photographs, capfd)
         (folder / "deeper" / f"good{i}.png").write_bytes(good.read_bytes())
     (folder / "cut.png").write_bytes(good.read_bytes()[:5000])
     (folder / "text.jpg").write_text("no image")
+    (folder / "a.gif").touch()
+    (folder / "b.cr2").touch()
+    (folder / "notes.txt").touch()
     Image.open(good).resize((100, 300)).save(folder / "small.png")
     Image.open(good).convert("RGBA").save(folder / "opaque.png")
     clear = Image.open(good).convert("RGBA")
@@ -107,6 +110,9 @@ def test_bad_images_are_skipped_with_their_reasons(tmp_path, photographs, capfd)
     assert "4 images skipped" in out
     assert "skipped small.png: too small: 100x300, sides of at least 128" in err
     assert "skipped clear.png: has transparent pixels" in err
+    assert (
+        f"skipped 2 images in formats that are not read here, such as {folder}" in err
+    )
 
 
 def test_no_usable_image_is_an_error_that_leaves_nothing(tmp_path):
@@ -169,6 +175,11 @@ def test_records_are_replaced_completely_or_not_at_all(tmp_path, photographs):
     build(str(folder), data_dir, processes=1, overwrite=True)
     assert images() == 2
     assert [x.name for x in where.parent.iterdir()] == [where.name]
+    # A build with --overwrite that is killed leaves the old records beside.
+    where.rename(where.with_name(f"{where.name}.replaced"))
+    with pytest.raises(UserError, match="holds records with origin"):
+        build("embedded", data_dir, "set", processes=1)
+    assert images() == 2
 
 
 def test_bad_sides_and_names_are_errors(photographs, tmp_path):

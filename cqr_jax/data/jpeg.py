@@ -227,21 +227,36 @@ def integers_16(image: Image.Image) -> np.ndarray:
 def list_images(folder: str | os.PathLike) -> "list[epath.Path]":
     """Returns the image files under `folder`, at any depth, sorted by path.
 
+    Their suffixes are those of `formats.FORMATS`.
+
     Raises:
       UserError: if there is no such folder, or it holds no image.
     """
+    paths = [path for path in _list_files(folder) if formats.format_of(path)]
+    if not paths:
+        known = " ".join(formats.SUFFIXES)
+        raise UserError(f"{folder}: holds no image (looked for {known})")
+    return paths
+
+
+def unread_images(folder: str | os.PathLike) -> "list[epath.Path]":
+    """Returns the image files under `folder` that `list_images` leaves out, sorted.
+
+    Raises:
+      UserError: if there is no such folder.
+    """
+    return [
+        path
+        for path in _list_files(folder)
+        if not formats.format_of(path)
+        and (formats.is_read(path) or formats.is_known(path))
+    ]
+
+
+def _list_files(folder: str | os.PathLike) -> "list[epath.Path]":
     from etils import epath
 
     root = epath.Path(folder)
     if not root.is_dir():
         raise UserError(f"{folder}: no such folder of images")
-    paths = [
-        parent / file
-        for parent, _, files in root.walk()
-        for file in files
-        if formats.format_of(file)
-    ]
-    if not paths:
-        known = " ".join(formats.SUFFIXES)
-        raise UserError(f"{folder}: holds no image (looked for {known})")
-    return sorted(paths)
+    return sorted(parent / file for parent, _, files in root.walk() for file in files)
