@@ -2,17 +2,26 @@
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import pathlib
 import re
 from collections.abc import Iterator
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from cqr_jax import files
+from cqr_jax.training import distributed
 from cqr_jax.training.state import TrainState
+
+_log = logging.getLogger(__name__)
+
+# Files of a checkpoint that hold JSON. Orbax does not sync them to the disk, so a loss
+# of power soon after a checkpoint can leave them empty.
+_JSON_FILES = frozenset(("_CHECKPOINT_METADATA", "_METADATA", "metrics"))
 
 # Field of the state -> its name in older checkpoints.
 _OLD_NAMES = {"ema_params": "average"}
@@ -44,7 +53,8 @@ def open_manager(
 ) -> Iterator[ocp.CheckpointManager]:
     """Yields the checkpoint manager of a run. The context closes it at the end.
 
-    Checkpoints are written to `workdir`/checkpoints.
+    Checkpoints are written to `workdir`/checkpoints. A damaged checkpoint is renamed,
+    so that the run resumes at the one before.
 
     Args:
       workdir: folder of the run.
@@ -80,6 +90,9 @@ def open_manager(
     logging.getLogger("absl").addFilter(_is_of_use)
     directory = _folder(workdir)
     with files.writing_to(directory):
+        if jax.process_index() == 0:
+            _set_aside_damaged(directory)
+        distributed.barrier("checkpoints")
         manager = ocp.CheckpointManager(
             directory,
             options=options,
@@ -91,6 +104,29 @@ def open_manager(
     finally:
         with _writing(manager):
             manager.close()
+
+
+def _set_aside_damaged(folder: pathlib.Path) -> None:
+    """Renames checkpoints whose metadata is not readable, with a warning."""
+    for step in sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else ():
+        path = folder / str(step)
+        if all(map(_is_json, filter(_is_json_file, path.rglob("*")))):
+            continue
+        target = path.with_suffix(".damaged")
+        path.rename(target)
+        _log.warning("%s: is damaged, as after a loss of power; now %s", path, target)
+
+
+def _is_json_file(path: pathlib.Path) -> bool:
+    return path.name in _JSON_FILES and path.is_file()
+
+
+def _is_json(path: pathlib.Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
-"""Tests that checkpoints of older versions can be restored."""
+"""Tests of checkpoints: those of older versions, and damaged ones."""
 
 import pathlib
 import zipfile
 
 import jax
 import numpy as np
+import pytest
 
 from configs import ranker
 from cqr_jax.models.ranker import Ranker
@@ -34,3 +35,29 @@ def test_a_checkpoint_from_before_ema_params_is_restored(tmp_path):
     ):
         found = getattr(restored, name)
         jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["_CHECKPOINT_METADATA", "default/_METADATA", "metrics/metrics"]
+)
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_damaged_checkpoint_is_set_aside(tmp_path, caplog, name, damaged):
+    def at(step):
+        weight = {"w": np.full(3, float(step))}
+        return state.TrainState(np.array(step, np.int32), weight, {}, {}, weight)
+
+    with checkpoint.open_manager(tmp_path, 2, "loss", "min") as manager:
+        for step in (1, 2):
+            checkpoint.save(manager, at(step), {"loss": step})
+    path = tmp_path / "checkpoints" / str(damaged)
+    (path / name).write_bytes(b"")
+    intact = 3 - damaged
+    for _ in range(2):
+        with checkpoint.open_manager(tmp_path, 2, "loss", "min") as manager:
+            assert manager.latest_step() == manager.best_step() == intact
+            restored = checkpoint.restore(manager, at(0), intact)
+            assert restored.params["w"][0] == intact
+    assert checkpoint.latest_step(tmp_path) == intact
+    assert caplog.messages == [
+        f"{path}: is damaged, as after a loss of power; now {path}.damaged"
+    ]
