@@ -28,6 +28,9 @@ def write(
     The new file gets the permissions of the file that it replaces. If `path` is a
     symbolic link, the file that it points to is replaced, and the link stays.
 
+    A target that is no regular file, such as a pipe or /dev/null, gets the content
+    itself.
+
     Args:
       path: the target. Its folder is made if it does not exist.
       content: text, which is encoded as UTF-8, or bytes.
@@ -43,6 +46,9 @@ def write(
     moved = True
     with writing_to(path):
         target = pathlib.Path(os.path.realpath(path))
+        if replace and target.exists() and not target.is_file():
+            target.write_bytes(data)
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{secrets.token_hex(6)}.partial")
         try:
@@ -85,7 +91,11 @@ def _move_to_new(partial: pathlib.Path, target: pathlib.Path) -> bool:
                 pass
         except FileExistsError:
             return False
-        partial.replace(target)
+        try:
+            partial.replace(target)
+        except OSError:
+            target.unlink()
+            raise
     return True
 
 

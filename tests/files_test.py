@@ -64,6 +64,17 @@ def test_attributes_are_copied_from_another_file(tmp_path):
     assert (found.st_mode & 0o777, found.st_mtime) == (0o640, 1e9)
 
 
+def test_a_pipe_gets_the_content_and_stays_a_pipe(tmp_path):
+    path, found = tmp_path / "pipe", []
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: found.append(path.read_text()))
+    reader.start()
+    files.write(path, "one")
+    reader.join(timeout=60)
+    assert found == ["one"]
+    assert path.is_fifo()
+
+
 def test_content_is_on_the_disk_before_the_file_has_its_name(tmp_path, monkeypatch):
     path, sync, synced = tmp_path / "a", os.fsync, []
 
@@ -76,11 +87,16 @@ def test_content_is_on_the_disk_before_the_file_has_its_name(tmp_path, monkeypat
     assert synced == [(1000, False)]
 
 
-def test_failed_write_leaves_no_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("has_links", [True, False])
+@pytest.mark.parametrize("replace", [True, False])
+def test_failed_write_leaves_no_file(tmp_path, monkeypatch, has_links, replace):
     def full(self, target):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pathlib.Path, "replace", full)
+    monkeypatch.setattr(os, "link", full)
+    if not has_links:
+        monkeypatch.delattr(os, "link")
     with pytest.raises(UserError, match="No space left on device"):
-        files.write(tmp_path / "a", "x")
+        files.write(tmp_path / "a", "x", replace=replace)
     assert list(tmp_path.iterdir()) == []
