@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 from configs import ablation, deblock, ranker
 from configs import eval as evaluation
 from cqr_jax import config as config_lib
-from cqr_jax import models, tasks, weights
+from cqr_jax import losses, models, tasks, weights
 from cqr_jax.data import records
 from cqr_jax.errors import UserError
 from cqr_jax.models import ranker as ranker_model
@@ -91,6 +91,9 @@ def _train_ranker(data_dir, workdir, steps, validate_every, *more):
     [
         ([], "--config=FILE.py is needed"),
         (["--config=configs/none.py"], "does not exist"),
+        (["--config=configs/common.py"], "has no function get_config"),
+        (["--config=README.md"], "README.md, line 22: is not a config file"),
+        (["--config=configs/deblock.py", "--config.task=eval"], "is set by the file"),
         (["--config=configs/none.py", "--config.steps=3"], "does not exist"),
         (["--config=configs/deblock.py:fast"], "unknown preset 'fast'; choose paper"),
         (["--config=configs/deblock.py:compact,ablation=x"], "unknown ablation 'x'"),
@@ -214,6 +217,8 @@ def test_ranker_fields_out_of_range_are_rejected(field, value, words):
         ("optimizer.clip_norm", math.nan, "clip_norm=nan: must be positive, or 0"),
         ("optimizer.decay_steps", 5, r"decay_steps=5: needs .*\.schedule=stable_decay"),
         ("loss.pixel", "l1", "choose mae or log_mse"),
+        ("loss.quality", 0.5, r"config\.loss\.alpha sets the weight of this term"),
+        ("loss.mae", 0.5, r"config\.loss\.pixel sets the weight of this term"),
         ("model.dilations", (), "needs one or more dilations"),
         ("model.dilations", (1.5,), "must be whole numbers"),
         ("ranker.levels", 7, r"config\.ranker\.levels=7"),
@@ -268,6 +273,15 @@ def test_ablation_fields_out_of_range_are_rejected(field, value, words):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=words):
         tasks.check(config)
+
+
+def test_a_variant_of_a_quality_that_is_not_evaluated_is_rejected():
+    config = ablation.get_config("compact")
+    config.variants, config.evaluation.qualities = "none,q10", (20, 30)
+    with pytest.raises(UserError, match=r"'q10' would be in no table, .* lacks 10"):
+        tasks.check(config)
+    config.evaluation.sets = ""
+    tasks.check(config)
 
 
 @pytest.mark.parametrize(
@@ -885,6 +899,21 @@ def test_a_run_whose_learning_rate_does_not_depend_on_steps_may_be_prolonged(
         workdir.keep(config, {}, 400_000)
 
 
+def test_a_term_of_ones_own_that_needs_the_ranker_makes_steps_guided(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(losses.RANKED, "style", lambda comparison: comparison.score)
+    config = deblock.get_config("paper,ablation=cqr")
+    config.loss.style, config.guided_steps = 0.1, 1000
+    workdir = Workdir(str(tmp_path))
+    workdir.keep(config, {}, None)
+    config.steps = 450_000
+    workdir.keep(config, {}, 399_000)
+    config.steps = 500_000
+    with pytest.raises(UserError, match="begun with steps=450000, now 500000"):
+        workdir.keep(config, {}, 449_001)
+
+
 def test_a_run_does_not_resume_with_other_records(tmp_path):
     config = deblock.get_config("compact")
     workdir = Workdir(str(tmp_path))
@@ -895,6 +924,36 @@ def test_a_run_does_not_resume_with_other_records(tmp_path):
     workdir.keep(config, {"mine": "b"}, None)  # no checkpoint, so nothing was learned
     (tmp_path / "records.json").unlink()  # as in older runs
     workdir.keep(config, {"mine": "c"}, 5)
+
+
+def test_a_run_does_not_resume_with_other_weights_in_the_same_file(tmp_path):
+    config = deblock.get_config("compact")
+    workdir = Workdir(str(tmp_path))
+    workdir.keep(config, {}, None, {"ranker_weights": "a"})
+    workdir.keep(config, {}, 5, {"ranker_weights": "a"})
+    words = "begun with other weights in config.ranker_weights; restore them"
+    with pytest.raises(UserError, match=words):
+        workdir.keep(config, {}, 5, {"ranker_weights": "b"})
+
+
+def test_weights_without_checkpoints_are_a_finished_run(tmp_path):
+    config = ranker.get_config("quickstart")
+    config.workdir = str(tmp_path)
+    model = Ranker(config.model.width, config.model.hidden)
+    made = {"config": json.loads(config.to_json()), "step": 5}
+    path = tmp_path / "ranker.safetensors"
+    fields = config.model.to_dict()
+    weights.save(path, "ranker", fields, state.init(model, 48, 0), made)
+    before = path.read_bytes()
+
+    def make_stage(config):
+        return _toy_stage(_toy_step, digests=dict, fingerprints={})
+
+    assert loop._run(config, "ranker", make_stage) == path
+    config.steps = 7
+    with pytest.raises(UserError, match=r"steps=\d+, now 7, and has no checkpoints"):
+        loop._run(config, "ranker", make_stage)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("file", [deblock, ablation])
@@ -1243,7 +1302,7 @@ def test_shipped_weights_are_half_as_large_and_load_as_float32(tmp_path):
         "workdir": "/home/x",
         "steps": 4,
         "initial_weights": "/home/x/y.z",
-        "evaluation": {"sets": "live1,/home/x/mine:validation"},
+        "evaluation": {"sets": "live1,/home/x/mine:validation", "measured": "/a/b.csv"},
     }
     provenance = {"step": 3, "earlier": [{"config": config}]}
     fields = {"width": 2, "hidden": 100}
@@ -1255,7 +1314,7 @@ def test_shipped_weights_are_half_as_large_and_load_as_float32(tmp_path):
     kept = {
         "steps": 4,
         "initial_weights": "y.z",
-        "evaluation": {"sets": "live1,mine:validation"},
+        "evaluation": {"sets": "live1,mine:validation", "measured": "b.csv"},
     }
     assert loaded.provenance == {"step": 3, "earlier": [{"config": kept}]}
     for x, y in zip(

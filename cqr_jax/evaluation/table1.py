@@ -13,7 +13,6 @@ from scipy import stats
 from cqr_jax import files, tables, weights
 from cqr_jax.config import (
     ABLATED_FIELDS,
-    flat,
     separate_quality,
     split_list,
     variants,
@@ -22,6 +21,7 @@ from cqr_jax.errors import UserError
 from cqr_jax.evaluation import published, table2
 from cqr_jax.evaluation.metrics import METRICS
 from cqr_jax.tables import MEASURES
+from cqr_jax.training.workdir import learned
 
 _FULL = "none"  # the variant that the others are compared with
 
@@ -39,7 +39,7 @@ _TITLES = {
 _SEPARATE = "one QF each"
 
 # Fields in which the configs of the runs may differ.
-_OF_VARIANTS = {"seed", "workdir", "ranker_weights", *ABLATED_FIELDS}
+_OF_VARIANTS = {"seed", "ranker_weights", *ABLATED_FIELDS}
 
 _log = logging.getLogger(__name__)
 
@@ -91,10 +91,11 @@ def table1(config: ml_collections.ConfigDict, workdir: str) -> None:
     rows.sort(key=_column)
     images += earlier
     titled = [{**row, "method": row["title"]} for row in rows]
+    # All files are written before anything is printed, which can fail in a pipe.
+    compared = _write(pathlib.Path(workdir), differences(images))
     table2.write(workdir, rows, images, titled, published.table1)
-    compared = differences(images)
-    if compared:
-        _write(pathlib.Path(workdir), compared)
+    for text in compared:
+        print(text)
 
 
 def read_measured(config: ml_collections.ConfigDict) -> list[dict]:
@@ -165,8 +166,10 @@ def _warn_of_other_trainings(methods: dict[str, str]) -> None:
     found: dict[str, dict[str, list[str]]] = {}
     for method, path in methods.items():
         made = weights.header(path, "deblocker").provenance
-        fields = flat(ml_collections.ConfigDict(made.get("config", {})))
+        fields = learned(made.get("config", {}))
         fields |= {x: made.get(x) for x in ("commit", "data")}
+        if made.get("ranker"):  # empty without a ranker, and missing in older files
+            fields["ranker's digest"] = made["ranker"]
         for name, value in fields.items():
             if name not in _OF_VARIANTS:
                 runs = found.setdefault(name, {})
@@ -347,10 +350,12 @@ def _half_width(variants: list[Runs], metric: str) -> float | None:
     return float(stats.t.ppf(0.975, degrees) * np.sqrt(2 * variance))
 
 
-def _write(folder: pathlib.Path, compared: list[dict]) -> None:
-    """Prints and writes the differences, in a table for each metric."""
+def _write(folder: pathlib.Path, compared: list[dict]) -> list[str]:
+    """Writes the differences; returns the text of a table for each metric."""
+    if not compared:
+        return []
     files.write(folder / "differences.csv", tables.to_csv(compared))
-    sections = []
+    sections, texts = [], []
     for metric, name in zip(MEASURES, ("PSNR", "SSIM", "PSNR-B"), strict=True):
         digits = 4 if metric == "ssim" else 3
         title = (
@@ -370,8 +375,9 @@ def _write(folder: pathlib.Path, compared: list[dict]) -> None:
             ),
         )
         sections.append(f"{title}\n\n{tables.markdown(table)}\n")
-        print(f"{title}\n{tables.text(table)}\n")
+        texts.append(f"{title}\n{tables.text(table)}\n")
     files.write(folder / "differences.md", "\n".join(sections))
+    return texts
 
 
 def _cell(row: dict, digits: int) -> str:

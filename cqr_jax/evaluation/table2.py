@@ -29,8 +29,7 @@ from cqr_jax.restoring import jax_network, network
 _log = logging.getLogger(__name__)
 
 JPEG = "jpeg"
-# Suffix of a folder -> kind of the records whose held-out images it stands for. None
-# is the kind of the evaluation.
+# Suffix of a folder in `config.sets` that stands for its held-out images.
 HELD_OUT = ":validation"
 _AHEAD = 4  # images per core to prefetch, in loading and in scoring
 
@@ -222,7 +221,7 @@ def _write_panels(case: _Case, qualities: Sequence[int], folder: pathlib.Path) -
         for method, stack in case.results.items():
             label = f"JPEG, QF {quality}" if method == JPEG else method
             panel[drawing.caption(label, case.clean, stack[i])] = stack[i]
-        name = f"{case.key.replace('/', '-')}-q{quality}.png"
+        name = f"{case.key}-q{quality}.png"
         drawing.panel({**panel, "original": case.clean}, folder / name)
 
 

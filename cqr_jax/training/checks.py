@@ -15,6 +15,7 @@ from cqr_jax.config import (
     in_range,
     list_of,
     one_of,
+    separate_quality,
     split_list,
     two_numbers,
     variants,
@@ -126,6 +127,13 @@ def _check_runs(config: ConfigDict) -> None:
         known = variants(config.qualities)
         if variant not in known:
             raise UserError(f"config.variants: {variant!r}: choose {list_of(known)}")
+        quality = separate_quality(variant)
+        shown = config.evaluation.qualities
+        if config.evaluation.sets and quality and quality not in shown:
+            raise UserError(
+                f"config.variants: {variant!r} would be in no table, because "
+                f"config.evaluation.qualities={shown} lacks {quality}; add it there"
+            )
     trained: dict[str, str] = {}
     for variant in given["variants"]:
         other = trained.setdefault(_learned_by(config, variant), variant)
@@ -258,9 +266,15 @@ def _check_loss(config: ConfigDict) -> None:
             f"{list_of(FEATURES)}"
         )
     one_of(config.loss, "config.loss", "pixel", tuple(losses.PIXEL))
+    weighed = {"quality": "alpha", "feature": "beta", config.loss.pixel: "pixel"}
     for field, value in config.loss.items():
         if field == "pixel":
             continue
+        if field in weighed:
+            raise UserError(
+                f"config.loss.{field}: is not a field, because config.loss."
+                f"{weighed[field]} sets the weight of this term"
+            )
         if field not in ("alpha", "beta", *losses.PIXEL, *losses.RANKED):
             raise UserError(f"config.loss.{field}: no term of the loss has this name")
         if not 0 <= value < math.inf:

@@ -82,7 +82,7 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
         path = config.ranker_weights or train_ranker(config.ranker, "config.ranker")
         ranker = load_ranker(config, path)
     stage = functools.partial(deblock_stage, ranker=ranker)
-    return _run(config, "deblocker", stage)
+    return _run(config, "deblocker", stage, ranker=ranker)
 
 
 def check_workdir(config: ml_collections.ConfigDict) -> None:
@@ -100,19 +100,25 @@ def _run(
     kind: str,
     make_stage: Callable[[ml_collections.ConfigDict], Stage],
     where: str = "config",
+    ranker: weights.Weights | None = None,
 ) -> pathlib.Path:
     """Trains a stage up to `config.steps`, from the latest checkpoint if there is one.
 
     If no step is left, and the file holds the best weights already, the file stays as
-    it is, because it names the commit and the data of its training.
+    it is, because it names the commit and the data of its training. It also stays if
+    the run has no checkpoints any more.
 
     Returns:
       The path of the weights.
     """
     initial = check_start(config, kind, where)
-    commit = provenance.commit()  # before the files of the checkout change
     stage = make_stage(config)
+    # before the files of the checkout and the records change
+    commit, data = provenance.commit(), stage.digests()
+    used = {"ranker_weights": ranker, "initial_weights": initial}
+    digests = {k: weights.digest(x.variables) for k, x in used.items() if x}
     workdir = Workdir(config.workdir, where)
+    path = workdir.path / weights.file_name(kind)
     checkpoints = checkpoint.open_manager(config.workdir, config.keep, *stage.best)
     # Closing the manager waits for the other processes, so a failed one exits before.
     with (
@@ -120,7 +126,11 @@ def _run(
         checkpoints as manager,
         distributed.exit_without_barrier(),
     ):
-        workdir.keep(config, stage.fingerprints, manager.latest_step())
+        latest = manager.latest_step()
+        made = _provenance(path, kind)
+        if latest is None and workdir.is_finished(config, path, made):
+            return path
+        workdir.keep(config, stage.fingerprints, latest, digests)
         workdir.check_shared()
         train_state = _start(config, stage, manager, initial)
         trained = train_state.step < config.steps
@@ -132,10 +142,10 @@ def _run(
                 f"{config.workdir}: has no validation yet, so there are no best "
                 f"weights; train on until step {config.validate_every}"
             )
-        path = workdir.path / weights.file_name(kind)
-        if not trained and _holds(path, kind, best):
-            return path
         metrics = manager.metrics(best)
+        held = (made.get("step"), made.get("validation")) == (best, metrics)
+        if not trained and held:
+            return path
         best_state = checkpoint.restore(manager, train_state, best)
     made = {
         "step": best,
@@ -143,7 +153,8 @@ def _run(
         "curve": workdir.read_curve(config.steps),
         "config": json.loads(config.to_json()),
         "commit": commit,
-        "data": stage.digests(),
+        "data": data,
+        "ranker": digests.get("ranker_weights", ""),
         "earlier": provenance.trainings(initial.provenance) if initial else [],
     }
     if jax.process_index() == 0:
@@ -154,12 +165,12 @@ def _run(
     return path
 
 
-def _holds(path: pathlib.Path, kind: str, step: int) -> bool:
-    """Returns whether a file holds the weights of this step already."""
+def _provenance(path: pathlib.Path, kind: str) -> dict:
+    """Returns the provenance in a file of weights; empty if there is none."""
     try:
-        return weights.header(path, kind).provenance.get("step") == step
+        return weights.header(path, kind).provenance
     except UserError:
-        return False
+        return {}
 
 
 def _start(

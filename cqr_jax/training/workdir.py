@@ -11,7 +11,7 @@ import zlib
 import jax
 import ml_collections
 
-from cqr_jax import files, models, tables
+from cqr_jax import files, losses, models, tables
 from cqr_jax.config import with_new_names
 from cqr_jax.errors import UserError
 from cqr_jax.training import distributed
@@ -22,6 +22,7 @@ CURVE_FILE = "validation.csv"  # hours and metrics at each validation
 _CONFIG_FILE = "config.json"
 _STOPPED_FILE = "stopped.json"  # step and hours of the latest stop
 _RECORDS_FILE = "records.json"  # fingerprint of the records of each data set
+_WEIGHTS_FILE = "weights.json"  # digest of the weights that each field names
 
 # Fields that a resumed run may change, since they do not affect what is learned.
 _FREE_FIELDS = (
@@ -99,34 +100,44 @@ class Workdir:
         path = self.path / _CONFIG_FILE
         if latest is None or not path.is_file():
             return
-        old = with_new_names(json.loads(path.read_text()))
-        ours, theirs = _learned(_fields(config)), _learned(old)
-        defaults = _model_defaults(config)
-        for field, value in ours.items():
-            # In older runs, models had no names. Other fields that older runs lack
-            # change nothing if they are zero or empty, or the model's default.
-            neutral = not value or value == defaults.get(field)
-            if neutral or field.endswith("model.name"):
-                theirs.setdefault(field, value)
-        if latest <= min(map(_constant_until, (ours, theirs))):
-            for field in ours.keys() & set(_LENGTH_FIELDS):
-                # With guided_steps=0, the ranker guides from the first step on.
-                if field != "guided_steps" or (ours[field] and theirs.get(field)):
-                    theirs[field] = ours[field]
-        for field in sorted(ours.keys() | theirs.keys()):
-            if ours.get(field) != theirs.get(field):
-                raise UserError(
-                    f"{self.path}: was begun with {field}={theirs.get(field)}, "
-                    f"now {ours.get(field)}; choose another {self._where}.workdir"
-                )
+        other = _difference(config, json.loads(path.read_text()), latest)
+        if other:
+            raise UserError(
+                f"{self.path}: was begun with {other}; choose another "
+                f"{self._where}.workdir"
+            )
+
+    def is_finished(
+        self, config: ml_collections.ConfigDict, path: pathlib.Path, made: dict
+    ) -> bool:
+        """Returns whether a file in the folder holds the weights of a run's end.
+
+        Args:
+          config: config of the run, which has no checkpoint.
+          path: file of the weights.
+          made: provenance of the weights; empty if there is no such file.
+
+        Raises:
+          UserError: if the file holds the weights of another run.
+        """
+        if not made:
+            return False
+        other = _difference(config, made.get("config", {}), None)
+        if other:
+            raise UserError(
+                f"{path}: was trained with {other}, and has no checkpoints; choose "
+                f"another {self._where}.workdir, or remove the file"
+            )
+        return True
 
     def keep(
         self,
         config: ml_collections.ConfigDict,
         fingerprints: dict[str, str],
         latest: int | None,
+        digests: dict[str, str] | None = None,
     ) -> None:
-        """Writes the config and the fingerprints of the records to the folder.
+        """Writes the config and what identifies records and weights to the folder.
 
         All processes of a run call this.
 
@@ -134,33 +145,49 @@ class Workdir:
           config: config of the run.
           fingerprints: `records.fingerprint` by name of the data set.
           latest: step of the checkpoint to resume from; None if there is none.
+          digests: `weights.digest` of the weights by name of the field that gives them.
 
         Raises:
           UserError: as in `check_config`, if the run to resume was started with other
-            records, or if the processes have different configs or checkpoints.
+            records or weights, or if the processes have different configs, records,
+            weights or checkpoints.
         """
         self.check_config(config, latest)
-        path = self.path / _RECORDS_FILE
-        if latest is not None and path.is_file():
-            before = json.loads(path.read_text())
-            for name, value in fingerprints.items():
-                if before.get(name, value) != value:
-                    raise UserError(
-                        f"{self.path}: was begun with other records of the data set "
-                        f"{name}; make those again, or choose another "
-                        f"{self._where}.workdir"
-                    )
-        learned = _learned(_fields(config))
-        told = json.dumps([latest, fingerprints, learned], sort_keys=True)
+        digests = digests or {}
+        if latest is not None:
+            if name := self._changed(_RECORDS_FILE, fingerprints):
+                raise UserError(
+                    f"{self.path}: was begun with other records of the data set "
+                    f"{name}; make those again, or choose another "
+                    f"{self._where}.workdir"
+                )
+            if name := self._changed(_WEIGHTS_FILE, digests):
+                raise UserError(
+                    f"{self.path}: was begun with other weights in "
+                    f"{self._where}.{name}; restore them, or choose another "
+                    f"{self._where}.workdir"
+                )
+        fields = learned(_fields(config))
+        told = json.dumps([latest, fingerprints, digests, fields], sort_keys=True)
         if not distributed.agreed(zlib.crc32(told.encode()) & 0x7FFFFFFF):
             raise UserError(
-                "the processes have different configs, records or checkpoints; start "
-                f"all with the same command, and a {self._where}.workdir that they "
-                "share"
+                "the processes have different configs, records, weights or "
+                "checkpoints; start all with the same command, and a "
+                f"{self._where}.workdir that they share"
             )
         if jax.process_index() == 0:
             files.write(self.path / _CONFIG_FILE, config.to_json(indent=2) + "\n")
-            files.write(path, json.dumps(fingerprints, indent=2) + "\n")
+            for name, found in (
+                (_RECORDS_FILE, fingerprints),
+                (_WEIGHTS_FILE, digests),
+            ):
+                files.write(self.path / name, json.dumps(found, indent=2) + "\n")
+
+    def _changed(self, file: str, found: dict[str, str]) -> str | None:
+        """Returns the first name whose value differs from that in a file, or None."""
+        path = self.path / file
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        return next((k for k, v in found.items() if before.get(k, v) != v), None)
 
     def check_shared(self) -> None:
         """Checks that all processes see the config that the first one wrote.
@@ -228,6 +255,35 @@ class History:
         return self._curve[-1]["hours"] if self._curve else 0.0
 
 
+def _difference(
+    config: ml_collections.ConfigDict, old: dict, latest: int | None
+) -> str | None:
+    """Returns the first field that affects learning and differs, with both values.
+
+    Args:
+      config: config of the run.
+      old: fields of the other config.
+      latest: step up to which the runs must be equal; None for all steps.
+    """
+    ours, theirs = learned(_fields(config)), learned(with_new_names(old))
+    defaults = _model_defaults(config)
+    for field, value in ours.items():
+        # In older runs, models had no names. Other fields that older runs lack
+        # change nothing if they are zero or empty, or the model's default.
+        neutral = not value or value == defaults.get(field)
+        if neutral or field.endswith("model.name"):
+            theirs.setdefault(field, value)
+    if latest is not None and latest <= min(map(_constant_until, (ours, theirs))):
+        for field in ours.keys() & set(_LENGTH_FIELDS):
+            # With guided_steps=0, the ranker guides from the first step on.
+            if field != "guided_steps" or (ours[field] and theirs.get(field)):
+                theirs[field] = ours[field]
+    for field in sorted(ours.keys() | theirs.keys()):
+        if ours.get(field) != theirs.get(field):
+            return f"{field}={theirs.get(field)}, now {ours.get(field)}"
+    return None
+
+
 def _constant_until(fields: dict) -> int:
     """Returns the last step that does not depend on the number of steps.
 
@@ -237,7 +293,7 @@ def _constant_until(fields: dict) -> int:
     if schedule not in ("stable_decay", "step_decay"):
         return -1
     decay = fields["optimizer.decay_steps"] if schedule == "stable_decay" else 0
-    guided = fields.get("loss.alpha") or fields.get("loss.beta")
+    guided = any(fields.get(f"loss.{x}") for x in ("alpha", "beta", *losses.RANKED))
     final = max(decay, fields.get("guided_steps", 0) if guided else 0)
     return fields["steps"] - final
 
@@ -259,14 +315,14 @@ def _fields(config: ml_collections.ConfigDict) -> dict:
     return json.loads(config.to_json())
 
 
-def _learned(fields: dict, prefix: str = "") -> dict:
+def learned(fields: dict, prefix: str = "") -> dict:
     """Returns the fields that affect what is learned, by their full names."""
     found = {}
     for name, value in fields.items():
         if name in _FREE_FIELDS:
             continue
         if isinstance(value, dict):
-            found.update(_learned(value, f"{prefix}{name}."))
+            found.update(learned(value, f"{prefix}{name}."))
         else:
             found[prefix + name] = value
     return found

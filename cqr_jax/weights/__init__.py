@@ -5,6 +5,7 @@ Reading and writing them needs neither TensorFlow nor Orbax. The package include
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -177,6 +178,15 @@ def read(path: str | os.PathLike) -> tuple[str, dict, dict, dict[str, np.ndarray
             for name in file.keys()  # noqa: SIM118
         }
         return *_header(file), arrays
+
+
+def digest(variables: Any) -> str:
+    """Returns a SHA-256 of the names, shapes, dtypes and values of variables."""
+    found = hashlib.sha256()
+    for name, x in sorted(_flatten(variables).items()):
+        found.update(f"{name} {x.shape} {x.dtype}\n".encode())
+        found.update(x.tobytes())
+    return found.hexdigest()
 
 
 def nested(arrays: dict[str, np.ndarray]) -> dict:

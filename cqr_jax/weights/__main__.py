@@ -29,7 +29,7 @@ from cqr_jax.models.layers import Rectifier
 
 _FOLDERS = ("workdir", "data_dir", "set_dir")
 # Comma-separated paths, of which only the last components are kept.
-_PATHS = ("initial_weights", "ranker_weights", "sets")
+_PATHS = ("initial_weights", "ranker_weights", "sets", "measured")
 
 
 def describe(path: str) -> dict:
