@@ -1095,7 +1095,7 @@ def test_both_stages_train_and_are_evaluated(
         assert 0.3 < row["ssim"] < 1
     head = ["dataset", "QF", "images", "jpeg", "deblock"]
     assert out.splitlines()[1].split() == head
-    assert len(list((workdir / "panels").glob("*.png"))) == 4 * 3
+    assert len(list((workdir / "panels").rglob("*.png"))) == 4 * 3
     assert list((workdir / "logs").glob("events.*"))
 
     # A finished run keeps its file, which tells the commit of its training.
