@@ -155,10 +155,14 @@ def flat(config: ConfigDict) -> dict[str, Any]:
 
 
 def as_flags(config: ConfigDict) -> list[str]:
-    """Returns the flags that set all fields of a config, quoted for a shell."""
+    """Returns the flags that set all fields of a config, quoted for a shell.
+
+    The task is left out. The config file sets it.
+    """
     return [
         f"--config.{field}={shlex.quote(str(value))}"
         for field, value in sorted(flat(config).items())
+        if field != "task"
     ]
 
 

@@ -45,10 +45,10 @@ def write(
     data = content.encode() if isinstance(content, str) else content
     moved = True
     with writing_to(path):
-        target = pathlib.Path(os.path.realpath(path))
-        if replace and target.exists() and not target.is_file():
-            target.write_bytes(data)
+        if replace and path.exists() and not path.is_file():
+            path.write_bytes(data)
             return
+        target = pathlib.Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{secrets.token_hex(6)}.partial")
         try:

@@ -13,6 +13,7 @@ process can find its index. Elsewhere pass --coordinator=HOST:PORT --processes=N
 
 import logging
 import os
+import traceback
 from importlib import metadata
 
 from cqr_jax.errors import UserError, extra, one_line_errors
@@ -41,6 +42,7 @@ _PROCESS = flags.DEFINE_integer("process", None, "Index of this process, from 0.
 # Makes XLA take the convolutions of Eigen instead of those of YNNPACK.
 EIGEN_CONVOLUTIONS = "--xla_cpu_experimental_ynn_fusion_type="
 _NO_FILE = "--config names a file that does not exist or can't be read"
+_NO_CONFIG = "--config needs a Python file like those in configs/"
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -58,8 +60,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
             overrides = [x for x in argv if x.lstrip("-").startswith("config.")]
             if "get_config" in str(error):
                 raise UserError(
-                    "--config names a file that has no function get_config; choose "
-                    "another one in configs/"
+                    f"the file has no function get_config; {_NO_CONFIG}"
                 ) from None
             if not overrides:
                 raise
@@ -72,11 +73,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
             raise UserError(
                 f"no such config field: {error} in {' '.join(overrides)}"
             ) from None
-        except SyntaxError as error:
-            raise UserError(
-                f"{error.filename}, line {error.lineno}: is not a config file ("
-                f"{error.msg}); choose one in configs/"
-            ) from None
+        except (NameError, SyntaxError) as error:
+            raise UserError(f"{_in_file(error)}; {_NO_CONFIG}") from None
         if len(rest) > 1:
             raise UserError(
                 f"'{rest[1]}' is not a flag; set fields with --config.NAME=VALUE"
@@ -84,6 +82,15 @@ def _parse_flags(argv: list[str]) -> list[str]:
         if _CONFIG.value is None:
             raise UserError("--config=FILE.py is needed, such as configs/deblock.py")
         return rest
+
+
+def _in_file(error: NameError | SyntaxError) -> str:
+    """Returns the message of an error in a config file, with its place."""
+    if isinstance(error, SyntaxError):
+        place = error.filename, error.lineno
+        return f"{place[0]}, line {place[1]}: {error.msg}" if place[0] else error.msg
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.filename}, line {last.lineno}: {error}"
 
 
 def main(argv: list[str]) -> None:
@@ -102,11 +109,11 @@ def main(argv: list[str]) -> None:
                 f"--config.task={task}: is set by the file; choose another one with "
                 "--config, such as configs/eval.py"
             )
+        tensorflow_setup.quiet()  # before a check imports JAX, which sets it too
         joining = _joining(task)
         tasks.check(config)
 
         set_up_xla(task)
-        tensorflow_setup.quiet()
         # Imported after the flags are parsed, so that --help and errors are fast.
         import jax
 

@@ -89,7 +89,9 @@ def build(
 
     if not complete():
         with _lock(directory.parent):
-            _restore(directory)
+            # A bucket has no lock, and another build may be replacing the records.
+            if overwrite or "://" not in os.fspath(directory):
+                _restore(directory, records.exists(data_dir, found.name, kind))
             if not complete():  # another process may have made them meanwhile
                 if directory.exists() and not overwrite:
                     raise UserError(
@@ -172,11 +174,23 @@ def _aside(directory: Any) -> Any:
     return directory.with_name(f"{directory.name}.replaced")
 
 
-def _restore(directory) -> None:
-    """Moves records back that a build with --overwrite moved aside before it died."""
+def _restore(directory, complete: bool) -> None:
+    """Moves records back that a build with --overwrite moved aside before it died.
+
+    Args:
+      directory: folder of the records.
+      complete: whether it holds the complete new records. Then the old ones are
+        removed.
+    """
     aside = _aside(directory)
-    if aside.exists():
-        aside.rmtree() if directory.exists() else aside.rename(directory)
+    if not aside.exists():
+        return
+    if complete:
+        aside.rmtree()
+        return
+    if directory.exists():
+        directory.rmtree()
+    aside.rename(directory)
 
 
 @contextlib.contextmanager

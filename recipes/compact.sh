@@ -19,8 +19,9 @@ python=${PYTHON:-.venv/bin/python}
 
 "$python" -m data_prep.build --source="$photographs" --name=photos
 mkdir -p runs
-"$python" -m cqr_jax.weights cqr_jax/weights/colour.safetensors \
-    --luma=runs/luma.safetensors
+[ -f runs/luma.safetensors ] ||
+    "$python" -m cqr_jax.weights cqr_jax/weights/colour.safetensors \
+        --luma=runs/luma.safetensors
 "$python" -m cqr_jax.main --config=configs/deblock.py:compact \
     --config.data.name=photos --config.initial_weights=runs/luma.safetensors \
     --config.ranker_weights=cqr_jax/weights/compact-ranker.safetensors

@@ -177,6 +177,8 @@ def test_records_are_replaced_completely_or_not_at_all(tmp_path, photographs):
     assert [x.name for x in where.parent.iterdir()] == [where.name]
     # A build with --overwrite that is killed leaves the old records beside.
     where.rename(where.with_name(f"{where.name}.replaced"))
+    where.mkdir()
+    (where / "set-train.tfrecord-00000-of-00001").touch()  # not complete
     with pytest.raises(UserError, match="holds records with origin"):
         build("embedded", data_dir, "set", processes=1)
     assert images() == 2

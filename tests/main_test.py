@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,7 +93,11 @@ def _train_ranker(data_dir, workdir, steps, validate_every, *more):
         ([], "--config=FILE.py is needed"),
         (["--config=configs/none.py"], "does not exist"),
         (["--config=configs/common.py"], "has no function get_config"),
-        (["--config=README.md"], "README.md, line 22: is not a config file"),
+        (["--config=README.md"], "; --config needs a Python file like those in conf"),
+        (
+            ["--config=tests/main_test.py"],
+            "the file has no function get_config; --conf",
+        ),
         (["--config=configs/deblock.py", "--config.task=eval"], "is set by the file"),
         (["--config=configs/none.py", "--config.steps=3"], "does not exist"),
         (["--config=configs/deblock.py:fast"], "unknown preset 'fast'; choose paper"),
@@ -813,11 +818,11 @@ def test_ranker_config_is_the_same_alone_and_before_stage_2(preset, tmp_path):
     before = deblock.get_config(preset).ranker
     for first, second in ((alone, before), (before, alone)):
         first.workdir = second.workdir = str(tmp_path)
-        Workdir(str(tmp_path)).keep(first, {}, None)
-        Workdir(str(tmp_path)).keep(second, {}, 1)
+        Workdir(str(tmp_path)).keep(first, {}, None, {})
+        Workdir(str(tmp_path)).keep(second, {}, 1, {})
     second.margin = 0.4
     with pytest.raises(UserError, match=r"begun with margin=0\.5, now 0\.4"):
-        Workdir(str(tmp_path)).keep(second, {}, 1)
+        Workdir(str(tmp_path)).keep(second, {}, 1, {})
 
 
 def test_run_with_former_field_names_is_resumed(tmp_path):
@@ -828,10 +833,10 @@ def test_run_with_former_field_names_is_resumed(tmp_path):
     config.optimizer.schedule = "step_decay"
     old["optimizer"]["schedule"] = "halving"
     (tmp_path / "config.json").write_text(json.dumps(old))
-    Workdir(str(tmp_path)).keep(config, {}, 1)
+    Workdir(str(tmp_path)).keep(config, {}, 1, {})
     config.grad_accum_steps = 2
     with pytest.raises(UserError, match="begun with grad_accum_steps=1, now 2"):
-        Workdir(str(tmp_path)).keep(config, {}, 1)
+        Workdir(str(tmp_path)).keep(config, {}, 1, {})
 
 
 @pytest.mark.parametrize(
@@ -852,14 +857,14 @@ def test_steps_may_change_while_the_learning_rate_is_constant(
     config.optimizer.update({"schedule": "stable_decay", "decay_steps": 10_000})
     config.steps = 50_000
     workdir = Workdir(str(tmp_path))
-    workdir.keep(config, {}, None)
+    workdir.keep(config, {}, None, {})
     config.steps, config.optimizer.decay_steps = steps, decay
     if allowed:
-        workdir.keep(config, {}, step)
+        workdir.keep(config, {}, step, {})
         assert json.loads((tmp_path / "config.json").read_text())["steps"] == steps
         return
     with pytest.raises(UserError, match="was begun with "):
-        workdir.keep(config, {}, step)
+        workdir.keep(config, {}, step, {})
 
 
 @pytest.mark.parametrize(
@@ -874,13 +879,13 @@ def test_final_guided_steps_may_change_before_they_begin(
     config.optimizer.schedule, config.optimizer.decay_steps = "stable_decay", 500
     config.guided_steps = before
     workdir = Workdir(str(tmp_path))
-    workdir.keep(config, {}, None)
+    workdir.keep(config, {}, None, {})
     config.guided_steps = after
     if allowed:
-        workdir.keep(config, {}, 1000)
+        workdir.keep(config, {}, 1000, {})
         return
     with pytest.raises(UserError, match=f"guided_steps={before}, now {after}"):
-        workdir.keep(config, {}, 1000)
+        workdir.keep(config, {}, 1000, {})
 
 
 @pytest.mark.parametrize("guided", [0, 10_000])
@@ -891,12 +896,12 @@ def test_a_run_whose_learning_rate_does_not_depend_on_steps_may_be_prolonged(
     config = deblock.get_config("paper,ablation=cqr")
     config.guided_steps = guided
     workdir = Workdir(str(tmp_path))
-    workdir.keep(config, {}, None)
+    workdir.keep(config, {}, None, {})
     config.steps = 450_000
-    workdir.keep(config, {}, 400_000)
+    workdir.keep(config, {}, 400_000, {})
     config.optimizer.halve_every = 7
     with pytest.raises(UserError, match="halve_every=100000, now 7"):
-        workdir.keep(config, {}, 400_000)
+        workdir.keep(config, {}, 400_000, {})
 
 
 def test_a_term_of_ones_own_that_needs_the_ranker_makes_steps_guided(
@@ -906,34 +911,35 @@ def test_a_term_of_ones_own_that_needs_the_ranker_makes_steps_guided(
     config = deblock.get_config("paper,ablation=cqr")
     config.loss.style, config.guided_steps = 0.1, 1000
     workdir = Workdir(str(tmp_path))
-    workdir.keep(config, {}, None)
+    workdir.keep(config, {}, None, {})
     config.steps = 450_000
-    workdir.keep(config, {}, 399_000)
+    workdir.keep(config, {}, 399_000, {})
     config.steps = 500_000
     with pytest.raises(UserError, match="begun with steps=450000, now 500000"):
-        workdir.keep(config, {}, 449_001)
+        workdir.keep(config, {}, 449_001, {})
 
 
 def test_a_run_does_not_resume_with_other_records(tmp_path):
     config = deblock.get_config("compact")
     workdir = Workdir(str(tmp_path))
-    workdir.keep(config, {"mine": "a"}, None)
-    workdir.keep(config, {"mine": "a"}, 5)
+    workdir.keep(config, {"mine": "a"}, None, {})
+    workdir.keep(config, {"mine": "a"}, 5, {})
     with pytest.raises(UserError, match="begun with other records of the data set min"):
-        workdir.keep(config, {"mine": "b"}, 5)
-    workdir.keep(config, {"mine": "b"}, None)  # no checkpoint, so nothing was learned
+        workdir.keep(config, {"mine": "b"}, 5, {})
+    # Without a checkpoint, nothing was learned.
+    workdir.keep(config, {"mine": "b"}, None, {})
     (tmp_path / "records.json").unlink()  # as in older runs
-    workdir.keep(config, {"mine": "c"}, 5)
+    workdir.keep(config, {"mine": "c"}, 5, {})
 
 
 def test_a_run_does_not_resume_with_other_weights_in_the_same_file(tmp_path):
     config = deblock.get_config("compact")
     workdir = Workdir(str(tmp_path))
-    workdir.keep(config, {}, None, {"ranker_weights": "a"})
-    workdir.keep(config, {}, 5, {"ranker_weights": "a"})
-    words = "begun with other weights in config.ranker_weights; restore them"
+    workdir.keep(config, {}, None, {"ranker": "a"})
+    workdir.keep(config, {}, 5, {"ranker": "a"})
+    words = "begun with other weights of the ranker; restore their file"
     with pytest.raises(UserError, match=words):
-        workdir.keep(config, {}, 5, {"ranker_weights": "b"})
+        workdir.keep(config, {}, 5, {"ranker": "b"})
 
 
 def test_weights_without_checkpoints_are_a_finished_run(tmp_path):
@@ -947,18 +953,24 @@ def test_weights_without_checkpoints_are_a_finished_run(tmp_path):
     before = path.read_bytes()
 
     def make_stage(config):
-        return _toy_stage(_toy_step, digests=dict, fingerprints={})
+        return _toy_stage(_toy_step, digests=dict, fingerprints={"mine": "a"})
 
     assert loop._run(config, "ranker", make_stage) == path
+    (tmp_path / "records.json").write_text('{"mine": "b"}')
+    with pytest.raises(UserError, match="begun with other records of the data set min"):
+        loop._run(config, "ranker", make_stage)
     config.steps = 7
-    with pytest.raises(UserError, match=r"steps=\d+, now 7, and has no checkpoints"):
+    with pytest.raises(
+        UserError, match=r"steps=\d+, now 7, and its checkpoints are gone"
+    ):
         loop._run(config, "ranker", make_stage)
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("left", ["checkpoints", "weights"])
 @pytest.mark.parametrize("file", [deblock, ablation])
 def test_another_config_in_the_workdir_is_reported_before_the_ranker_trains(
-    tmp_path, monkeypatch, file
+    tmp_path, monkeypatch, file, left
 ):
     def never(*args):
         raise AssertionError("the ranker was trained")
@@ -971,10 +983,15 @@ def test_another_config_in_the_workdir_is_reported_before_the_ranker_trains(
     begun = deblock.get_config("quickstart")
     begun.steps = 7
     folder = tmp_path / ("none/seed1" if file is ablation else "")
-    Workdir(str(folder)).keep(begun, {}, None)
-    (folder / "checkpoints" / "5").mkdir(parents=True)
+    if left == "checkpoints":
+        Workdir(str(folder)).keep(begun, {}, None, {})
+        (folder / "checkpoints" / "5").mkdir(parents=True)
+    else:
+        held, made = drawn(**SMALL), {"config": json.loads(begun.to_json())}
+        path = folder / "deblocker.safetensors"
+        weights.save(path, "deblocker", held.fields, held.variables, made)
     train = table1.train_variants if file is ablation else loop.train_deblocker
-    with pytest.raises(UserError, match=r"begun with .*=.*, now"):
+    with pytest.raises(UserError, match=r"(begun|trained) with .*=.*, now"):
         train(config)
 
 
@@ -1053,10 +1070,10 @@ def test_a_run_older_than_a_field_is_resumed_if_the_field_is_off(
     (tmp_path / "config.json").write_text(json.dumps(old))
     config.guided_steps = value
     if allowed:
-        Workdir(str(tmp_path)).keep(config, {}, 1)
+        Workdir(str(tmp_path)).keep(config, {}, 1, {})
         return
     with pytest.raises(UserError, match="begun with guided_steps=None, now 5"):
-        Workdir(str(tmp_path)).keep(config, {}, 1)
+        Workdir(str(tmp_path)).keep(config, {}, 1, {})
 
 
 def test_a_non_finite_loss_stops_with_its_step(tmp_path):
@@ -1106,6 +1123,24 @@ def test_both_stages_train_and_are_evaluated(
     config.evaluation.sets = ""
     assert tasks.train_deblocker(config) == trained
     assert trained.read_bytes() == before
+
+    # Its file tells its ranker. A run does not continue with another one.
+    file = tmp_path / "ranker" / "ranker.safetensors"
+    ranking = weights.load(file, "ranker")
+    made = weights.header(trained, "deblocker").provenance
+    assert made["ranker"] == weights.digest(ranking.variables)
+    other = jax.tree.map(lambda x: x + 1, ranking.variables)
+    weights.save(tmp_path / "other", "ranker", ranking.fields, other, {})
+    content = file.read_bytes()
+    config.ranker_weights = str(file)
+    shutil.copy(tmp_path / "other", file)
+    begun = json.loads((workdir / "config.json").read_text())
+    (workdir / "config.json").write_text(
+        json.dumps(begun | {"ranker_weights": str(file)})
+    )
+    with pytest.raises(UserError, match="begun with other weights of the ranker"):
+        tasks.train_deblocker(config)
+    file.write_bytes(content)
 
     # The weights alone give the same rows. Weights of another width are rejected.
     config = evaluation.get_config()

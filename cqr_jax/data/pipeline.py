@@ -237,7 +237,9 @@ def training_batches(
 
     def shuffled(epoch):
         return data.shuffle(
-            buffer, seed=seed * 2**20 + epoch, reshuffle_each_iteration=False
+            buffer,
+            seed=stream * 2**52 + seed * 2**20 + epoch,
+            reshuffle_each_iteration=False,
         )
 
     def is_local(index, record):

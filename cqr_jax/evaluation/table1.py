@@ -169,7 +169,7 @@ def _warn_of_other_trainings(methods: dict[str, str]) -> None:
         fields = learned(made.get("config", {}))
         fields |= {x: made.get(x) for x in ("commit", "data")}
         if made.get("ranker"):  # empty without a ranker, and missing in older files
-            fields["ranker's digest"] = made["ranker"]
+            fields["ranker"] = made["ranker"]
         for name, value in fields.items():
             if name not in _OF_VARIANTS:
                 runs = found.setdefault(name, {})

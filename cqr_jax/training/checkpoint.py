@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 import re
+import secrets
 from collections.abc import Iterator
 
 import jax
@@ -110,15 +111,16 @@ def _set_aside_damaged(folder: pathlib.Path) -> None:
     """Renames checkpoints whose metadata is not readable, with a warning."""
     for step in sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else ():
         path = folder / str(step)
-        if all(map(_is_json, filter(_is_json_file, path.rglob("*")))):
+        if _is_intact(path):
             continue
-        target = path.with_suffix(".damaged")
+        target = path.with_suffix(f".damaged-{secrets.token_hex(3)}")
         path.rename(target)
         _log.warning("%s: is damaged, as after a loss of power; now %s", path, target)
 
 
-def _is_json_file(path: pathlib.Path) -> bool:
-    return path.name in _JSON_FILES and path.is_file()
+def _is_intact(checkpoint: pathlib.Path) -> bool:
+    files = [x for x in checkpoint.rglob("*") if x.name in _JSON_FILES and x.is_file()]
+    return any(x.name == "_METADATA" for x in files) and all(map(_is_json, files))
 
 
 def _is_json(path: pathlib.Path) -> bool:

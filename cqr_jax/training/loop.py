@@ -86,13 +86,15 @@ def train_deblocker(config: ml_collections.ConfigDict) -> pathlib.Path:
 
 
 def check_workdir(config: ml_collections.ConfigDict) -> None:
-    """Checks that the run in `config.workdir`, if there is one, has this config.
+    """Checks that the deblocker's run in `config.workdir`, if any, has this config.
 
     Raises:
       UserError: if it was begun with another one.
     """
-    latest = checkpoint.latest_step(config.workdir)
-    Workdir(config.workdir).check_config(config, latest)
+    workdir, latest = Workdir(config.workdir), checkpoint.latest_step(config.workdir)
+    workdir.check_config(config, latest)
+    if latest is None:
+        workdir.is_finished(config, "deblocker")
 
 
 def _run(
@@ -112,10 +114,9 @@ def _run(
       The path of the weights.
     """
     initial = check_start(config, kind, where)
+    commit = provenance.commit()  # before the files of the checkout change
     stage = make_stage(config)
-    # before the files of the checkout and the records change
-    commit, data = provenance.commit(), stage.digests()
-    used = {"ranker_weights": ranker, "initial_weights": initial}
+    used = {"ranker": ranker, "initial weights": initial}
     digests = {k: weights.digest(x.variables) for k, x in used.items() if x}
     workdir = Workdir(config.workdir, where)
     path = workdir.path / weights.file_name(kind)
@@ -127,14 +128,16 @@ def _run(
         distributed.exit_without_barrier(),
     ):
         latest = manager.latest_step()
-        made = _provenance(path, kind)
-        if latest is None and workdir.is_finished(config, path, made):
+        if latest is None and workdir.is_finished(config, kind):
+            workdir.check_inputs(stage.fingerprints, digests)
+            _log.info("%s: finished, its weights are in %s", stage.name, path)
             return path
         workdir.keep(config, stage.fingerprints, latest, digests)
         workdir.check_shared()
         train_state = _start(config, stage, manager, initial)
         trained = train_state.step < config.steps
         if trained:
+            data = stage.digests()  # before the records change
             train_state = train(config, stage, manager, train_state, workdir)
         best = manager.best_step()
         if best is None:
@@ -143,9 +146,10 @@ def _run(
                 f"weights; train on until step {config.validate_every}"
             )
         metrics = manager.metrics(best)
-        held = (made.get("step"), made.get("validation")) == (best, metrics)
-        if not trained and held:
-            return path
+        if not trained:
+            if _holds(path, kind, best, metrics):
+                return path
+            data = stage.digests()
         best_state = checkpoint.restore(manager, train_state, best)
     made = {
         "step": best,
@@ -154,7 +158,7 @@ def _run(
         "config": json.loads(config.to_json()),
         "commit": commit,
         "data": data,
-        "ranker": digests.get("ranker_weights", ""),
+        "ranker": digests.get("ranker", ""),
         "earlier": provenance.trainings(initial.provenance) if initial else [],
     }
     if jax.process_index() == 0:
@@ -165,12 +169,13 @@ def _run(
     return path
 
 
-def _provenance(path: pathlib.Path, kind: str) -> dict:
-    """Returns the provenance in a file of weights; empty if there is none."""
+def _holds(path: pathlib.Path, kind: str, step: int, metrics: dict) -> bool:
+    """Returns whether a file holds the weights of this step and validation already."""
     try:
-        return weights.header(path, kind).provenance
+        made = weights.header(path, kind).provenance
     except UserError:
-        return {}
+        return False
+    return (made.get("step"), made.get("validation")) == (step, metrics)
 
 
 def _start(

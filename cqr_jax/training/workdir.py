@@ -11,7 +11,7 @@ import zlib
 import jax
 import ml_collections
 
-from cqr_jax import files, losses, models, tables
+from cqr_jax import files, losses, models, tables, weights
 from cqr_jax.config import with_new_names
 from cqr_jax.errors import UserError
 from cqr_jax.training import distributed
@@ -22,7 +22,7 @@ CURVE_FILE = "validation.csv"  # hours and metrics at each validation
 _CONFIG_FILE = "config.json"
 _STOPPED_FILE = "stopped.json"  # step and hours of the latest stop
 _RECORDS_FILE = "records.json"  # fingerprint of the records of each data set
-_WEIGHTS_FILE = "weights.json"  # digest of the weights that each field names
+_WEIGHTS_FILE = "weights.json"  # digests of the ranker and of the initial weights
 
 # Fields that a resumed run may change, since they do not affect what is learned.
 _FREE_FIELDS = (
@@ -107,35 +107,61 @@ class Workdir:
                 f"{self._where}.workdir"
             )
 
-    def is_finished(
-        self, config: ml_collections.ConfigDict, path: pathlib.Path, made: dict
-    ) -> bool:
-        """Returns whether a file in the folder holds the weights of a run's end.
+    def is_finished(self, config: ml_collections.ConfigDict, kind: str) -> bool:
+        """Returns whether the folder holds the weights of a finished run.
+
+        All processes of a run call this, if the folder has no checkpoint.
 
         Args:
-          config: config of the run, which has no checkpoint.
-          path: file of the weights.
-          made: provenance of the weights; empty if there is no such file.
+          config: config of the run.
+          kind: 'ranker' or 'deblocker'.
 
         Raises:
-          UserError: if the file holds the weights of another run.
+          UserError: if the weights are those of another run, or if only some processes
+            see them.
         """
-        if not made:
+        path = self.path / weights.file_name(kind)
+        if not distributed.agreed(path.exists()):
+            raise self._not_shared()
+        if not path.exists():
             return False
-        other = _difference(config, made.get("config", {}), None)
+        made = weights.header(path, kind).provenance.get("config")
+        other = _difference(config, made, None) if made else "an unknown config"
         if other:
             raise UserError(
-                f"{path}: was trained with {other}, and has no checkpoints; choose "
-                f"another {self._where}.workdir, or remove the file"
+                f"{path}: was trained with {other}, and its checkpoints are gone; "
+                f"choose another {self._where}.workdir, or remove the file"
             )
         return True
+
+    def check_inputs(
+        self, fingerprints: dict[str, str], digests: dict[str, str]
+    ) -> None:
+        """Checks that the run in the folder was begun with these inputs.
+
+        Args:
+          fingerprints, digests: as in `keep`.
+
+        Raises:
+          UserError: if it was begun with others.
+        """
+        if name := self._changed(_RECORDS_FILE, fingerprints):
+            raise UserError(
+                f"{self.path}: was begun with other records of the data set {name}; "
+                f"make those again, or choose another {self._where}.workdir"
+            )
+        if name := self._changed(_WEIGHTS_FILE, digests):
+            raise UserError(
+                f"{self.path}: was begun with other weights of the {name}; restore "
+                f"their file, or choose another {self._where}.workdir"
+            )
 
     def keep(
         self,
         config: ml_collections.ConfigDict,
         fingerprints: dict[str, str],
         latest: int | None,
-        digests: dict[str, str] | None = None,
+        digests: dict[str, str],
     ) -> None:
         """Writes the config and what identifies records and weights to the folder.
 
@@ -145,7 +171,7 @@ class Workdir:
           config: config of the run.
           fingerprints: `records.fingerprint` by name of the data set.
           latest: step of the checkpoint to resume from; None if there is none.
-          digests: `weights.digest` of the weights by name of the field that gives them.
+          digests: `weights.digest` of the weights that the run uses, by their name.
 
         Raises:
           UserError: as in `check_config`, if the run to resume was started with other
@@ -153,20 +179,8 @@ class Workdir:
             weights or checkpoints.
         """
         self.check_config(config, latest)
-        digests = digests or {}
         if latest is not None:
-            if name := self._changed(_RECORDS_FILE, fingerprints):
-                raise UserError(
-                    f"{self.path}: was begun with other records of the data set "
-                    f"{name}; make those again, or choose another "
-                    f"{self._where}.workdir"
-                )
-            if name := self._changed(_WEIGHTS_FILE, digests):
-                raise UserError(
-                    f"{self.path}: was begun with other weights in "
-                    f"{self._where}.{name}; restore them, or choose another "
-                    f"{self._where}.workdir"
-                )
+            self.check_inputs(fingerprints, digests)
         fields = learned(_fields(config))
         told = json.dumps([latest, fingerprints, digests, fields], sort_keys=True)
         if not distributed.agreed(zlib.crc32(told.encode()) & 0x7FFFFFFF):
@@ -197,10 +211,13 @@ class Workdir:
         """
         distributed.barrier("config")
         if distributed.all_reduce_max(not (self.path / _CONFIG_FILE).is_file()):
-            raise UserError(
-                f"{self.path}: not all processes see this folder; choose a "
-                f"{self._where}.workdir that they share"
-            )
+            raise self._not_shared()
+
+    def _not_shared(self) -> UserError:
+        return UserError(
+            f"{self.path}: not all processes see this folder; choose a "
+            f"{self._where}.workdir that they share"
+        )
 
     def read_curve(self, last: int) -> list[dict]:
         """Returns the rows of `CURVE_FILE` up to the step `last`.

@@ -116,12 +116,15 @@ def test_runs_that_differ_in_more_than_the_variant_are_named(tmp_path, caplog):
     for i, changed in enumerate(({}, {"loss": {"alpha": 0.0}}, {"steps": 9})):
         config = {"steps": 8, "seed": i, "loss": {"alpha": 1.0}} | changed
         path = tmp_path / f"{i}.safetensors"
-        made = {"config": config, "commit": "abc"}
+        ranker = "one" if i < 2 else "two"
+        made = {"config": config, "commit": "abc", "ranker": ranker}
         weights.save(path, "deblocker", model.fields, model.variables, made)
         methods[f"dc/seed{i}"] = str(path)
     table1._warn_of_other_trainings(methods)
-    expected = "the runs differ in steps: 8 in dc/seed0, dc/seed1; 9 in dc/seed2"
-    assert caplog.messages == [expected]
+    assert caplog.messages == [
+        "the runs differ in steps: 8 in dc/seed0, dc/seed1; 9 in dc/seed2",
+        "the runs differ in ranker: one in dc/seed0, dc/seed1; two in dc/seed2",
+    ]
 
 
 def test_the_mean_over_qualities_is_compared_too():

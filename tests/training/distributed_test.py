@@ -199,11 +199,11 @@ def test_processes_with_other_configs_get_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(multihost_utils, "process_allgather", gather)
-    Workdir(str(tmp_path)).keep(config, {"mine": "a"}, None)
-    Workdir(str(tmp_path)).keep(config, {"mine": "a"}, None)
+    Workdir(str(tmp_path)).keep(config, {"mine": "a"}, None, {})
+    Workdir(str(tmp_path)).keep(config, {"mine": "a"}, None, {})
     config.seed = 7
     with pytest.raises(UserError, match="the processes have different configs"):
-        Workdir(str(tmp_path)).keep(config, {"mine": "a"}, None)
+        Workdir(str(tmp_path)).keep(config, {"mine": "a"}, None, {})
 
 
 @pytest.mark.parametrize("synchronised", [True, False])
