@@ -6,6 +6,7 @@ traceback, except for Ctrl-C and a closed pipe.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -36,7 +37,8 @@ def one_line_errors() -> Iterator[None]:
     """Prints a `UserError` in the context on one line of standard error; exits with 1.
 
     Ctrl-C prints one line too and exits with the shell's code for it. If the reader of
-    the output closes the pipe, as `head` does, nothing is printed.
+    the output closes the pipe, as `head` does, nothing is printed. A full disk under
+    standard output is one line.
     """
     try:
         yield
@@ -50,5 +52,16 @@ def one_line_errors() -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discard unflushed output
+        _discard_output()
         raise SystemExit(128 + signal.SIGPIPE) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        print(f"error: standard output: {error.strerror}", file=sys.stderr)
+        _discard_output()
+        raise SystemExit(1) from None
+
+
+def _discard_output() -> None:
+    """Discards output that is not flushed, which Python would flush at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

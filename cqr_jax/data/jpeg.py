@@ -163,7 +163,7 @@ def image_errors() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(f"can't be read: {error.strerror}") from None
-        reason = " ".join(str(error).split())  # on one line
+        reason = " ".join(str(error).split()) or "can't be decoded"  # on one line
         raise ImageError(f"damaged or truncated: {reason}") from None
 
 

@@ -240,6 +240,8 @@ def main() -> None:
         }
         if vars(args) != usual:
             parser().error("--demo takes no other options than --weights and --port")
+    if args.output == "":
+        parser().error("-o: is empty; name a file, a folder or -")
     if args.quality_only and args.output:
         parser().error("--quality-only writes no image: -o has no meaning")
     if args.watch and not all(os.path.isdir(x) for x in args.inputs):
@@ -250,6 +252,8 @@ def main() -> None:
     copies = args.skip_above is not None and args.output and to_folder
     if args.copy_skipped and ("-" in args.inputs or not copies):
         parser().error("--copy-skipped needs --skip-above, -o FOLDER and named files")
+    if args.skip_above is not None and args.output == "-":
+        parser().error("--skip-above could write nothing to -o -; name a file")
     if sys.stderr is None:  # it is closed
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
     for stream in filter(

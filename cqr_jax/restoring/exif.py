@@ -105,6 +105,9 @@ class _Reader:
 
     def __init__(self, data: bytes):
         self.data, self.damaged = data, False
+        # Bytes of values that may still be read. More means that values overlap, which
+        # can take memory without limit.
+        self.left = 2 * len(data)
         if data[:2] not in (b"II", b"MM"):
             raise ValueError("no byte order")
         self.order: Literal["<", ">"] = "<" if data[:2] == b"II" else ">"
@@ -175,6 +178,9 @@ class _Reader:
         start = place + self.size - room
         if length > room:
             (start,) = self.unpack(self.offset, start)
+            self.left -= length
+            if self.left < 0:
+                raise ValueError("values that overlap")
         value = self.data[start : start + length]
         if len(value) < length:
             raise ValueError("truncated values")

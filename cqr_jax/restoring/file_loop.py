@@ -108,13 +108,13 @@ class _Claims:
 class _NotRestoredError(Exception):
     """Raised for a file that is not restored, with the status and the reason."""
 
-    def __init__(self, reason: str, status: str = "failed"):
+    def __init__(self, reason: str, status: str = "failed", output: str = ""):
         super().__init__(reason)
-        self.reason, self.status = reason, status
+        self.reason, self.status, self.output = reason, status, output
 
     def outcome(self, source: Source, target: str) -> Outcome:
-        """Returns the outcome of the file."""
-        return Outcome(source.name, target, self.status, self.reason)
+        """Returns the outcome of the file, whose output is `target` by default."""
+        return Outcome(source.name, self.output or target, self.status, self.reason)
 
 
 def restore(args: argparse.Namespace) -> int:
@@ -124,16 +124,17 @@ def restore(args: argparse.Namespace) -> int:
       How many files failed.
 
     Raises:
-      UserError: the outputs can't be named or written, the weights can't be read, or
-        they don't take --quality-factor.
+      UserError: the outputs can't be named or written, the weights can't be read, they
+        don't take --quality-factor, or the memory is too small.
     """
-    _check_report(args.report)
+    _check_report(args.report, args.output)
     naming = Naming(args.output, args.format, args.suffix, args.keep_extension)
     if naming.output is None and STANDARD in args.inputs:
         raise UserError("standard input needs -o: a file's name, or -")
     found = _find(args)
     targets.check(naming, len(found))
     run = None
+    before: list[Source] = []
     tell, claims = _Teller(args), _Claims()
     try:
         with (
@@ -142,7 +143,8 @@ def restore(args: argparse.Namespace) -> int:
         ):
             for batch in _rounds(found, args, claims):
                 tell.expect(len(batch))
-                jobs = list(_plan(batch, naming, args, tell, claims))
+                jobs = list(_plan(batch, before, naming, args, tell, claims))
+                before = [x for x in before if x not in batch] + batch
                 if not jobs:
                     continue
                 if run is None:
@@ -152,6 +154,11 @@ def restore(args: argparse.Namespace) -> int:
                 for outcome in _restored(run, jobs, args, pool, tell, claims):
                     tell(outcome)
                     check()
+    except MemoryError:
+        raise UserError(
+            "the memory is too small for an image; restore large images alone, or "
+            "leave them out with --max-megapixels"
+        ) from None
     finally:
         failed = tell.end()
     return failed
@@ -168,8 +175,17 @@ def _writes_beside(inputs: list[str], output: str | None) -> bool:
     """Returns whether outputs can be written into the folders of the inputs."""
     if output is None:
         return True
-    above = os.path.realpath(output)
-    return any(pathlib.Path(os.path.realpath(x)).is_relative_to(above) for x in inputs)
+    several = sum(map(os.path.isdir, inputs)) > 1  # each becomes a subfolder
+
+    def mirrored(name: str) -> str:
+        """Returns the folder whose files are written directly into the output."""
+        if os.path.exists(name):
+            alone = os.path.isdir(name) and not several
+            return name if alone else os.path.dirname(os.path.abspath(name))
+        return sources.fixed_part(name) or "."
+
+    out = os.path.realpath(output)
+    return any(os.path.realpath(mirrored(x)) == out for x in inputs)
 
 
 def _rounds(
@@ -182,9 +198,10 @@ def _rounds(
     run wrote are not yielded.
     """
     done = {source: _state(source.name) for source in found}
-    yield found
     if not args.watch:
+        yield found
         return
+    yield [x for x in found if x.problem != sources.EMPTY]  # images may come
     before = dict(done)
     while True:
         time.sleep(_POLL)
@@ -208,12 +225,16 @@ def _state(path: str) -> tuple[int, int] | None:
 
 def _plan(
     found: list[Source],
+    before: list[Source],
     naming: Naming,
     args: argparse.Namespace,
     tell: Callable[[Outcome], None],
     claims: _Claims,
 ) -> Iterator[Job]:
-    """Yields the files to restore, with their targets; reports the others."""
+    """Yields the files to restore, with their targets; reports the others.
+
+    Their outputs get other names than those of the files `before`.
+    """
     readable = []
     for source in found:
         if source.problem:
@@ -223,7 +244,8 @@ def _plan(
             readable.append(source)
     for source in readable:
         claims.owner(source.name, source)
-    names = targets.name(readable, naming)
+    others = [x for x in before if not x.problem and x not in readable]
+    names = targets.name([*others, *readable], naming)[len(others) :]
     for source, target in zip(readable, names, strict=True):
         try:
             _claim(target, source, claims)
@@ -318,7 +340,7 @@ def _restored(
         except _NotRestoredError as stop:
             return stop.outcome(job.source, job.target)
         claims.wrote(job.target)
-        return Outcome(
+        outcome = Outcome(
             job.source.name,
             job.target,
             notes=notes,
@@ -328,6 +350,8 @@ def _restored(
             projected=restoration.projected,
             compressed_before=restoration.compressed_before,
         )
+        tell.wrote(outcome)
+        return outcome
 
     return prefetch(pool, write, restored(), _AHEAD)
 
@@ -422,10 +446,11 @@ def _leave_good(
         files.write(path, data, args.overwrite, source if args.preserve else None)
         claims.wrote(str(path))
     except FileExistsError:
-        raise _NotRestoredError(f"{reason}; {path} exists", "skipped") from None
+        reason = f"{reason}; {path} exists"
+        raise _NotRestoredError(reason, "skipped", str(path)) from None
     except UserError as error:
         raise _NotRestoredError(str(error)) from None
-    raise _NotRestoredError(f"{reason}; copied to {path}", "copied")
+    raise _NotRestoredError(f"{reason}; copied to {path}", "copied", str(path))
 
 
 def measure(args: argparse.Namespace) -> int:
@@ -437,8 +462,13 @@ def measure(args: argparse.Namespace) -> int:
     Raises:
       UserError: the report can't be written, or the engine does not work here.
     """
-    _check_report(args.report)
-    found = [x for x in _find(args) if not x.left_out]
+    _check_report(args.report, args.output)
+    found = []
+    for source in _find(args):
+        if source.left_out:
+            print(f"{source.name}: left out: {source.problem}", file=sys.stderr)
+        else:
+            found.append(source)
     rows: list[dict] = []
 
     def read(job: Job) -> tuple[str, Picture | str]:
@@ -506,6 +536,7 @@ class _Teller:
     def __init__(self, args: argparse.Namespace):
         self._args = args
         self._outcomes: list[Outcome] = []
+        self._written: list[Outcome] = []
         self._good = 0
         self.engine = ""  # its name, for the summary
         self._start = time.perf_counter()
@@ -531,6 +562,13 @@ class _Teller:
             return
         self._bar.write(line, sys.stderr)
 
+    def wrote(self, outcome: Outcome) -> None:
+        """Notes that a file was written, which is told at the end if not before.
+
+        Threads call this. An interrupt may come before the outcome is told.
+        """
+        self._written.append(outcome)
+
     def see(self, picture: Picture) -> None:
         """Counts a picture whose quality is too high to gain."""
         if picture.compression:
@@ -540,6 +578,10 @@ class _Teller:
     def end(self) -> int:
         """Prints the last line, writes the report, returns how many files failed."""
         args = self._args
+        told = set(self._outcomes)
+        for outcome in self._written:
+            if outcome not in told:
+                self(outcome)
         self._bar.close()
         if not self._outcomes:  # an error ends the run before its first file
             return 0
@@ -572,14 +614,19 @@ class _Teller:
         return count["failed"]
 
 
-def _check_report(report: str | None) -> None:
+def _check_report(report: str | None, output: str | None) -> None:
     """Raises a UserError for a report that couldn't be written when all is done."""
-    if report and os.path.isdir(report):
+    if not report:
+        return
+    path = pathlib.Path(os.path.realpath(report))
+    if path.is_dir() or (output and path == pathlib.Path(os.path.realpath(output))):
         raise UserError(f"--report={report}: is a folder; name a file in it")
-    if report and formats.format_of(report):
+    if formats.is_read(report) or formats.is_known(report):
         raise UserError(f"--report={report}: is an image's name; name a .json file")
-    folder = os.path.dirname(report or "") or "."
-    if os.path.isdir(folder) and not os.access(folder, os.W_OK):
+    folder = next(x for x in path.parents if x.exists())
+    if not folder.is_dir():
+        raise UserError(f"--report={report}: {folder} is a file, not a folder")
+    if not os.access(folder, os.W_OK):
         raise UserError(f"--report={report}: the folder can't be written to")
 
 
@@ -599,7 +646,7 @@ def _checked(
 
     A format that the user did not ask for is replaced by PNG if it can't hold the
     picture. If NAME.png belongs to another input, the PNG keeps the extension of its
-    input: NAME.webp.png.
+    input: NAME.webp.png or, beside its input, NAME.webp.restored.png.
 
     Raises:
       _NotRestoredError: the format can't hold the picture, or the PNG can't be written
@@ -616,11 +663,17 @@ def _checked(
     if fallback == name:
         return target, picture
     extension = formats.extension(fallback)
-    other = str(pathlib.Path(target).with_suffix(extension))
+    path = pathlib.Path(target)
+    other = str(path.with_suffix(extension))
     if claims.owner(other, job.source) != job.source.name:
-        other = target + extension
+        mark = args.suffix or sources.MARK  # stays at the end of the name
+        stem, end = path.stem.removesuffix(mark), mark * path.stem.endswith(mark)
+        other = str(path.with_name(stem + path.suffix + end + extension))
         _claim(other, job.source, claims)
-    _check_target(other, args.overwrite)
+    try:
+        _check_target(other, args.overwrite)
+    except _NotRestoredError as stop:
+        raise _NotRestoredError(stop.reason, stop.status, other) from None
     note = f"{name.upper()} can't hold it: it is written as {fallback.upper()}."
     return other, picture._replace(notes=(*picture.notes, note))
 

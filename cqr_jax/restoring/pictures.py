@@ -133,7 +133,12 @@ def _decode_png(data: bytes, max_pixels: int, salvage: bool) -> Picture:
             else "The PNG lacks its end."
         )
     with Image.open(io.BytesIO(opened.found.data), formats=["PNG"]) as image:
-        image.load()
+        try:
+            image.load()
+        except OSError:  # rows can be missing although the file has its end
+            if missing := png_file.missing(opened):
+                raise ImageError(_cut(missing)) from None
+            raise
         pixels = png_file.pixels(opened, image)
         picture = _picture(image, opened.found.metadata, pixels)
     return picture._replace(notes=tuple(notes))
@@ -157,6 +162,8 @@ def _decode_tiff(data: bytes, max_pixels: int) -> Picture:
             _check(image, max_pixels)
             image.load()
             picture = _picture(image, found.metadata)
+        if found.data is data:  # Pillow found the orientation in it, and applied it
+            picture, _ = _said_upright(picture)
     damage = ("libtiff reports that the picture is damaged.",) if errors else ()
     return picture._replace(notes=(*found.notes, *damage))
 
@@ -376,7 +383,9 @@ def from_pillow(image: Image.Image, stored: bool = False) -> Picture:
       ImageError: if the image is damaged, or its colours are neither gray nor RGB nor
         CMYK.
     """
-    is_png = image.format == "PNG" and image.mode in ("1", "L")
+    if not (image.width and image.height):
+        raise ImageError("has no pixels")
+    is_png = image.format == "PNG" and image.mode in ("1", "L", "I", "I;16")
     if is_png and "transparency" in image.info and (data := _file(image)):
         return decode(data, image.width * image.height)  # Pillow misreads which gray
     is_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
@@ -420,13 +429,22 @@ def upright(picture: Picture) -> Picture:
     orientation, or with unreadable EXIF, is unchanged. Compression and stored
     coefficients remain those of the file.
     """
+    said, orientation = _said_upright(picture)
+    return _turned(said, orientation) if orientation else picture
+
+
+def _said_upright(picture: Picture) -> tuple[Picture, int]:
+    """Sets the EXIF orientation to 1; returns the picture and its orientation before.
+
+    Without an orientation to turn by, the picture is unchanged, and the result 0.
+    """
     try:
-        orientation = exif.read(picture.metadata.exif).numbers(exif.ORIENTATION)
-        transposed, _ = _TURNS[orientation[0]]
+        (orientation,) = exif.read(picture.metadata.exif).numbers(exif.ORIENTATION)
+        transposed, _ = _TURNS[orientation]
         meta = metadata.turned(picture.metadata, transposed)
     except (ValueError, LookupError):
-        return picture
-    return _turned(picture, orientation[0])._replace(metadata=meta)
+        return picture, 0
+    return picture._replace(metadata=meta), orientation
 
 
 def _turned(picture: Picture, orientation: int) -> Picture:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from cqr_jax import formats
 
 STANDARD = "-"  # standard input, and standard output
+EMPTY = "no image in this folder"  # the problem of a folder
 MARK = ".restored"  # in the names of results that are written beside their input
 
 
@@ -33,9 +34,13 @@ class Source(NamedTuple):
 def find(inputs: list[str], output: str | None, mark: str = MARK) -> list[Source]:
     """Finds all files that the command line names, each once.
 
-    Files in folders are sorted. Results of earlier runs are excluded from folders and
-    patterns: files whose names end with the mark, and the output folder if it is inside
-    an input folder.
+    Files in folders are sorted. Results of earlier runs are excluded, because a shell
+    expands `*` to them too:
+
+    - files in folders and patterns whose names end with the mark, and named files with
+      the mark whose input is named as well
+    - the output folder, if it is inside an input folder, matches a pattern or is named
+      together with other inputs
 
     Args:
       inputs: names of files, folders and patterns, or '-'.
@@ -43,8 +48,16 @@ def find(inputs: list[str], output: str | None, mark: str = MARK) -> list[Source
       mark: text at the end of the names of earlier results, before the extension.
     """
     found: dict[str, Source] = {}
+    out = os.path.realpath(output) if output and os.path.isdir(output) else None
+    if any(os.path.realpath(name) != out for name in inputs):
+        inputs = [name for name in inputs if os.path.realpath(name) != out]
+    named = {os.path.splitext(name)[0] for name in inputs}
     folders = sum(os.path.isdir(name) for name in inputs)
     for name in inputs:
+        stem = os.path.splitext(name)[0]
+        of_another = stem.endswith(mark) and stem.removesuffix(mark) in named
+        if of_another and os.path.isfile(name):
+            continue
         for source in _named(name, output, mark, folders > 1):
             key = source.name
             if key != STANDARD:
@@ -75,13 +88,18 @@ def _named(
             under = above / os.path.relpath(source.name, path)
             yield source._replace(under=under)
         if not readable:
-            yield Source(name, path, "no image in this folder")
+            yield Source(name, path, EMPTY)
     elif os.path.exists(name):
         yield Source(name, pathlib.PurePath(path.name))
     elif glob.has_magic(name):
         fixed = fixed_part(name)
         matching = map(pathlib.Path, glob.glob(name, recursive=True))
-        files = [str(x) for x in matching if x.is_file() and not _is_result(x, mark)]
+        out = _own_folder(output, pathlib.Path(fixed or "."))
+        files = [
+            str(x)
+            for x in matching
+            if x.is_file() and not _is_result(x, mark) and not _is_in(x, out)
+        ]
         for x in sorted(files):
             yield Source(x, pathlib.PurePath(os.path.relpath(x, fixed or ".")))
         if not files:
@@ -97,11 +115,7 @@ def _within(folder: pathlib.Path, output: str | None, mark: str) -> list[Source]
 
     Links to folders are followed, but each folder is visited once.
     """
-    out = os.path.realpath(output) if output and os.path.isdir(output) else None
-    if out == os.path.realpath(folder) or (
-        out and not pathlib.Path(out).is_relative_to(os.path.realpath(folder))
-    ):
-        out = None  # the output folder holds inputs too
+    out = _own_folder(output, folder)
     found: list[Source] = []
     seen = {_identity(folder)}
 
@@ -120,6 +134,23 @@ def _within(folder: pathlib.Path, output: str | None, mark: str) -> list[Source]
             if (source := _source(path, mark)) is not None:
                 found.append(source)
     return sorted(found, key=lambda x: pathlib.PurePath(x.name))
+
+
+def _own_folder(output: str | None, folder: pathlib.Path) -> str | None:
+    """Returns the real path of an output folder inside a folder; None if it is not.
+
+    If it is the folder itself or above it, it holds inputs too.
+    """
+    if not output or not os.path.isdir(output):
+        return None
+    out, above = os.path.realpath(output), os.path.realpath(folder)
+    return out if above in map(str, pathlib.Path(out).parents) else None
+
+
+def _is_in(path: pathlib.Path, folder: str | None) -> bool:
+    return folder is not None and pathlib.Path(os.path.realpath(path)).is_relative_to(
+        folder
+    )
 
 
 def _identity(folder: pathlib.Path) -> tuple[int, int] | str:

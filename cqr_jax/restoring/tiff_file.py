@@ -16,10 +16,12 @@ from cqr_jax.restoring.picture import Picture
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LONGEST = 2**32 - 2**25  # maximum bytes of pixels, which leaves room for the metadata
+_KIND, _SUB_DIRECTORIES = 254, 330
 _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 262, 277
 _PLANAR, _EXTRA, _FORMAT = 284, 338, 339
 _XMP, _ICC, _IPTC, _PHOTOSHOP = 700, 34675, 33723, 34377
 _OTHER_METADATA = {_XMP, _ICC, _IPTC, _PHOTOSHOP}
+_REDUCED = 1  # bit of NewSubfileType
 _UNSPECIFIED, _PREMULTIPLIED = 0, 1  # values of ExtraSamples
 _SEPARATE = 2  # value of PlanarConfiguration: one plane per channel
 _SIGNED, _FLOAT, _COMPLEX = 2, (3, 6), 5  # values of SampleFormat
@@ -92,6 +94,10 @@ def _resources(tags: Tags) -> bytes:
 def _check(tags: Tags) -> None:
     """Raises an ImageError if the file is not supported."""
     limits.check_pages(tags.pages)
+    if (*tags.numbers(_KIND, (0,)), 0)[0] & _REDUCED and _SUB_DIRECTORIES in tags.first:
+        raise ImageError(
+            "a camera's raw file, which begins with a thumbnail; convert it first"
+        )
     bits = set(tags.numbers(_BITS, (1,))) or {1}
     formats = set(tags.numbers(_FORMAT, (1,)))
     advice = "convert it to 16-bit unsigned integers"

@@ -186,6 +186,10 @@ def test_quality_only_prints_scores_and_quality_factors(folder, tmp_path, photog
             ["--report", "in/a.jpg", "in"],
             "error: --report=in/a.jpg: is an image's name",
         ),
+        (["--report", "in/a.heic", "in"], "error: --report=in/a.heic: is an image's"),
+        (["--report", "in/a.cr2", "in"], "error: --report=in/a.cr2: is an image's"),
+        (["in", "--report=in/a.jpg/r.json"], "error: --report=in/a.jpg/r.json: /"),
+        (["in", "-o", "x", "--report=x"], "error: --report=x: is a folder"),
         (["in/a.jpg", f"--weights={'b' * 300}"], f"error: {'b' * 300}: no such"),
         (
             ["in/a.jpg", "--quality-factor=20", f"--weights={LUMA_ONLY}"],
@@ -350,6 +354,11 @@ def test_jpegs_above_skip_above_are_skipped_or_copied(folder, photograph):
     assert "1 copied, 1 skipped" in err
     copy = folder / "out" / "good.jpg"
     assert copy.read_bytes() == (folder / "good.jpg").read_bytes()
+    found = json.loads(report.read_text())
+    assert {x["status"]: x["output"] for x in found} == {
+        "copied": "out/good.jpg",
+        "skipped": "out/a.png",
+    }
 
 
 @pytest.mark.parametrize(
@@ -408,6 +417,8 @@ def test_new_files_in_a_watched_folder_are_restored_until_ctrl_c(folder):
         (("in", *COPYING, "-o", "x.png"), "--copy-skipped needs --skip-above"),
         (("a.jpg", *COPYING, "-o", "-"), "--copy-skipped needs --skip-above"),
         (("-", *COPYING, "-o", "out/"), "--copy-skipped needs --skip-above"),
+        (("-", "--skip-above=90", "-o", "-"), "could write nothing to -o -"),
+        (("-", "-o", ""), "-o: is empty; name a file, a folder or -"),
     ],
 )
 def test_contradicting_flags_are_rejected(folder, flags, words):
@@ -459,6 +470,91 @@ def test_a_png_instead_of_another_format_replaces_no_other_output(folder, photog
         assert code == 0, err
         assert "4 restored" in err
         assert {x.name for x in (folder / output).glob("[ab].*")} == expected
+
+
+def test_a_png_beside_a_webp_is_no_input_of_the_next_run(folder, photograph):
+    place = folder / "webp"
+    place.mkdir()
+    for name in ("a.jpg", "a.webp"):
+        photograph.save(place / name)
+    code, _, err = _call("webp", "--bits=16", "--strength=0", cwd=folder)
+    assert code == 0, err
+    names = {"a.jpg", "a.webp", "a.restored.png", "a.webp.restored.png"}
+    assert {x.name for x in place.iterdir()} == names
+    report = folder / "report.json"
+    again = ("webp", "--bits=16", "--strength=0", f"--report={report}")
+    code, _, err = _call(*again, cwd=folder)
+    assert code == 0, err
+    assert {x.name for x in place.iterdir()} == names
+    assert [(x["status"], x["output"]) for x in json.loads(report.read_text())] == [
+        ("skipped", "webp/a.restored.png"),
+        ("skipped", "webp/a.webp.restored.png"),
+    ]
+
+
+def test_a_new_file_gets_another_name_than_an_earlier_one(folder):
+    args = command.parser().parse_args([str(folder), "-o", "out", "--watch"])
+    first, second = (
+        file_loop.Source(str(folder / name), pathlib.PurePath(name))
+        for name in ("a.jpg", "a.jpeg")
+    )
+    naming = file_loop.Naming("out")
+
+    def planned(found, before):
+        claims = file_loop._Claims()
+        jobs = file_loop._plan(found, before, naming, args, lambda told: None, claims)
+        return [x.target for x in jobs]
+
+    assert planned([first], []) == ["out/a.png"]
+    assert planned([second], [first]) == ["out/a.jpeg.png"]
+    assert planned([first], [first]) == ["out/a.png"]
+
+
+def test_a_watched_folder_may_be_empty(tmp_path):
+    args = command.parser().parse_args([str(tmp_path), "--watch"])
+    found = file_loop._find(args)
+    assert len(found) == 1
+    assert next(file_loop._rounds(found, args, file_loop._Claims())) == []
+
+
+def test_too_small_a_memory_is_one_line(folder, monkeypatch):
+    def never(*args):
+        raise MemoryError
+        yield
+
+    monkeypatch.setattr(file_loop.restorer, "restorations", never)
+    code, _, err = _call("a.jpg", cwd=folder)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: the memory is too small for an ima")
+
+
+def test_files_that_were_written_before_an_interrupt_are_reported(tmp_path, capsys):
+    report = tmp_path / "report.json"
+    args = command.parser().parse_args(["in", f"--report={report}"])
+    tell = file_loop._Teller(args)
+    told, written = (file_loop.Outcome(x, f"{x}.png") for x in ("a", "b"))
+    tell.wrote(told)
+    tell(told)
+    tell.wrote(written)
+    tell.end()
+    assert [x["input"] for x in json.loads(report.read_text())] == ["a", "b"]
+    assert capsys.readouterr().err.count(" -> ") == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has it")
+def test_full_standard_output_is_one_line(folder):
+    with open("/dev/full", "w") as full:
+        code = subprocess.run(
+            [sys.executable, "-m", "cqr_jax.restoring", "none.jpg", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+        )
+    assert code.returncode == 1
+    assert code.stderr.splitlines()[-1] == (
+        "error: standard output: No space left on device"
+    )
 
 
 def test_names_of_pngs_do_not_depend_on_the_time_of_decoding(
@@ -524,8 +620,12 @@ def test_a_suffix_excludes_results_beside_inputs_alone(folder):
 
     assert not found()
     assert not found("-o", str(folder))
-    assert not found("-o", str(folder.parent))
+    assert found("-o", str(folder.parent))
     assert found("-o", str(folder.parent / "out"))
+    args = command.parser().parse_args(
+        [str(folder), str(folder / "deep"), "--suffix=_2", "-o", str(folder.parent)]
+    )
+    assert str(folder / "a_2.jpg") not in [x.name for x in file_loop._find(args)]
     args = command.parser().parse_args([str(folder / "*.jpg"), "--suffix=_2"])
     assert str(folder / "a_2.jpg") not in [x.name for x in file_loop._find(args)]
 

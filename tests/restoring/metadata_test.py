@@ -214,6 +214,19 @@ def test_exif_directories_that_point_to_themselves_are_read():
     assert exif.read(exif.block(tags)).first == tags.first
 
 
+def test_exif_values_that_overlap_take_no_more_memory_than_the_block():
+    count, values = 1000, bytes(20_000)
+    entries = b"".join(
+        struct.pack("<HHII", 40_000 + i, 7, len(values), 8) for i in range(count)
+    )
+    directory = struct.pack("<H", count) + entries + bytes(4)
+    head = b"II*\0" + struct.pack("<I", 8 + len(values))
+    tags = exif.read(head + values + directory)
+    assert tags.damaged
+    read = sum(len(x.value) for x in tags.first.values())
+    assert 0 < read <= 2 * len(head + values + directory)
+
+
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff", "bmp"])
 @pytest.mark.parametrize("dpi", [4294967295.0, 1e300, 70000.0])
 def test_files_with_absurd_resolutions_are_written_and_read(name, dpi):

@@ -66,7 +66,7 @@ def test_transparent_gray_value_becomes_alpha(depth):
         np.testing.assert_array_equal(again.alpha, found.alpha)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
 def test_transparent_gray_value_of_a_pillow_image_becomes_alpha(depth):
     _, _, data = _gray(depth)
     expected = pictures.decode(data)
@@ -181,7 +181,7 @@ def test_png_with_too_little_data_before_its_end_is_salvaged():
     chunks[b"IDAT"] = chunks[b"IDAT"][:900]
     file = io.BytesIO()
     png.write_chunks(file, list(chunks.items()))
-    with pytest.raises(ImageError):
+    with pytest.raises(ImageError, match=r"its rows below row .*--salvage"):
         pictures.decode(file.getvalue())
     found = pictures.decode(file.getvalue(), salvage=True)
     assert found.notes[0].startswith("The file is truncated: its rows below row ")

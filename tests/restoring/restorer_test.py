@@ -225,6 +225,11 @@ def test_arrays(shape, dtype):
         np.testing.assert_array_equal(found[..., 3], image[..., 3])
 
 
+def test_an_image_without_pixels_is_an_error():
+    with pytest.raises(ImageError, match="has no pixels"):
+        cqr_jax.restore(Image.new("RGB", (0, 0)))
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK"])
 def test_pillows_images(mode):
     image = Image.fromarray(RNG.integers(0, 256, (40, 50, 3), np.uint8)).convert(mode)

@@ -34,6 +34,21 @@ def test_results_of_earlier_runs_in_folders_are_excluded(folder):
     assert "a_clean.png" not in _under(sources.find([str(folder)], None, "_clean"))
 
 
+def test_results_that_a_shell_or_a_pattern_names_are_excluded(folder):
+    out, photo, done = folder / "out", folder / "a.jpg", folder / "a.restored.png"
+    out.mkdir()
+    for path in (out / "a.png", done):
+        path.touch()
+    everything = [str(x) for x in (photo, out, done)]
+    assert _under(sources.find(everything, str(out))) == ["a.jpg"]
+    assert _under(sources.find([str(done)], str(out))) == ["a.restored.png"]
+    assert _under(sources.find([str(out)], str(out))) == ["a.png"]
+    names = _under(sources.find([f"{folder}/**/a*"], str(out)))
+    assert names == ["a.jpg"]
+    names = _under(sources.find([f"{out}/*"], str(out)))
+    assert names == ["a.png"]
+
+
 def test_each_file_is_found_once(folder):
     deep, deeper = folder / "deep", folder / "deep" / "er"
     two = sources.find([str(deep), str(deeper), str(deep / "gray.jpeg")], None)

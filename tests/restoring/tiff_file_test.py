@@ -188,6 +188,31 @@ def test_orientation_and_resolution_fit_the_pixels(orientation, dtype):
     assert turned.pixels.shape[:2] == ((30, 20) if swapped else (20, 30))
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_orientation_that_pillow_applies_is_not_applied_again(orientation):
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        np.arange(20 * 30, dtype=np.uint8).reshape(20, 30),
+        bigtiff=True,
+        photometric="palette",
+        colormap=np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1)),
+        extratags=[(274, "H", 1, orientation, True)],
+    )
+    found = pictures.decode(buffer.getvalue())
+    stored = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
+    expected = np.rot90(stored, {1: 0, 3: 2, 6: 3}[orientation])
+    np.testing.assert_array_equal(found.pixels[..., 0], expected)
+    np.testing.assert_array_equal(pictures.upright(found).pixels, found.pixels)
+
+
+def test_raw_file_that_begins_with_a_thumbnail_is_rejected():
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 12)).save(buffer, "TIFF", tiffinfo={254: 1, 330: 8})
+    with pytest.raises(ImageError, match="a camera's raw file"):
+        pictures.decode(buffer.getvalue())
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
 @pytest.mark.parametrize(
     "compression", [None, "tiff_lzw", "tiff_adobe_deflate", "group4", "jpeg"]
