@@ -773,6 +773,77 @@ def test_unguided_steps_keep_the_terms_that_compare_pixels():
     assert alone.unguided_step is None
 
 
+@pytest.mark.parametrize("kind", ["ranker", "deblocker"])
+def test_steps_take_what_the_config_says(kind):
+    config = deblock.get_config("compact")
+    config.update(
+        parallel="pmap", grad_accum_steps=2, compute_dtype="bfloat16", remat=True
+    )
+    if kind == "ranker":
+        made = stages.ranker_steps(config.ranker)
+        trains = [made.train_step]
+    else:
+        made = stages.deblock_steps(config, Ranker(4))
+        trains = [made.train_step, made.unguided_step]
+        assert made.model.remat
+    assert made.model.dtype == "bfloat16"
+    axis = made.eval_step.keywords["axis_name"]
+    assert isinstance(axis, str)
+    for step in trains:
+        assert step.keywords["axis_name"] == axis
+        assert step.keywords["grad_accum_steps"] == 2
+        assert step.keywords["ema_decay"] == (
+            config.ema_decay if kind == "deblocker" else config.ranker.ema_decay
+        )
+
+
+def test_stages_know_their_metrics_and_their_guided_steps(data_dir):
+    config = deblock.get_config("compact")
+    config.data.update(data_dir=str(data_dir), name="photos")
+    config.update(steps=10, guided_steps=3, qualities=(10, 30), patch=48)
+    model = Ranker(2)
+    held = weights.Weights(model, state.init(model, 48, 0), {}, {})
+    stage = stages.deblock_stage(config, held)
+    assert (stage.name, stage.best) == ("deblocker", ("psnr", "max"))
+    assert stage.unguided_steps == 7
+    assert stage.images_per_step == config.batch_size
+    sums = {
+        "mse": np.array([200.0, 100.0]),
+        "mse_jpeg": np.array([400.0, 200.0]),
+        "count": np.array(2.0),
+    }
+    found = stage.summarize(sums)
+    psnr = {10: 10 * math.log10(255**2 / 100), 30: 10 * math.log10(255**2 / 50)}
+    assert found["psnr_q10"] == pytest.approx(psnr[10])
+    assert found["psnr_q30"] == pytest.approx(psnr[30])
+    assert found["psnr"] == pytest.approx((psnr[10] + psnr[30]) / 2)
+    assert found["jpeg_q10"] == pytest.approx(10 * math.log10(255**2 / 200))
+
+    config.ranker.patch = 48
+    ranking = stages.ranker_stage(config.ranker)
+    assert (ranking.name, ranking.best) == ("ranker", ("loss", "min"))
+    found = ranking.summarize({"loss": 3.0, "correct": 9.0, "count": 12.0})
+    assert found == {"loss": 0.25, "accuracy": 0.75}
+
+
+@pytest.mark.parametrize(
+    "field", ["batch_size", "validation.batch_size", "ranker.batch_size"]
+)
+def test_batches_divide_among_the_devices(monkeypatch, field):
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    config = deblock.get_config("quickstart")
+    sizes = ("batch_size", "validation.batch_size")
+    for name in (*sizes, *(f"ranker.{x}" for x in sizes)):
+        config.update_from_flattened_dict({name: 8})
+    check_start(config, "deblocker")
+    config.update_from_flattened_dict({field: 6})
+    with pytest.raises(UserError, match=rf"config\.{field}=6: must be a multiple of 4"):
+        check_start(config, "deblocker")
+    config.update_from_flattened_dict({field: 8, "grad_accum_steps": 4})
+    with pytest.raises(UserError, match=r"batch_size=8: must be a multiple of 16"):
+        check_start(config, "deblocker")
+
+
 def test_a_signal_during_the_last_validation_stops_too(tmp_path):
     """Otherwise the next stage would start although the user wants to stop."""
 

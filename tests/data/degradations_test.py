@@ -109,6 +109,40 @@ def test_clean_and_compressed_are_the_same_crop(photograph):
         assert np.abs(clean.astype(int) - compressed).mean() < 6
 
 
+def test_double_compression_is_that_of_two_jpegs(photograph, monkeypatch):
+    """Half of the doubly compressed pictures have one grid in both compressions."""
+    first, second = libjpeg(10, (1, 1)), libjpeg(60, (1, 1))
+    equal = 0
+    for seed in range(40):
+        drawn = iter((first, second))
+        monkeypatch.setattr(degradations, "draw", lambda *args, of=drawn: next(of))
+        clean, compressed, _ = degradations.example(
+            photograph, 96, PLAIN._replace(double=1), False, np.random.default_rng(seed)
+        )
+        twice = degradations.compress(degradations.compress(clean, first), second)
+        equal += np.array_equal(compressed, twice)
+        assert not np.array_equal(compressed, degradations.compress(clean, second))
+    assert 10 <= equal <= 30
+
+
+def test_augmentation_turns_and_flips(photograph):
+    views = [np.rot90(photograph, k)[:, ::step] for k in range(4) for step in (1, -1)]
+    windows = [
+        np.lib.stride_tricks.sliding_window_view(x, (32, 32), (0, 1)) for x in views
+    ]
+    found = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        clean, _, _ = degradations.example(photograph, 32, PLAIN, True, rng)
+        crop = np.moveaxis(clean, -1, 0)
+        for i, each in enumerate(windows):
+            # Few windows have the first row. Only these are compared as a whole.
+            same = (each[:, :, :, 0] == crop[:, 0]).all(axis=(2, 3))
+            if any(np.array_equal(x, crop) for x in each[same]):
+                found.add(i)
+    assert found == set(range(8))
+
+
 def test_examples_are_a_function_of_the_generator(photograph):
     first, second = (
         degradations.example(photograph, 64, USUAL, True, np.random.default_rng(5))

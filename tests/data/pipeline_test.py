@@ -173,6 +173,26 @@ def test_processes_share_the_global_batch(builder):
         _assert_equal(batch, joined)
 
 
+def test_processes_share_the_validation(builder):
+    example = pipeline.ladders(64, (10, 30), augment=False)
+
+    def batches(**kwargs):
+        return pipeline.validation_batches(
+            builder, example, examples=6, batch_size=4, seed=0, **kwargs
+        )
+
+    whole = {name: [batch[name] for batch in batches()] for name in batches()[0]}
+    parts = [batches(process_index=i, process_count=2) for i in (0, 1)]
+    assert all(len(part) == 2 for part in parts)
+    for name, values in whole.items():
+        found = np.concatenate([batch[name] for part in parts for batch in part])
+        expected = np.concatenate(values)
+        assert len(found) == len(expected) == 8
+        assert sorted(x.tobytes() for x in found) == sorted(
+            x.tobytes() for x in expected
+        )
+
+
 def test_different_seeds_give_different_batches(builder):
     example = pipeline.pairs(48, LEVELS, augment=True)
     first, second = (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cqr_jax import weights
 from cqr_jax.data import jpeg
 from cqr_jax.evaluation import drawing, metrics, panels
 from data_prep import sources
@@ -46,12 +47,13 @@ def test_panel_shows_the_crop_enlarged(tmp_path):
     assert sheet[192:].min() == 0  # the captions
 
 
-def test_panel_shows_the_output_of_an_identity_deblocker(tmp_path):
-    path = save_fresh(tmp_path, "deblocker")
-    arguments = ("panel", IMAGE, f"--weights={path}", "--crop=0,0,256,64")
+def test_panel_shows_the_output_of_a_deblocker(tmp_path):
+    path = weights.SHIPPED / "compact.safetensors"
+    arguments = ("panel", IMAGE, f"--weights={path}", "--crop=200,100,256,64")
     sheet = np.asarray(_draw(tmp_path, *arguments))[:64]
     assert sheet.shape == (64, 3 * 256 + 2 * 8)
-    np.testing.assert_array_equal(sheet[:, 264:520], sheet[:, 528:])
+    clean, bad, good = (sheet[:, x : x + 256] for x in (0, 264, 528))
+    assert metrics.psnr(clean, good) > metrics.psnr(clean, bad) + 0.5
 
 
 def test_panel_shows_colours_and_their_metrics(tmp_path):
@@ -77,7 +79,8 @@ def test_feature_maps_have_a_row_for_each_convolution(tmp_path):
     path = save_fresh(tmp_path, "ranker")
     arguments = ("features", IMAGE, f"--weights={path}", "--crop=0,0,96,64")
     sheet = _draw(tmp_path, *arguments)
-    assert sheet.height > 10 * 100  # a row for each of the ten convolutions
+    # A row for each of the ten convolutions, and one for the images.
+    assert sheet.height == pytest.approx(11 * (2 * 64 / 96 + 0.2) * 80, abs=2)
     assert len(sheet.convert("RGB").getcolors(2**24)) > 100
 
 

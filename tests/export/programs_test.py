@@ -13,9 +13,11 @@ import cqr_jax
 from cqr_jax import weights
 from cqr_jax.data.compression import FEATURES, features, libjpeg
 from cqr_jax.errors import UserError
+from cqr_jax.export.__main__ import main as export_command
 from cqr_jax.export.__main__ import write
 from cqr_jax.models import colour
 from cqr_jax.restoring import jax_network
+from tests.conftest import call
 from tests.networks import NETWORKS, SMALL, drawn
 
 RNG = np.random.default_rng(0)
@@ -178,11 +180,12 @@ def test_stablehlo_pads_tiny_images_by_repetition(of_colour, exported):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_default_weights_are_exported(tmp_path):
+def test_command_exports_the_default_weights_with_its_side(tmp_path):
     path = tmp_path / "a.onnx"
-    write(path, weights.load(weights.DEBLOCKER, "deblocker"))
-    (image,) = session_of(path).get_inputs()
-    assert image.name == "image"
+    code, out, err = call(export_command, path, "--side=48")
+    assert (code, out) == (0, ""), err
+    inputs = {x.name: x.shape for x in session_of(path).get_inputs()}
+    assert inputs["image"][1:] == [3, 48, 48]
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,24 @@ def test_folders_are_restored_and_outputs_skipped_the_second_time(
     assert times == {x: x.stat().st_mtime_ns for x in out.rglob("*")}
 
 
+def test_quality_only_reports_and_names_what_it_leaves_out(folder, tmp_path):
+    (folder / "raw.cr2").touch()
+    report = tmp_path / "report.json"
+    code, out, err = _call(".", "--quality-only", "--report", report, cwd=folder)
+    assert code == 1  # two files can't be read
+    assert "raw.cr2: left out: CR2 can't be read" in err
+    rows = {x["input"]: x for x in json.loads(report.read_text())}
+    assert rows["a.jpg"]["factor"] == 10
+    assert "a.jpg" in out
+
+
+@pytest.mark.parametrize("flags", [("a.jpg", "b.jpg"), ("a.jpg", "--json")])
+def test_standard_output_takes_one_image(folder, flags):
+    code, out, err = _call(*flags, "-o", "-", cwd=folder)
+    assert (code, out) == (1, "")
+    assert "-o - writes one image to standard output; name one input" in err
+
+
 def test_output_of_one_file_beside_it_or_named(folder, tmp_path):
     code, _, err = _call("a.jpg", cwd=folder)
     assert code == 0, err
@@ -976,6 +994,7 @@ def test_files_compressed_before_are_reported(
     monkeypatch.setattr(projection, "limit", lambda quality: -1.0)
     rows = restore(folder / "a.jpg", f"--weights={colour_weights}")
     assert _told(rows["a.jpg"]) == (10, "tables", False)
+    assert rows["a.jpg"]["compressed_before"]
 
 
 def test_quality_factor_changes_the_result(folder, restore, colour_weights, tmp_path):
