@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable
 from unittest import mock
@@ -43,6 +44,14 @@ def pytest_collection_modifyitems(items):
     fast = [x for x in items if not x.get_closest_marker("slow")]
     middle = len(fast) // 2
     items[:] = slow[::2] + fast[:middle] + slow[1::2] + fast[middle:]
+
+
+def check_cause(error: BaseException) -> None:
+    """Fails if an error that stands for a damaged file hides a mistake in our code."""
+    cause = error.__context__
+    if isinstance(cause, TypeError | AttributeError | NameError):
+        last = traceback.extract_tb(cause.__traceback__)[-1]
+        assert not last.filename.startswith(str(ROOT / "cqr_jax")), repr(cause)
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,8 @@ def _way(command: str) -> str | None:
 
 def _those(way: str) -> list[str]:
     found = [command for command in _commands() if _way(command) == way]
-    return list(dict.fromkeys(found))
+    # Commands that differ in their comments alone are one.
+    return list({x.partition(" #")[0].strip(): x for x in reversed(found)}.values())
 
 
 def _filled(command: str) -> str:

@@ -23,9 +23,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
+import tensorflow as tf
 import torch
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
+from tensorboard.compat.proto import event_pb2
 
 from configs import ablation, deblock, ranker
 from configs import eval as evaluation
@@ -38,6 +40,7 @@ from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
 from cqr_jax.training import ablation as table1
 from cqr_jax.training import checkpoint, loop, stages, state
+from cqr_jax.training.interrupts import Interrupts
 from cqr_jax.training.reporter import Reporter
 from cqr_jax.training.start import check_start, initial_params
 from cqr_jax.training.workdir import Workdir
@@ -1079,6 +1082,17 @@ def test_a_signal_during_the_last_save_stops_the_run_after_it(tmp_path, monkeypa
         assert manager.latest_step() == 2
 
 
+def test_a_second_signal_has_its_usual_effect_after_a_second(monkeypatch):
+    now = iter([0.0, 0.5, 2.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # as `timeout` sends it
+        assert interrupts.caught == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_a_failed_save_stops_the_run_at_the_next_log_line(tmp_path, monkeypatch):
     with _toy_training(tmp_path, _toy_stage(_toy_step), 3, 1) as (train, manager):
 
@@ -1095,12 +1109,24 @@ def test_speed_and_time_left_do_not_count_compiled_steps(tmp_path, caplog, monke
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
     reporter = Reporter(str(tmp_path), "ranker", 100, 4)
     with reporter, caplog.at_level("INFO", "cqr_jax"):
+        reporter.validation(1, {"psnr": 30.5})
         reporter.clock.restart(1)
         reporter.training(21, {"loss": 0.5})
         reporter.clock.restart(21)
         reporter.training(21, {"loss": 0.5})
         reporter.training(41, {"loss": 0.5})
-    assert [x.split("0.5  ")[1] for x in caplog.messages] == [
+    (file,) = (tmp_path / "logs").glob("events.*")
+    records = tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+    events = map(event_pb2.Event.FromString, records)
+    found = {
+        (event.step, value.tag): tf.make_ndarray(value.tensor).item()
+        for event in events
+        for value in event.summary.value
+    }
+    assert found[1, "validation/psnr"] == 30.5
+    assert found[21, "train/loss"] == 0.5
+    assert found[41, "train/images_per_second"] > 0
+    assert [x.split("0.5  ")[1] for x in caplog.messages[1:]] == [
         "8 images/s  0:00:40 left",
         "? images/s  ? left",
         "3 images/s  0:01:28 left",
@@ -1274,6 +1300,12 @@ def test_ablation_trains_missing_runs_and_prints_a_table(
     out = capsys.readouterr().out
     assert caplog.text.count("ranker: weights of step 4") == 1  # all runs share one
     assert caplog.text.count("deblocker: weights of step 6") == 4
+    # The first seed of all variants comes first.
+    order = [("cqr", 3), ("none", 3), ("cqr", 4), ("none", 4)]
+    assert [x for x in caplog.messages if x.startswith("run ")] == [
+        f"run {i} of 4: ablation={variant}, seed {seed}"
+        for i, (variant, seed) in enumerate(order, 1)
+    ]
     runs = {
         (variant, seed): json.loads(
             (workdir / variant / f"seed{seed}" / "config.json").read_text()

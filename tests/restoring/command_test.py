@@ -1035,11 +1035,6 @@ def test_projected_results_lie_within_the_intervals(
     assert off() < 0.51  # rounding to 16 bits moves some by a little
 
 
-def test_quality_factor_is_rejected_for_weights_that_take_none(folder, restore):
-    with pytest.raises(UserError, match="these weights don't take one"):
-        restore(folder / "a.jpg", "--quality-factor=5", f"--weights={LUMA_ONLY}")
-
-
 def test_images_above_max_megapixels_fail(folder):
     code, _, err = _call(folder / "a.jpg", "--max-megapixels=0.01")
     assert code == 1

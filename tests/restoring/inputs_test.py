@@ -14,6 +14,7 @@ from cqr_jax.restoring import exif, heif_file, pictures
 from cqr_jax.restoring.exif import Entry, Tags
 from cqr_jax.restoring.metadata import Metadata
 from cqr_jax.restoring.picture import Picture
+from tests.conftest import check_cause
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 30, 3), np.uint8)
@@ -296,6 +297,7 @@ def test_files_with_random_changes_are_decoded_or_raise_image_error(save):
             found = pictures.decode(bytes(data), max_pixels=1_000_000)
         except ImageError as error:
             reasons.append(str(error))
+            check_cause(error)
             continue
         again = pictures.decode(pictures.encode(found, "tiff"))
         np.testing.assert_array_equal(again.pixels, found.pixels)

@@ -14,6 +14,7 @@ from cqr_jax.data.jpeg import ImageError
 from cqr_jax.restoring import pictures, profiles
 from cqr_jax.restoring.metadata import Metadata
 from cqr_jax.restoring.picture import Picture
+from tests.conftest import check_cause
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 30, 3), np.uint8)
@@ -317,12 +318,6 @@ def test_tiff_samples_are_interpreted_by_their_tags(dtype):
     np.testing.assert_allclose(found.pixels, np.minimum(plain, top), atol=1)
 
 
-def test_half_floats_are_rejected():
-    halves = RNG.random((20, 30, 3)).astype(np.float16)
-    with pytest.raises(ImageError, match="a TIFF with floating-point"):
-        pictures.decode(_tiff(halves, photometric="rgb"))
-
-
 def test_sbit_does_not_reduce_16_bit_pixels():
     """Cameras and scanners give the number of significant bits in sBIT."""
     wide = RNG.integers(0, 2**16, (20, 30, 3), np.uint16)
@@ -415,16 +410,19 @@ def test_files_with_random_damage_are_decoded_or_raise_image_error(name):
     good = pictures.encode(Picture(RGB), name)
     rng = np.random.default_rng(1)
     refused = 0
-    for _ in range(300):
+    for i in range(300):
         data = bytearray(good)
         for _ in range(rng.integers(1, 6)):
             data[rng.integers(len(data))] = rng.integers(256)
-        data = bytes(data[: rng.integers(1, len(data) + 1)])
+        if i % 2:
+            data = data[: rng.integers(1, len(data))]
         try:
-            pictures.decode(data, max_pixels=1_000_000)
-        except ImageError:
+            found = pictures.decode(bytes(data), max_pixels=1_000_000)
+            assert found.pixels.size
+        except ImageError as error:
             refused += 1
-    assert refused > 30
+            check_cause(error)
+    assert 30 < refused < 300
 
 
 def test_webp_gets_no_profile_for_gray():

@@ -199,18 +199,6 @@ def test_truncated_decompression_bomb_is_rejected_by_its_size():
         pictures.decode(huge, salvage=True)
 
 
-def test_animation_error_gives_the_frame_count():
-    buffer = io.BytesIO()
-    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
-    frames[0].save(buffer, "PNG", save_all=True, append_images=frames[1:])
-    with pytest.raises(ImageError, match=r"2 frames; split it .* example with "):
-        pictures.decode(buffer.getvalue())
-    buffer = io.BytesIO()
-    frames[0].save(buffer, "WebP", save_all=True, append_images=frames[1:])
-    with pytest.raises(ImageError, match=r"2 frames; split it .* example with "):
-        pictures.decode(buffer.getvalue())
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize(
     "chunks",

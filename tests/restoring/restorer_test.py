@@ -365,7 +365,7 @@ def test_how_pictures_were_restored(monkeypatch):
     assert how(told, given[:1]) == [(30, "tables", False, True)]
 
 
-@pytest.mark.parametrize("factor", range(1, 101))
+@pytest.mark.parametrize("factor", [1, 100])
 def test_a_quality_factor_by_hand_is_reported_as_it_is(factor):
     (found,) = restorer.restorations(
         _Noting(3, True), [Picture(np.zeros((8, 8, 1), np.uint8))], 1, 64, None, factor
