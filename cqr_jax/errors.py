@@ -2,7 +2,7 @@
 
 Its message is a single line that says what is wrong, where, and how to fix it. The
 command lines print that line and exit with a non-zero code. Other errors keep their
-traceback, except for Ctrl-C and a closed pipe.
+traceback, except for Ctrl-C, a closed pipe and a full disk under standard output.
 """
 
 import contextlib
@@ -42,8 +42,9 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-        if sys.stdout:
-            sys.stdout.flush()
+        with standard_output():
+            if sys.stdout:
+                sys.stdout.flush()
     except UserError as error:
         line = " ".join(str(error).split())
         print(f"error: {line}", file=sys.stderr)
@@ -54,12 +55,21 @@ def one_line_errors() -> Iterator[None]:
     except BrokenPipeError:
         _discard_output()
         raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[None]:
+    """Turns a full disk under standard output into a `UserError`.
+
+    Python writes long texts in the call of `print`, and short ones at the end.
+    """
+    try:
+        yield
     except OSError as error:
-        if error.errno != errno.ENOSPC or error.filename is not None:
+        if error.errno != errno.ENOSPC:
             raise
-        print(f"error: standard output: {error.strerror}", file=sys.stderr)
         _discard_output()
-        raise SystemExit(1) from None
+        raise UserError(f"standard output: {error.strerror}") from None
 
 
 def _discard_output() -> None:

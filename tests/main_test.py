@@ -1011,7 +1011,7 @@ def test_a_run_does_not_resume_with_other_weights_in_the_same_file(tmp_path):
     workdir = Workdir(str(tmp_path))
     workdir.keep(config, {}, None, {"ranker": "a"})
     workdir.keep(config, {}, 5, {"ranker": "a"})
-    words = "begun with other weights of the ranker; restore their file"
+    words = r"begun with another file of weights \(ranker\); restore that file"
     with pytest.raises(UserError, match=words):
         workdir.keep(config, {}, 5, {"ranker": "b"})
 
@@ -1235,7 +1235,7 @@ def test_both_stages_train_and_are_evaluated(
     (workdir / "config.json").write_text(
         json.dumps(begun | {"ranker_weights": str(file)})
     )
-    with pytest.raises(UserError, match="begun with other weights of the ranker"):
+    with pytest.raises(UserError, match=r"another file of weights \(ranker\)"):
         tasks.train_deblocker(config)
     file.write_bytes(content)
 

@@ -178,12 +178,12 @@ class _Reader:
         start = place + self.size - room
         if length > room:
             (start,) = self.unpack(self.offset, start)
-            self.left -= length
-            if self.left < 0:
-                raise ValueError("values that overlap")
-        value = self.data[start : start + length]
-        if len(value) < length:
+        if start + length > len(self.data):
             raise ValueError("truncated values")
+        self.left -= length
+        if self.left < 0:
+            raise ValueError("values that overlap")
+        value = self.data[start : start + length]
         return tag, Entry(kind, count, value)
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from cqr_jax import files, formats, progress, signals, tables
 from cqr_jax.data.compression import nearest_quality
 from cqr_jax.data.jpeg import ImageError
-from cqr_jax.errors import UserError
+from cqr_jax.errors import UserError, standard_output
 from cqr_jax.prefetch import prefetch
 from cqr_jax.restoring import (
     network,
@@ -134,7 +134,7 @@ def restore(args: argparse.Namespace) -> int:
     found = _find(args)
     targets.check(naming, len(found))
     run = None
-    before: list[Source] = []
+    names: dict[Source, str] = {}
     tell, claims = _Teller(args), _Claims()
     try:
         with (
@@ -143,8 +143,7 @@ def restore(args: argparse.Namespace) -> int:
         ):
             for batch in _rounds(found, args, claims):
                 tell.expect(len(batch))
-                jobs = list(_plan(batch, before, naming, args, tell, claims))
-                before = [x for x in before if x not in batch] + batch
+                jobs = list(_plan(batch, names, naming, args, tell, claims))
                 if not jobs:
                     continue
                 if run is None:
@@ -168,7 +167,7 @@ def _find(args: argparse.Namespace) -> list[Source]:
     mark = sources.MARK
     if args.suffix and _writes_beside(args.inputs, args.output):
         mark = args.suffix
-    return sources.find(args.inputs, args.output, mark)
+    return sources.find(args.inputs, args.output, mark, not args.quality_only)
 
 
 def _writes_beside(inputs: list[str], output: str | None) -> bool:
@@ -225,7 +224,7 @@ def _state(path: str) -> tuple[int, int] | None:
 
 def _plan(
     found: list[Source],
-    before: list[Source],
+    names: dict[Source, str],
     naming: Naming,
     args: argparse.Namespace,
     tell: Callable[[Outcome], None],
@@ -233,7 +232,13 @@ def _plan(
 ) -> Iterator[Job]:
     """Yields the files to restore, with their targets; reports the others.
 
-    Their outputs get other names than those of the files `before`.
+    Args:
+      found: the files.
+      names: targets of the files of earlier rounds, which stay. Those of new files are
+        added.
+      naming, args: from the command line.
+      tell: is called with the outcome of each file that is not restored.
+      claims: the outputs and inputs of the run.
     """
     readable = []
     for source in found:
@@ -244,9 +249,14 @@ def _plan(
             readable.append(source)
     for source in readable:
         claims.owner(source.name, source)
-    others = [x for x in before if not x.problem and x not in readable]
-    names = targets.name([*others, *readable], naming)[len(others) :]
-    for source, target in zip(readable, names, strict=True):
+    new = [source for source in readable if source not in names]
+    chosen = targets.name(new, naming)
+    if names:  # outputs of earlier rounds can have the names
+        pairs = zip(new, chosen, strict=True)
+        chosen = [_free(source, target, naming, claims) for source, target in pairs]
+    names.update(zip(new, chosen, strict=True))
+    for source in readable:
+        target = names[source]
         try:
             _claim(target, source, claims)
             _check_target(target, args.overwrite)
@@ -254,6 +264,14 @@ def _plan(
             tell(stop.outcome(source, target))
             continue
         yield Job(source, target)
+
+
+def _free(source: Source, target: str, naming: Naming, claims: _Claims) -> str:
+    """Returns the first name for an output that belongs to no other input."""
+    for name in (target, *targets.longer(source, naming)):
+        if claims.owner(name, source) == source.name:
+            return name
+    return target
 
 
 def _claim(target: str, source: Source, claims: _Claims) -> None:
@@ -497,14 +515,16 @@ def measure(args: argparse.Namespace) -> int:
     if args.report:
         files.write(pathlib.Path(args.report), json.dumps(rows, indent=2) + "\n")
     if args.json:
-        print(json.dumps(rows, indent=2))
+        with standard_output():
+            print(json.dumps(rows, indent=2))
     elif len(rows) > len(failures):
         lines = [
             [x["input"], f"{x['score']:.2f}", str(x["factor"]), x["source"]]
             for x in rows
             if "score" in x
         ]
-        print(tables.text([["file", "score", "QF", "QF from"], *lines]))
+        with standard_output():
+            print(tables.text([["file", "score", "QF", "QF from"], *lines]))
     return len(failures)
 
 
@@ -608,7 +628,8 @@ class _Teller:
             )
         text = json.dumps([x._asdict() for x in self._outcomes], indent=2)
         if args.json:
-            print(text)
+            with standard_output():
+                print(text)
         if args.report:
             files.write(pathlib.Path(args.report), text + "\n")
         return count["failed"]
@@ -618,13 +639,17 @@ def _check_report(report: str | None, output: str | None) -> None:
     """Raises a UserError for a report that couldn't be written when all is done."""
     if not report:
         return
-    path = pathlib.Path(os.path.realpath(report))
-    if path.is_dir() or (output and path == pathlib.Path(os.path.realpath(output))):
+    if output and os.path.realpath(report) == os.path.realpath(output):
+        raise UserError(f"--report={report}: is the output too; choose another name")
+    if os.path.isdir(report):
         raise UserError(f"--report={report}: is a folder; name a file in it")
     if formats.is_read(report) or formats.is_known(report):
         raise UserError(f"--report={report}: is an image's name; name a .json file")
-    folder = next(x for x in path.parents if x.exists())
-    if not folder.is_dir():
+    if os.path.exists(report) and not os.path.isfile(report):
+        return  # a pipe or a device
+    parents = pathlib.Path(os.path.realpath(report)).parents
+    folder = next(x for x in parents if os.path.exists(x))
+    if not os.path.isdir(folder):
         raise UserError(f"--report={report}: {folder} is a file, not a folder")
     if not os.access(folder, os.W_OK):
         raise UserError(f"--report={report}: the folder can't be written to")

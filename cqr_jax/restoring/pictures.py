@@ -385,8 +385,10 @@ def from_pillow(image: Image.Image, stored: bool = False) -> Picture:
     """
     if not (image.width and image.height):
         raise ImageError("has no pixels")
-    is_png = image.format == "PNG" and image.mode in ("1", "L", "I", "I;16")
-    if is_png and "transparency" in image.info and (data := _file(image)):
+    clear = image.format == "PNG" and "transparency" in image.info
+    if clear and image.mode in ("I", "I;16"):
+        raise ImageError("Pillow has no 16-bit gray with transparency; use cqr-restore")
+    if clear and image.mode in ("1", "L") and (data := _file(image)):
         return decode(data, image.width * image.height)  # Pillow misreads which gray
     is_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
     data = _file(image) if stored and is_jpeg else b""

@@ -31,39 +31,54 @@ class Source(NamedTuple):
     left_out: bool = False
 
 
-def find(inputs: list[str], output: str | None, mark: str = MARK) -> list[Source]:
+def find(
+    inputs: list[str], output: str | None, mark: str = MARK, restoring: bool = True
+) -> list[Source]:
     """Finds all files that the command line names, each once.
 
-    Files in folders are sorted. Results of earlier runs are excluded, because a shell
-    expands `*` to them too:
-
-    - files in folders and patterns whose names end with the mark, and named files with
-      the mark whose input is named as well
-    - the output folder, if it is inside an input folder, matches a pattern or is named
-      together with other inputs
+    Files in folders are sorted. Results of earlier runs are excluded from folders and
+    patterns: files whose names end with the mark, and the output folder if it is inside
+    an input folder. A shell expands `*` to results too. They are therefore left out if
+    they are named together with their inputs.
 
     Args:
       inputs: names of files, folders and patterns, or '-'.
       output: the output file or folder, or None.
       mark: text at the end of the names of earlier results, before the extension.
+      restoring: whether the files are to be restored. If not, named results are kept.
     """
     found: dict[str, Source] = {}
-    out = os.path.realpath(output) if output and os.path.isdir(output) else None
-    if any(os.path.realpath(name) != out for name in inputs):
-        inputs = [name for name in inputs if os.path.realpath(name) != out]
-    named = {os.path.splitext(name)[0] for name in inputs}
+    results = _named_results(inputs, output, mark) if restoring else {}
+    for name, problem in results.items():
+        source = Source(name, pathlib.PurePath(name), problem, left_out=True)
+        found[os.path.abspath(name)] = source
+    inputs = [name for name in inputs if name not in results]
     folders = sum(os.path.isdir(name) for name in inputs)
     for name in inputs:
-        stem = os.path.splitext(name)[0]
-        of_another = stem.endswith(mark) and stem.removesuffix(mark) in named
-        if of_another and os.path.isfile(name):
-            continue
         for source in _named(name, output, mark, folders > 1):
             key = source.name
             if key != STANDARD:
                 key = os.path.abspath(key)
             found.setdefault(key, source)
     return list(found.values())
+
+
+def _named_results(inputs: list[str], output: str | None, mark: str) -> dict[str, str]:
+    """Returns the inputs that are results of the others, with what they are."""
+    files = {os.path.abspath(name) for name in inputs if os.path.isfile(name)}
+    originals = files | {os.path.splitext(path)[0] for path in files}
+    out = os.path.realpath(output) if output else None
+    found = {}
+    for name in inputs:
+        path = os.path.abspath(name)
+        stem = os.path.splitext(path)[0]
+        beside = out is None or os.path.dirname(os.path.realpath(path)) == out
+        if os.path.isdir(path) and os.path.realpath(path) == out:
+            found[name] = "is the output folder"
+        is_result = path in files and beside and stem.endswith(mark)
+        if is_result and stem.removesuffix(mark) in originals:
+            found[name] = "is a result of an earlier run"
+    return found if len(found) < len(inputs) else {}
 
 
 def fixed_part(pattern: str) -> str:

@@ -3,6 +3,7 @@
 import collections
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from cqr_jax import formats
@@ -135,6 +136,12 @@ def name(sources: list[Source], naming: Naming) -> list[str]:
         for i in _clashing(sources, targets):
             targets[i] = _target(sources[i], naming, level)
     return targets
+
+
+def longer(source: Source, naming: Naming) -> Iterator[str]:
+    """Yields further names for the output of a source, each longer than the last."""
+    for level in range(1, len(pathlib.Path(source.name).absolute().parts) + 1):
+        yield _target(source, naming, level)
 
 
 def _clashing(sources: list[Source], targets: list[str]) -> list[int]:

@@ -93,7 +93,7 @@ def check_workdir(config: ml_collections.ConfigDict) -> None:
     """
     workdir, latest = Workdir(config.workdir), checkpoint.latest_step(config.workdir)
     workdir.check_config(config, latest)
-    if latest is None:
+    if not distributed.all_reduce_max(latest is not None):
         workdir.is_finished(config, "deblocker")
 
 
@@ -128,7 +128,8 @@ def _run(
         distributed.exit_without_barrier(),
     ):
         latest = manager.latest_step()
-        if latest is None and workdir.is_finished(config, kind):
+        none = not distributed.all_reduce_max(latest is not None)
+        if none and workdir.is_finished(config, kind):
             workdir.check_inputs(stage.fingerprints, digests)
             _log.info("%s: finished, its weights are in %s", stage.name, path)
             return path

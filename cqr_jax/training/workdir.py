@@ -152,8 +152,8 @@ class Workdir:
             )
         if name := self._changed(_WEIGHTS_FILE, digests):
             raise UserError(
-                f"{self.path}: was begun with other weights of the {name}; restore "
-                f"their file, or choose another {self._where}.workdir"
+                f"{self.path}: was begun with another file of weights ({name}); "
+                f"restore that file, or choose another {self._where}.workdir"
             )
 
     def keep(

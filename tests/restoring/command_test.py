@@ -207,7 +207,7 @@ def test_quality_only_prints_scores_and_quality_factors(folder, tmp_path, photog
         (["--report", "in/a.heic", "in"], "error: --report=in/a.heic: is an image's"),
         (["--report", "in/a.cr2", "in"], "error: --report=in/a.cr2: is an image's"),
         (["in", "--report=in/a.jpg/r.json"], "error: --report=in/a.jpg/r.json: /"),
-        (["in", "-o", "x", "--report=x"], "error: --report=x: is a folder"),
+        (["in", "-o", "x", "--report=x"], "error: --report=x: is the output too"),
         (["in/a.jpg", f"--weights={'b' * 300}"], f"error: {'b' * 300}: no such"),
         (
             ["in/a.jpg", "--quality-factor=20", f"--weights={LUMA_ONLY}"],
@@ -518,14 +518,22 @@ def test_a_new_file_gets_another_name_than_an_earlier_one(folder):
     )
     naming = file_loop.Naming("out")
 
-    def planned(found, before):
-        claims = file_loop._Claims()
-        jobs = file_loop._plan(found, before, naming, args, lambda told: None, claims)
-        return [x.target for x in jobs]
+    third = file_loop.Source(str(folder / "a.png"), pathlib.PurePath("a.png"))
+    names, claims = {}, file_loop._Claims()
 
-    assert planned([first], []) == ["out/a.png"]
-    assert planned([second], [first]) == ["out/a.jpeg.png"]
-    assert planned([first], [first]) == ["out/a.png"]
+    def planned(source):
+        found = file_loop._plan([source], names, naming, args, never, claims)
+        return [x.target for x in found]
+
+    def never(told):
+        raise AssertionError(told)
+
+    assert planned(first) == ["out/a.png"]
+    assert planned(second) == ["out/a.jpeg.png"]
+    assert planned(first) == ["out/a.png"]  # it has changed
+    (target,) = planned(third)
+    assert target.endswith("in/a.png")
+    assert len({*names.values()}) == 3
 
 
 def test_a_watched_folder_may_be_empty(tmp_path):
@@ -560,10 +568,12 @@ def test_files_that_were_written_before_an_interrupt_are_reported(tmp_path, caps
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has it")
-def test_full_standard_output_is_one_line(folder):
+@pytest.mark.parametrize("count", [1, 200])
+def test_full_standard_output_is_one_line(folder, count):
+    names = [f"none{i}.jpg" for i in range(count)]
     with open("/dev/full", "w") as full:
         code = subprocess.run(
-            [sys.executable, "-m", "cqr_jax.restoring", "none.jpg", "--json"],
+            [sys.executable, "-m", "cqr_jax.restoring", *names, "--json"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

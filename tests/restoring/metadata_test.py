@@ -214,6 +214,18 @@ def test_exif_directories_that_point_to_themselves_are_read():
     assert exif.read(exif.block(tags)).first == tags.first
 
 
+def test_an_absurd_count_drops_its_own_entry_alone():
+    entries = [
+        struct.pack("<HHII", 271, 2, 0x7FFFFFFF, 8),
+        struct.pack("<HHII", 272, 2, 10, 8),
+        struct.pack("<HHII", 306, 2, 20, 8),
+    ]
+    head = b"II*\0" + struct.pack("<I", 8 + 20) + bytes(20)
+    tags = exif.read(head + struct.pack("<H", 3) + b"".join(entries) + bytes(4))
+    assert tags.damaged
+    assert set(tags.first) == {272, 306}
+
+
 def test_exif_values_that_overlap_take_no_more_memory_than_the_block():
     count, values = 1000, bytes(20_000)
     entries = b"".join(

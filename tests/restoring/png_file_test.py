@@ -66,7 +66,14 @@ def test_transparent_gray_value_becomes_alpha(depth):
         np.testing.assert_array_equal(again.alpha, found.alpha)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_16_bit_gray_with_a_transparent_value_is_an_error_in_pillow():
+    _, _, data = _gray(16)
+    words = "no 16-bit gray with transparency"
+    with Image.open(io.BytesIO(data)) as image, pytest.raises(ImageError, match=words):
+        pictures.from_pillow(image)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_transparent_gray_value_of_a_pillow_image_becomes_alpha(depth):
     _, _, data = _gray(depth)
     expected = pictures.decode(data)

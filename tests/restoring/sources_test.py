@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -34,19 +35,44 @@ def test_results_of_earlier_runs_in_folders_are_excluded(folder):
     assert "a_clean.png" not in _under(sources.find([str(folder)], None, "_clean"))
 
 
-def test_results_that_a_shell_or_a_pattern_names_are_excluded(folder):
-    out, photo, done = folder / "out", folder / "a.jpg", folder / "a.restored.png"
+def test_results_that_a_shell_names_again_are_left_out(folder):
+    out, photo = folder / "out", folder / "a.jpg"
+    done, kept = folder / "a.restored.png", folder / "a.jpg.restored.png"
     out.mkdir()
-    for path in (out / "a.png", done):
+    for path in (out / "a.png", done, kept):
         path.touch()
-    everything = [str(x) for x in (photo, out, done)]
-    assert _under(sources.find(everything, str(out))) == ["a.jpg"]
-    assert _under(sources.find([str(done)], str(out))) == ["a.restored.png"]
-    assert _under(sources.find([str(out)], str(out))) == ["a.png"]
-    names = _under(sources.find([f"{folder}/**/a*"], str(out)))
-    assert names == ["a.jpg"]
-    names = _under(sources.find([f"{out}/*"], str(out)))
-    assert names == ["a.png"]
+    named = [os.path.relpath(photo), *map(str, (out, done, kept))]
+
+    def problems(*args):
+        return {Path(x.name).name: x.problem for x in sources.find(*args)}
+
+    result = "is a result of an earlier run"
+    assert problems(named, None) == {
+        "a.jpg": "",
+        "a.png": "",
+        "a.restored.png": result,
+        "a.jpg.restored.png": result,
+    }
+    # In another folder, the outputs have other names.
+    assert problems(named, str(out)) == {
+        "a.jpg": "",
+        "out": "is the output folder",
+        "a.restored.png": "",
+        "a.jpg.restored.png": "",
+    }
+    quality = sources.find(named, None, sources.MARK, restoring=False)
+    assert not any(x.problem for x in quality)
+    for alone in (done, out):
+        assert not any(problems([str(alone)], str(out)).values())
+
+
+def test_patterns_leave_out_results_and_the_output_folder(folder):
+    out = folder / "out"
+    out.mkdir()
+    for path in (out / "a.png", folder / "a.restored.png"):
+        path.touch()
+    assert _under(sources.find([f"{folder}/**/a*"], str(out))) == ["a.jpg"]
+    assert _under(sources.find([f"{out}/*"], str(out))) == ["a.png"]
 
 
 def test_each_file_is_found_once(folder):
