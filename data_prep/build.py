@@ -91,7 +91,8 @@ def build(
         with _lock(directory.parent):
             # A bucket has no lock, and another build may be replacing the records.
             if overwrite or "://" not in os.fspath(directory):
-                _restore(directory, records.exists(data_dir, found.name, kind))
+                with files.writing_to(directory):
+                    _restore(directory, records.exists(data_dir, found.name, kind))
             if not complete():  # another process may have made them meanwhile
                 if directory.exists() and not overwrite:
                     raise UserError(
