@@ -86,11 +86,12 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 def _in_file(error: NameError | SyntaxError) -> str:
     """Returns the message of an error in a config file, with its place."""
-    if isinstance(error, SyntaxError):
-        place = error.filename, error.lineno
-        return f"{place[0]}, line {place[1]}: {error.msg}" if place[0] else error.msg
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{last.filename}, line {last.lineno}: {error}"
+    if not isinstance(error, SyntaxError):
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{last.filename}, line {last.lineno}: {error}"
+    if not error.filename:  # the file holds null bytes
+        return error.msg
+    return f"{error.filename}, line {error.lineno}: {error.msg}"
 
 
 def main(argv: list[str]) -> None:

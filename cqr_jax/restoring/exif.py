@@ -105,8 +105,8 @@ class _Reader:
 
     def __init__(self, data: bytes):
         self.data, self.damaged = data, False
-        # Bytes of values that may still be read. More means that values overlap, which
-        # can take memory without limit.
+        # Bytes of values that may still be read. Values that overlap could otherwise
+        # take memory without limit.
         self.left = 2 * len(data)
         if data[:2] not in (b"II", b"MM"):
             raise ValueError("no byte order")

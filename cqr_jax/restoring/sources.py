@@ -113,7 +113,7 @@ def _named(
         files = [
             str(x)
             for x in matching
-            if x.is_file() and not _is_result(x, mark) and not _is_in(x, out)
+            if x.is_file() and not _is_result(x, mark) and not (out and _is_in(x, out))
         ]
         for x in sorted(files):
             yield Source(x, pathlib.PurePath(os.path.relpath(x, fixed or ".")))
@@ -159,13 +159,11 @@ def _own_folder(output: str | None, folder: pathlib.Path) -> str | None:
     if not output or not os.path.isdir(output):
         return None
     out, above = os.path.realpath(output), os.path.realpath(folder)
-    return out if above in map(str, pathlib.Path(out).parents) else None
+    return out if out != above and _is_in(out, above) else None
 
 
-def _is_in(path: pathlib.Path, folder: str | None) -> bool:
-    return folder is not None and pathlib.Path(os.path.realpath(path)).is_relative_to(
-        folder
-    )
+def _is_in(path: str | os.PathLike, folder: str) -> bool:
+    return pathlib.Path(os.path.realpath(path)).is_relative_to(folder)
 
 
 def _identity(folder: pathlib.Path) -> tuple[int, int] | str:

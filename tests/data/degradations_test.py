@@ -18,7 +18,6 @@ from cqr_jax.data.compression import (
 from cqr_jax.data.degradations import Mixture
 from data_prep import sources
 
-USUAL = Mixture(**deblock.get_config("colour").colour)
 # The preset's, and one of aligned libjpeg files alone.
 USUAL = Mixture(**deblock.get_config("colour").colour)
 PLAIN = USUAL._replace(
