@@ -21,6 +21,7 @@ from cqr_jax.data.compression import features
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import metrics, table2
 from cqr_jax.restoring import pictures
+from data_prep import test_sets as test_sets_command
 from tests.conftest import ROOT, save_fresh
 
 # Folder of the test sets, which are not in the repository, as in configs/eval.py.
@@ -366,3 +367,24 @@ def test_a_failed_download_leaves_no_files(host, tmp_path, monkeypatch):
     ):
         test_sets.images("classic5", str(tmp_path / "eval"))
     assert not (tmp_path / "eval").exists()
+
+
+def test_the_command_downloads_and_checks_the_sets(host, tmp_path, monkeypatch, capsys):
+    set_dir = str(tmp_path / "eval")
+    monkeypatch.setattr(test_sets, "SETS", {"classic5": "classic5"})
+    monkeypatch.setattr("sys.argv", ["test_sets", "--set_dir", set_dir])
+    test_sets_command.main()
+    assert capsys.readouterr().out == "classic5: 2 images, all as expected\n"
+
+    first, second = test_sets.images("classic5", set_dir).values()
+    shutil.copy(first, second)
+    with pytest.raises(SystemExit) as stop:
+        test_sets_command.main()
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == (
+        f"error: classic5: 1 of 2 images differ from the literature's, among them "
+        f"{second}; remove them, and run this command again\n"
+    )
+    second.unlink()
+    test_sets_command.main()
+    assert capsys.readouterr().out == "classic5: 2 images, all as expected\n"
