@@ -14,7 +14,7 @@ from cqr_jax.data.compression import features, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import blind, colour, metrics, table2
 from cqr_jax.evaluation.blind import Degradation
-from cqr_jax.restoring import tiles
+from cqr_jax.restoring import restorer, tiles
 from data_prep import sources
 from tests.conftest import save_fresh
 from tests.evaluation.colour_test import save_colour
@@ -192,6 +192,37 @@ def test_an_identity_deblocker_gains_nothing_in_colour(
     (tmp_path / "gray" / "b.png").write_bytes(jpeg.encode_png(rgb[..., 0]))
     with pytest.raises(UserError, match=r"b\.png: is gray"):
         blind.evaluate_blind_colour(config)
+
+
+def test_gains_in_colour_are_those_of_the_restored_pictures(rgb, tmp_path, monkeypatch):
+    folder = tmp_path / "two"
+    folder.mkdir()
+    other = jpeg.load_rgb(sources.embedded("test")[0])[-80:, -72:]
+    images = [rgb, np.ascontiguousarray(other)]
+    for name, image in zip("ab", images, strict=True):
+        (folder / f"{name}.png").write_bytes(jpeg.encode_png(image))
+
+    def gray(images, compression):
+        return np.full(images.shape, 128 / 255, np.float32)
+
+    gray.channels = 3
+    monkeypatch.setattr(table2, "networks", lambda methods, *rest: {"gray": gray})
+    degradations = [x for x in blind.COLOUR_DEGRADATIONS if x.kind == "shifted"][:1]
+    monkeypatch.setattr(blind, "COLOUR_DEGRADATIONS", degradations)
+    config = eval_config.get_config("blind_colour")
+    config.update(sets=str(folder), workdir=str(tmp_path / "out"), projection=False)
+    config.weights = "gray.safetensors"
+    (row,) = blind.evaluate_blind_colour(config)
+    before, after = [], []
+    for image in images:
+        picture, clean = blind.degrade_colour(image, degradations[0])
+        before.append(colour.psnr(clean, picture.pixels))
+        (found,) = restorer.restore_pictures(gray, [picture], projecting=False)
+        after.append(colour.psnr(clean, found.pixels))
+    gains = np.subtract(after, before)
+    assert row["psnr"] == pytest.approx(np.mean(before))
+    assert row["gain"] == pytest.approx(np.mean(gains))
+    assert row["worst"] == pytest.approx(min(gains)) != pytest.approx(max(gains))
 
 
 def test_the_task_reports_no_gains_of_an_identity_deblocker(
