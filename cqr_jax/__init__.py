@@ -22,8 +22,15 @@ _MODULES = {
 }
 
 
+__all__ = [*_MODULES]
+
+
 def __getattr__(name: str) -> Any:
     """Imports a name of the public API when it is first used."""
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

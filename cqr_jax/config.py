@@ -32,13 +32,6 @@ FEATURE_LAYERS = {
     "late": ("conv7", "conv8", "conv9"),
 }
 
-# Former names of fields and values -> their present names.
-RENAMED = {"accumulate": "grad_accum_steps", "without": "ablation"}
-RENAMED_VALUES = {
-    ("schedule", "halving"): "step_decay",
-    ("ablation", "nothing"): "none",
-}
-
 
 def parse(text: str, file: str, **choices: tuple[str, ...]) -> dict[str, str]:
     """Parses `preset` or `preset,key=value,...` with the choices of a config file.
@@ -60,10 +53,6 @@ def parse(text: str, file: str, **choices: tuple[str, ...]) -> dict[str, str]:
     for word in filter(None, text.split(",")):
         key, _, value = word.rpartition("=")
         key = key or first
-        if key in RENAMED:
-            raise UserError(f"{file}:{text}: '{key}' is now called '{RENAMED[key]}'")
-        if new := RENAMED_VALUES.get((key, value)):
-            raise UserError(f"{file}:{text}: {key}={value} is now {key}={new}")
         if key not in choices:
             raise UserError(
                 f"{file}:{text}: unknown '{key}'; known: {list_of(choices)}"
@@ -77,20 +66,6 @@ def parse(text: str, file: str, **choices: tuple[str, ...]) -> dict[str, str]:
             raise UserError(f"{file}:{text}: {key} is given twice")
         given[key] = value
     return {key: given.get(key, values[0]) for key, values in choices.items()}
-
-
-def with_new_names(fields: dict) -> dict:
-    """Returns the fields of an older config with their present names and values."""
-    found: dict = {}
-    for name, value in fields.items():
-        name = RENAMED.get(name, name)
-        if isinstance(value, dict):
-            found[name] = with_new_names(value)
-        elif isinstance(value, str):
-            found[name] = RENAMED_VALUES.get((name, value), value)
-        else:
-            found[name] = value
-    return found
 
 
 def variants(qualities: Iterable[int]) -> tuple[str, ...]:
@@ -254,8 +229,6 @@ def two_numbers(config: ConfigDict, where: str, field: str) -> tuple[float, floa
 
 def one_of(config: ConfigDict, where: str, field: str, values: tuple[str, ...]) -> None:
     """Checks that a field has one of the values."""
-    if new := RENAMED_VALUES.get((field, config[field])):
-        raise UserError(f"{where}.{field}={config[field]!r}: is now {new!r}")
     if config[field] not in values:
         raise UserError(f"{where}.{field}={config[field]!r}: choose {list_of(values)}")
 

@@ -99,6 +99,20 @@ def _move_to_new(partial: pathlib.Path, target: pathlib.Path) -> bool:
     return True
 
 
+def obstacle(folder: pathlib.Path) -> str:
+    """Returns what prevents new files in `folder`, or '' if nothing does.
+
+    Args:
+      folder: folder that does not have to exist.
+    """
+    existing = next(x for x in (folder, *folder.parents) if os.path.exists(x))
+    if not os.path.isdir(existing):
+        return f"{existing} is a file, not a folder"
+    if not os.access(existing, os.W_OK):
+        return f"no permission for {existing}"
+    return ""
+
+
 @contextlib.contextmanager
 def writing_to(path: str | os.PathLike) -> Iterator[None]:
     """Turns an `OSError` of writing to a file or folder into a `UserError`."""

@@ -24,7 +24,7 @@ with extra("train"):
     from ml_collections import config_flags
 
     from cqr_jax import tasks
-    from cqr_jax.config import RENAMED, as_flags
+    from cqr_jax.config import as_flags
     from cqr_jax.data import tensorflow_setup
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -64,12 +64,6 @@ def _parse_flags(argv: list[str]) -> list[str]:
                 ) from None
             if not overrides:
                 raise
-            for given in overrides:
-                name = given.partition("=")[0].rpartition(".")[2]
-                if name in RENAMED:
-                    raise UserError(
-                        f"{given}: '{name}' is now called '{RENAMED[name]}'"
-                    ) from None
             raise UserError(
                 f"no such config field: {error} in {' '.join(overrides)}"
             ) from None

@@ -2,11 +2,13 @@
 
 import collections
 import concurrent.futures
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
+Pool = TypeVar("Pool", bound=concurrent.futures.Executor)
 
 
 def prefetch(
@@ -23,3 +25,12 @@ def prefetch(
             yield futures.popleft().result()
     while futures:
         yield futures.popleft().result()
+
+
+@contextlib.contextmanager
+def cancelling(pool: Pool) -> Iterator[Pool]:
+    """Shuts `pool` down at the end of the context, without starting what waits."""
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

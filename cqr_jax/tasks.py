@@ -7,7 +7,7 @@ config is reported at once.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -101,50 +101,58 @@ def _report_costs(config: ConfigDict) -> None:
 def _evaluate(config: ConfigDict) -> None:
     from cqr_jax.evaluation import table2
 
-    given = (split_list(config[name]) for name in ("weights", "restored"))
-    table2.table2(config, config.workdir, *given)
-    _keep(config)
+    with _results(config):
+        given = (split_list(config[name]) for name in ("weights", "restored"))
+        table2.table2(config, config.workdir, *given)
 
 
 def _evaluate_ablation(config: ConfigDict) -> None:
     from cqr_jax.evaluation import table1
 
-    table1.table1(config, config.workdir)
-    _keep(config)
+    with _results(config):
+        table1.table1(config, config.workdir)
 
 
 def _evaluate_ranker(config: ConfigDict) -> None:
     from cqr_jax.evaluation import ranker
 
-    ranker.evaluate_ranker(config)
-    _keep(config)
+    with _results(config):
+        ranker.evaluate_ranker(config)
 
 
 def _evaluate_blind(config: ConfigDict) -> None:
     from cqr_jax.evaluation import blind
 
-    blind.evaluate_blind(config)
-    _keep(config)
+    with _results(config):
+        blind.evaluate_blind(config)
 
 
 def _evaluate_blind_colour(config: ConfigDict) -> None:
     from cqr_jax.evaluation import blind
 
-    blind.evaluate_blind_colour(config)
-    _keep(config)
+    with _results(config):
+        blind.evaluate_blind_colour(config)
 
 
 def _evaluate_colour(config: ConfigDict) -> None:
     from cqr_jax.evaluation import colour
 
-    colour.evaluate_colour(config)
-    _keep(config)
+    with _results(config):
+        colour.evaluate_colour(config)
 
 
-def _keep(config: ConfigDict) -> None:
-    """Writes the config of an evaluation beside its results."""
-    path = pathlib.Path(config.workdir) / "evaluation.json"
-    files.write(path, config.to_json(indent=2) + "\n")
+@contextlib.contextmanager
+def _results(config: ConfigDict) -> Iterator[None]:
+    """Writes the config beside the results of the evaluation in the context.
+
+    Raises:
+      UserError: before the evaluation, if its results could not be written.
+    """
+    folder = pathlib.Path(config.workdir)
+    if why := files.obstacle(folder):
+        raise UserError(f"config.workdir={config.workdir}: can't be written to: {why}")
+    yield
+    files.write(folder / "evaluation.json", config.to_json(indent=2) + "\n")
 
 
 def _find_sets(evaluation: ConfigDict) -> None:
@@ -211,15 +219,13 @@ def _check_nothing(config: ConfigDict) -> None:
     del config
 
 
-_TABLES = evaluation_checks.check_tables
-
 TASKS = {
     "ranker": Task(training_checks.check_ranker, train_ranker, trains=True),
     "deblock": Task(training_checks.check_deblock, train_deblocker, trains=True),
     "ablation": Task(training_checks.check_ablation, train_variants, trains=True),
     "aot": Task(check_aot, _report_costs),
-    "eval": Task(_TABLES, _evaluate),
-    "eval_ablation": Task(_TABLES, _evaluate_ablation),
+    "eval": Task(evaluation_checks.check_tables, _evaluate),
+    "eval_ablation": Task(evaluation_checks.check_tables, _evaluate_ablation),
     "eval_ranker": Task(evaluation_checks.check_ranker, _evaluate_ranker),
     "eval_blind": Task(_check_nothing, _evaluate_blind),
     "eval_colour": Task(evaluation_checks.check_colour, _evaluate_colour),

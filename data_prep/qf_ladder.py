@@ -11,7 +11,7 @@ from tensorflow_datasets.core import writer
 from cqr_jax import progress
 from cqr_jax.data import kinds, records
 from cqr_jax.errors import UserError
-from cqr_jax.prefetch import prefetch
+from cqr_jax.prefetch import cancelling, prefetch
 from cqr_jax.restoring import network
 from data_prep import ladder
 from data_prep.sources import Source
@@ -110,28 +110,27 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
         self.used[split] = 0
-        pool = Workers(self._processes)
         # Examples wait in memory until they are written, so few are made ahead.
-        results = prefetch(
-            pool, ladder.examples_or_reason, self._jobs(split)(), 4 * self._processes
-        )
+        depth = 4 * self._processes
         try:
-            for name, examples, reason in progress.over(
-                results, self._source.counts[split], f"{split} images", "image"
-            ):
-                if reason:
-                    self.skipped[name] = reason
-                    continue
-                self.used[split] += 1
-                for example in examples:
-                    yield ladder.key(example), example
+            with cancelling(Workers(self._processes)) as pool:
+                results = prefetch(
+                    pool, ladder.examples_or_reason, self._jobs(split)(), depth
+                )
+                for name, examples, reason in progress.over(
+                    results, self._source.counts[split], f"{split} images", "image"
+                ):
+                    if reason:
+                        self.skipped[name] = reason
+                        continue
+                    self.used[split] += 1
+                    for example in examples:
+                        yield ladder.key(example), example
         except BrokenProcessPool:
             raise UserError(
                 "a worker process was killed, perhaps for lack of memory; use fewer, "
                 "with --processes=N"
             ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
         self._tell(split)
 
     def _tell(self, split: str) -> None:

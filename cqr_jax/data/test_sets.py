@@ -18,6 +18,7 @@ import numpy as np
 from cqr_jax import files, formats, progress
 from cqr_jax.data import jpeg
 from cqr_jax.errors import UserError, extra
+from cqr_jax.prefetch import cancelling
 
 with extra("train"):
     import requests
@@ -132,18 +133,12 @@ def fetch(name: str, set_dir: str) -> None:
 
     with (
         requests.Session() as session,
-        concurrent.futures.ThreadPoolExecutor(_CONNECTIONS) as pool,
+        cancelling(concurrent.futures.ThreadPoolExecutor(_CONNECTIONS)) as pool,
     ):
         fetch_one(missing[0])  # fail before trying the others
         fetched = pool.map(fetch_one, missing[1:])
-        try:
-            for _ in progress.over(
-                fetched, len(missing) - 1, f"fetching {name}", "image"
-            ):
-                pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for _ in progress.over(fetched, len(missing) - 1, f"fetching {name}", "image"):
+            pass
 
 
 def _find(name: str, set_dir: str) -> tuple[dict[str, pathlib.Path], list[str]]:

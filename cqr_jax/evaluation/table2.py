@@ -23,7 +23,7 @@ from cqr_jax.data.held_out import embedded, held_out_images
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import drawing, metrics, published
 from cqr_jax.evaluation.metrics import METRICS
-from cqr_jax.prefetch import prefetch
+from cqr_jax.prefetch import cancelling, prefetch
 from cqr_jax.restoring import jax_network, network
 
 _log = logging.getLogger(__name__)
@@ -292,8 +292,8 @@ def over_images(
     depth = _AHEAD * network.cores()
     at_once = network.cores() if network.only_cpu() else 1
     with (
-        concurrent.futures.ThreadPoolExecutor(at_once) as restoring,
-        concurrent.futures.ThreadPoolExecutor() as pool,
+        cancelling(concurrent.futures.ThreadPoolExecutor()) as pool,
+        cancelling(concurrent.futures.ThreadPoolExecutor(at_once)) as restoring,
     ):
         loaded = prefetch(pool, load, images, depth)
         cases = prefetch(restoring, restore, loaded, at_once)

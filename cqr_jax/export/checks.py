@@ -13,6 +13,7 @@ def check_aot(config: ConfigDict) -> None:
       UserError: if a field is out of its range; names the first one and its range.
     """
     check_deblock(config)
-    one_of(config, "config", "parallel", ("jit",))
+    for owner, where in ((config, "config"), (config.ranker, "config.ranker")):
+        one_of(owner, where, "parallel", ("jit",))
     at_least(config, "config", "side", 1)
     in_range(config, "config", "memory", 0, 1e6)

@@ -2,6 +2,7 @@
 
 import contextlib
 import operator
+import os
 from typing import TypeVar
 
 import numpy as np
@@ -16,8 +17,9 @@ _T = TypeVar("_T", np.ndarray, Image.Image)
 
 def restore(
     image: _T,
+    *,
     strength: float = 1.0,
-    weights: str | None = None,
+    weights: str | os.PathLike | None = None,
     self_ensemble: bool = False,
     quality_factor: int | None = None,
     projection: bool = True,
@@ -25,8 +27,9 @@ def restore(
     """Removes the artifacts of JPEG compression from a decoded image.
 
     Args:
-      image: gray (height, width), RGB (height, width, 3) or RGBA (height, width, 4)
-        array, uint8 or uint16; or a Pillow image, such as `Image.open("photo.jpg")`.
+      image: gray (height, width) or (height, width, 1), RGB (height, width, 3) or RGBA
+        (height, width, 4) array, uint8 or uint16; or a Pillow image, such as
+        `Image.open("photo.jpg")`. Of an animation, the current frame is restored.
       strength: share of the change to make, 0 (none) to 1.
       weights: path of a deblocker's weights; None for those in the package.
       self_ensemble: whether to average over flips and rotations. This is slightly
@@ -40,11 +43,13 @@ def restore(
 
     Returns:
       The restored image, with the same type, size and dtype. Its alpha is unchanged. A
-      Pillow image with a palette becomes RGB. The `info` of a Pillow image holds EXIF
-      (with the orientation), colour profile, XMP and resolution if that of the input
-      did, except for the EXIF of a TIFF.
+      Pillow image becomes one of mode L, LA, RGB, RGBA, CMYK or I;16: one with a
+      palette or in YCbCr becomes RGB, for example. Its `info` holds EXIF (with the
+      orientation), colour profile, XMP and resolution if that of the input did, except
+      for the EXIF of a TIFF.
 
     Raises:
+      TypeError: if `image` is neither an array nor a Pillow image.
       ValueError: if an array has another shape or dtype, if `strength` is outside 0 to
         1, or if `quality_factor` is not a whole number of 1 to 100.
       UserError: if the weights can't be read, or don't take a quality factor.
@@ -103,7 +108,7 @@ def _to_pillow(picture: Picture) -> Image.Image:
 
 def _picture(image: np.ndarray) -> Picture:
     if not isinstance(image, np.ndarray):
-        raise ValueError(
+        raise TypeError(
             f"an image of {type(image)}: must be a NumPy array or a Pillow image"
         )
     shape, dtype = image.shape, image.dtype
@@ -112,8 +117,8 @@ def _picture(image: np.ndarray) -> Picture:
     good = image.ndim == 3 and image.shape[-1] in (1, 3, 4) and image.size
     if not good or dtype not in (np.uint8, np.uint16):
         raise ValueError(
-            f"an image of shape {shape} and dtype {dtype}: must be (height, width), "
-            "(height, width, 3) or (height, width, 4), uint8 or uint16"
+            f"an image of shape {shape} and dtype {dtype}: must be (height, width) or "
+            "(height, width, 1, 3 or 4), uint8 or uint16"
         )
     alpha = image[..., 3] if image.shape[-1] == 4 else None
     return Picture(image[..., :3], alpha)

@@ -24,6 +24,9 @@ from cqr_jax.errors import UserError, one_line_errors
 from cqr_jax.formats import FORMATS, format_of
 from cqr_jax.restoring import targets
 
+# Options that --quality-only takes.
+_MEASURING = {"json", "report", "engine", "salvage", "max_megapixels"}
+
 
 def parser() -> argparse.ArgumentParser:
     """Builds the parser of the command line."""
@@ -229,31 +232,10 @@ def tile_side(text: str) -> int:
 
 def main() -> None:
     """Runs the command `cqr-restore`."""
-    args = parser().parse_args()
-    if not args.inputs and not args.demo:
-        parser().error("name files or folders to restore, or use --demo")
-    if args.inputs and args.demo:
-        parser().error("--demo takes no files: drop them on its page")
-    if args.demo:
-        usual = vars(parser().parse_args(["--demo"])) | {
-            name: getattr(args, name) for name in ("weights", "port")
-        }
-        if vars(args) != usual:
-            parser().error("--demo takes no other options than --weights and --port")
-    if args.output == "":
-        parser().error("-o: is empty; name a file, a folder or -")
-    if args.quality_only and args.output:
-        parser().error("--quality-only writes no image: -o has no meaning")
-    if args.watch and not all(os.path.isdir(x) for x in args.inputs):
-        parser().error("--watch takes folders only")
-    to_folder = args.output is None or targets.names_folder(args.output)
-    if args.watch and (args.quality_only or not to_folder):
-        parser().error("--watch restores into folders: -o names one, or is left out")
-    copies = args.skip_above is not None and args.output and to_folder
-    if args.copy_skipped and ("-" in args.inputs or not copies):
-        parser().error("--copy-skipped needs --skip-above, -o FOLDER and named files")
-    if args.skip_above is not None and args.output == "-":
-        parser().error("--skip-above could write nothing to -o -; name a file")
+    usage = parser()
+    args = usage.parse_args()
+    if mistake := _mistake(args, usage.parse_args([])):
+        usage.error(mistake)
     if sys.stderr is None:  # it is closed
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
     for stream in filter(
@@ -275,6 +257,39 @@ def main() -> None:
     sys.exit(1 if failed else 0)
 
 
+def _mistake(args: argparse.Namespace, defaults: argparse.Namespace) -> str:
+    """Returns what is wrong with a combination of options, or '' if nothing is."""
+    given = {name for name, x in vars(args).items() if x != getattr(defaults, name)}
+    to_folder = args.output is None or targets.names_folder(args.output)
+    named = args.output is not None and not to_folder
+    copies = args.skip_above is not None and args.output and to_folder
+    wrong = {
+        "name files or folders to restore, or use --demo": not (
+            args.inputs or args.demo
+        ),
+        "--demo takes no files: drop them on its page": args.inputs and args.demo,
+        "--demo takes no other options than --weights and --port": args.demo
+        and given - {"demo", "weights", "port"},
+        "--port needs --demo": args.port and not args.demo,
+        "-o: is empty; name a file, a folder or -": args.output == "",
+        "--quality-only restores nothing, so it takes no other options than --json, "
+        "--report, --engine, --salvage and --max-megapixels": args.quality_only
+        and given - _MEASURING - {"quality_only", "inputs"},
+        "--suffix and --keep-extension name files in a folder, but -o names a single "
+        "file": named and (args.suffix is not None or args.keep_extension),
+        "--watch takes folders only": args.watch
+        and not all(os.path.isdir(x) for x in args.inputs),
+        "--watch restores into folders: -o names one, or is left out": args.watch
+        and named,
+        "--copy-skipped needs --skip-above, -o FOLDER and named files": (
+            args.copy_skipped and ("-" in args.inputs or not copies)
+        ),
+        "--skip-above could write nothing to -o -; name a file": args.output == "-"
+        and args.skip_above is not None,
+    }
+    return next((text for text, found in wrong.items() if found), "")
+
+
 def _run(args: argparse.Namespace) -> int:
     """Runs what the flags ask for; returns how many files failed."""
     if args.demo:
@@ -284,7 +299,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     from PIL import Image
 
-    from cqr_jax.restoring import file_loop  # JAX, after the flags
+    from cqr_jax.restoring import file_loop
 
     Image.MAX_IMAGE_PIXELS = None  # --max-megapixels is the limit
     # Warnings of libraries name no file. Those that matter become notes of a picture.

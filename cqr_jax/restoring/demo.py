@@ -304,10 +304,10 @@ def tables_say(compression: Compression | None, found: Quality) -> str:
     """
     if compression is None:
         said = {
-            "pixels": f"its pixels tell QF {found.factor}",
-            "ranker": f"the ranker estimates QF {found.factor}",
+            "pixels": f"its pixels tell QF {found.quality_factor}",
+            "ranker": f"the ranker estimates QF {found.quality_factor}",
         }
-        return f"no tables; {said.get(found.source, 'quality unknown')}"
+        return f"no tables; {said.get(found.quality_factor_from, 'quality unknown')}"
     factor, equal = nearest_quality(compression.luma)
     # Some encoders use the first table for all components, as Pillow does for CMYK.
     usual = (None, compression.luma, libjpeg(factor).chroma)
@@ -329,7 +329,7 @@ def told(done: Restoration) -> str:
         "hand": "set by hand",
         "pixels": "found from its pixels",
     }
-    return f"QF {done.quality_factor}, {origin[done.told_by]}"
+    return f"QF {done.quality_factor}, {origin[done.quality_factor_from]}"
 
 
 def projection_of(done: Restoration) -> str:
@@ -338,7 +338,7 @@ def projection_of(done: Restoration) -> str:
         return "yes"
     if done.compressed_before:
         return "no: compressed before"
-    if done.told_by == "hand":
+    if done.quality_factor_from == "hand":
         return "no: QF set by hand"
     return "no: no stored coefficients"
 

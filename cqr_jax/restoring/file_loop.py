@@ -65,7 +65,7 @@ class Outcome(NamedTuple):
       reason: why the file was not restored.
       megapixels: size of the image, if it was restored.
       notes: sentences on what the file lacks and on what was not kept of it.
-      quality_factor, told_by, projected, compressed_before: as in
+      quality_factor, quality_factor_from, projected, compressed_before: as in
         `restorer.Restoration`, if it was restored.
     """
 
@@ -76,7 +76,7 @@ class Outcome(NamedTuple):
     megapixels: float = 0.0
     notes: tuple[str, ...] = ()
     quality_factor: int | None = None
-    told_by: str = ""
+    quality_factor_from: str = ""
     projected: bool = False
     compressed_before: bool = False
 
@@ -295,12 +295,8 @@ def _check_target(target: str, overwrite: bool) -> None:
         return
     if os.path.lexists(target) and not overwrite:
         raise _NotRestoredError(f"{target} exists; --overwrite replaces it", "skipped")
-    path = pathlib.Path(os.path.realpath(target))
-    folder = next(x for x in path.parents if os.path.exists(x))
-    if not os.access(folder, os.W_OK):
-        raise _NotRestoredError(
-            f"{target} can't be written: no permission for {folder}"
-        )
+    if why := files.obstacle(pathlib.Path(os.path.realpath(target)).parent):
+        raise _NotRestoredError(f"{target} can't be written: {why}")
 
 
 def _restored(
@@ -364,7 +360,7 @@ def _restored(
             notes=notes,
             megapixels=height * width / 1e6,
             quality_factor=restoration.quality_factor,
-            told_by=restoration.told_by,
+            quality_factor_from=restoration.quality_factor_from,
             projected=restoration.projected,
             compressed_before=restoration.compressed_before,
         )
@@ -519,7 +515,12 @@ def measure(args: argparse.Namespace) -> int:
             print(json.dumps(rows, indent=2))
     elif len(rows) > len(failures):
         lines = [
-            [x["input"], f"{x['score']:.2f}", str(x["factor"]), x["source"]]
+            [
+                x["input"],
+                f"{x['score']:.2f}",
+                str(x["quality_factor"]),
+                x["quality_factor_from"],
+            ]
             for x in rows
             if "score" in x
         ]
@@ -647,12 +648,8 @@ def _check_report(report: str | None, output: str | None) -> None:
         raise UserError(f"--report={report}: is an image's name; name a .json file")
     if os.path.exists(report) and not os.path.isfile(report):
         return  # a pipe or a device
-    parents = pathlib.Path(os.path.realpath(report)).parents
-    folder = next(x for x in parents if os.path.exists(x))
-    if not os.path.isdir(folder):
-        raise UserError(f"--report={report}: {folder} is a file, not a folder")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"--report={report}: the folder can't be written to")
+    if why := files.obstacle(pathlib.Path(os.path.realpath(report)).parent):
+        raise UserError(f"--report={report}: can't be written: {why}")
 
 
 def _encoding(target: str, args: argparse.Namespace) -> str:

@@ -199,11 +199,16 @@ def _write(path: str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             FileSystems.mkdirs(folder)
     partial = f"{folder}/.{name}.{uuid.uuid4().hex}.partial"
-    with FileSystems.create(
-        partial, compression_type=CompressionTypes.UNCOMPRESSED
-    ) as file:
-        file.write(data)
-    FileSystems.rename([partial], [path])
+    try:
+        with FileSystems.create(
+            partial, compression_type=CompressionTypes.UNCOMPRESSED
+        ) as file:
+            file.write(data)
+        FileSystems.rename([partial], [path])
+    except BaseException:
+        with contextlib.suppress(OSError):  # it was not created
+            FileSystems.delete([partial])
+        raise
 
 
 def run(args: argparse.Namespace, flags: Iterable[str]) -> None:

@@ -28,16 +28,16 @@ class Quality(NamedTuple):
 
     Attributes:
       score: the ranker's score; higher is better.
-      factor: the nearest quality factor of libjpeg, 1 to 100.
-      source: 'tables' if the factor is from a JPEG's quantisation table, 'tables,
+      quality_factor: the nearest quality factor of libjpeg, 1 to 100.
+      quality_factor_from: 'tables' if it is from a JPEG's quantisation table, 'tables,
         nearest' if that table is not one of libjpeg's, 'pixels' if `recompression.find`
         found it, 'ranker' if it is estimated from the score, and 'ranker, vague' if
         that estimate is unreliable.
     """
 
     score: float
-    factor: int
-    source: str
+    quality_factor: int
+    quality_factor_from: str
 
 
 def factors_of_scores(scores: np.ndarray, typical: np.ndarray) -> np.ndarray:

@@ -33,8 +33,8 @@ class Restoration(NamedTuple):
       picture: the restored picture.
       quality_factor: the quality factor of libjpeg, 1 to 100, nearest to what the
         network received; None if it received none.
-      told_by: the source of that quality factor: 'tables' of the JPEG file, 'hand',
-        'pixels' (`recompression.find`), or 'nothing'.
+      quality_factor_from: the source of that quality factor: 'tables' of the JPEG file,
+        'hand', 'pixels' (`recompression.find`), or 'nothing'.
       projected: whether the result was projected onto the intervals of its file.
       compressed_before: whether the file was recognised as made from a JPEG, and
         not projected for that reason.
@@ -42,7 +42,7 @@ class Restoration(NamedTuple):
 
     picture: Picture
     quality_factor: int | None = None
-    told_by: str = "nothing"
+    quality_factor_from: str = "nothing"
     projected: bool = False
     compressed_before: bool = False
 
@@ -187,7 +187,8 @@ def _told(
 ) -> tuple[Compression | None, str]:
     """Returns the compression that a network receives, and its source.
 
-    The compression is None if it is unknown. The source is `Restoration.told_by`.
+    The compression is None if it is unknown. The source is
+    `Restoration.quality_factor_from`.
     """
     if not takes_compression(run):
         return None, "nothing"

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from cqr_jax import formats
+from cqr_jax import files, formats
 from cqr_jax.errors import UserError
 from cqr_jax.restoring.sources import MARK, STANDARD, Source
 
@@ -99,15 +99,9 @@ def check(naming: Naming, count: int) -> None:
 def _check_place(output: str, is_file: bool) -> None:
     """Raises a UserError if --output can't be created."""
     path = pathlib.Path(output).resolve()
-    existing = next(x for x in (path, *path.parents) if os.path.exists(x))
-    if os.path.isfile(existing):
-        if not (existing == path and is_file):
-            raise UserError(f"-o {output}: can't be written to: {existing} is a file")
-        existing = existing.parent  # the new file replaces the old one by renaming
-    if not os.access(existing, os.W_OK):
-        raise UserError(
-            f"-o {output}: can't be written to: no permission for {existing}"
-        )
+    # A new file replaces an old one by renaming.
+    if why := files.obstacle(path.parent if is_file else path):
+        raise UserError(f"-o {output}: can't be written to: {why}")
 
 
 def name(sources: list[Source], naming: Naming) -> list[str]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cqr_jax.data.jpeg import BLOCK
-from cqr_jax.prefetch import prefetch
+from cqr_jax.prefetch import cancelling, prefetch
 from cqr_jax.restoring import network
 
 # benchmarks/results/restoring_choices.md
@@ -152,15 +152,12 @@ def restore(
     def restored(group: _Group) -> tuple[_Group, np.ndarray]:
         return group, _run(run, group, batch)
 
-    pool = concurrent.futures.ThreadPoolExecutor(1)
-    try:
+    with cancelling(concurrent.futures.ThreadPoolExecutor(1)) as pool:
         for group, done in prefetch(pool, restored, _groups(all_tiles(), batch), 1):
             for (work, tile), values in zip(group, done, strict=False):
                 work.add(tile, values)
             while waiting and not waiting[0].lacking:
                 yield waiting.popleft().take()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 # Tiles, each with its image.

@@ -1,7 +1,6 @@
 """Checkpoints of training. Only this module uses Orbax."""
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -23,9 +22,6 @@ _log = logging.getLogger(__name__)
 # Files of a checkpoint that hold JSON. Orbax does not sync them to the disk, so a loss
 # of power soon after a checkpoint can leave them empty.
 _JSON_FILES = frozenset(("_CHECKPOINT_METADATA", "_METADATA", "metrics"))
-
-# Field of the state -> its name in older checkpoints.
-_OLD_NAMES = {"ema_params": "average"}
 
 # The end of an error of TensorStore, which writes the checkpoints: the message of the
 # operating system and further fields.
@@ -183,16 +179,9 @@ def wait(manager: ocp.CheckpointManager) -> None:
 def restore(manager: ocp.CheckpointManager, like: TrainState, step: int) -> TrainState:
     """Restores the state saved at `step`.
 
-    Older checkpoints, in which `ema_params` is named `average`, are supported.
-
     Args:
       manager: checkpoint manager of the run.
       like: state with the structure, the shapes and the placement of the result.
       step: step of the checkpoint.
     """
-    if "average" not in manager.item_metadata(step):
-        return manager.restore(step, args=ocp.args.StandardRestore(like))
-    fields = {x.name: getattr(like, x.name) for x in dataclasses.fields(like)}
-    old = {_OLD_NAMES.get(name, name): value for name, value in fields.items()}
-    found = manager.restore(step, args=ocp.args.StandardRestore(old))
-    return TrainState(**{name: found[_OLD_NAMES.get(name, name)] for name in fields})
+    return manager.restore(step, args=ocp.args.StandardRestore(like))

@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 
 from cqr_jax.config import (
     MAX_SEED,
-    RENAMED_VALUES,
     ablate,
     at_least,
     check_levels,
@@ -122,8 +121,6 @@ def _check_runs(config: ConfigDict) -> None:
                 f"config.{field}={values}: needs one or more values, none of them twice"
             )
     for variant in given["variants"]:
-        if new := RENAMED_VALUES.get(("ablation", variant)):
-            raise UserError(f"config.variants: {variant!r} is now {new!r}")
         known = variants(config.qualities)
         if variant not in known:
             raise UserError(f"config.variants: {variant!r}: choose {list_of(known)}")

@@ -12,7 +12,6 @@ import jax
 import ml_collections
 
 from cqr_jax import files, losses, models, tables, weights
-from cqr_jax.config import with_new_names
 from cqr_jax.errors import UserError
 from cqr_jax.training import distributed
 
@@ -282,13 +281,12 @@ def _difference(
       old: fields of the other config.
       latest: step up to which the runs must be equal; None for all steps.
     """
-    ours, theirs = learned(_fields(config)), learned(with_new_names(old))
+    ours, theirs = learned(_fields(config)), learned(old)
     defaults = _model_defaults(config)
     for field, value in ours.items():
-        # In older runs, models had no names. Other fields that older runs lack
-        # change nothing if they are zero or empty, or the model's default.
-        neutral = not value or value == defaults.get(field)
-        if neutral or field.endswith("model.name"):
+        # Fields that older runs lack change nothing if they are zero or empty, or the
+        # model's default.
+        if not value or value == defaults.get(field):
             theirs.setdefault(field, value)
     if latest is not None and latest <= min(map(_constant_until, (ours, theirs))):
         for field in ours.keys() & set(_LENGTH_FIELDS):

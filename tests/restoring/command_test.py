@@ -128,7 +128,7 @@ def test_quality_only_reports_and_names_what_it_leaves_out(folder, tmp_path):
     assert code == 1  # two files can't be read
     assert "raw.cr2: left out: CR2 can't be read" in err
     rows = {x["input"]: x for x in json.loads(report.read_text())}
-    assert rows["a.jpg"]["factor"] == 10
+    assert rows["a.jpg"]["quality_factor"] == 10
     assert "a.jpg" in out
 
 
@@ -172,13 +172,19 @@ def test_quality_only_prints_scores_and_quality_factors(folder, tmp_path, photog
     assert code == 1
     assert "empty.png: an empty file" in err
     found = {pathlib.Path(x["input"]).name: x for x in json.loads(out)}
-    assert (found["a.jpg"]["factor"], found["a.jpg"]["source"]) == (10, "tables")
-    assert (found["gray.jpeg"]["factor"], found["gray.jpeg"]["source"]) == (
+    assert (
+        found["a.jpg"]["quality_factor"],
+        found["a.jpg"]["quality_factor_from"],
+    ) == (10, "tables")
+    assert (
+        found["gray.jpeg"]["quality_factor"],
+        found["gray.jpeg"]["quality_factor_from"],
+    ) == (
         15,
         "tables",
     )
     decoded = found["decoded.png"]
-    assert (decoded["factor"], decoded["source"]) == (12, "pixels")
+    assert (decoded["quality_factor"], decoded["quality_factor_from"]) == (12, "pixels")
     assert found["decoded.png"]["score"] < found["gray.jpeg"]["score"]
     (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes((folder / "a.jpg").read_bytes())
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
@@ -206,7 +212,7 @@ def test_quality_only_prints_scores_and_quality_factors(folder, tmp_path, photog
         ),
         (["--report", "in/a.heic", "in"], "error: --report=in/a.heic: is an image's"),
         (["--report", "in/a.cr2", "in"], "error: --report=in/a.cr2: is an image's"),
-        (["in", "--report=in/a.jpg/r.json"], "error: --report=in/a.jpg/r.json: /"),
+        (["in", "--report=in/a.jpg/r.json"], "error: --report=in/a.jpg/r.json: can't"),
         (["in", "-o", "x", "--report=x"], "error: --report=x: is the output too"),
         (["in/a.jpg", f"--weights={'b' * 300}"], f"error: {'b' * 300}: no such"),
         (
@@ -428,8 +434,12 @@ def test_new_files_in_a_watched_folder_are_restored_until_ctrl_c(folder):
     [
         (("in", "--demo"), "--demo takes no files: drop them on its page"),
         (("--demo", "--tile=128"), "--demo takes no other options"),
-        (("in", "--quality-only", "-o", "x"), "writes no image: -o has no meaning"),
-        (("in", "--watch", "--quality-only"), "--watch restores into folders"),
+        (("in", "--quality-only", "-o", "x"), "--quality-only restores nothing"),
+        (("in", "--quality-only", "--strength=0.5"), "takes no other options than"),
+        (("in", "--quality-only", "--watch"), "--quality-only restores nothing"),
+        (("in", "--port=9"), "--port needs --demo"),
+        (("in", "-o", "x.png", "--suffix=.y"), "--suffix and --keep-extension name"),
+        (("in", "-o", "-", "--keep-extension"), "-o names a single file"),
         (("in", "--watch", "-o", "x.png"), "--watch restores into folders"),
         (("in", "--watch", "-o", "-"), "--watch restores into folders"),
         (("in", *COPYING, "-o", "x.png"), "--copy-skipped needs --skip-above"),
@@ -968,7 +978,7 @@ def restore(tmp_path, monkeypatch):
 
 
 def _told(row):
-    return row["quality_factor"], row["told_by"], row["projected"]
+    return row["quality_factor"], row["quality_factor_from"], row["projected"]
 
 
 def test_report_gives_quality_factor_and_its_source(

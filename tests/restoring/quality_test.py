@@ -40,16 +40,16 @@ def test_ranker_estimates_the_quality_factor_without_tables(monkeypatch):
     rgb = skimage.data.astronaut()
     for factor, source in ((5, "ranker"), (10, "ranker"), (60, "ranker, vague")):
         found = quality.measure(_jpeg(rgb, quality=factor)._replace(compression=None))
-        assert found.source == source
-        assert (found.factor < 20) == (factor < 20)
+        assert found.quality_factor_from == source
+        assert (found.quality_factor < 20) == (factor < 20)
         if factor < 20:
-            assert abs(found.factor - factor) <= 4
+            assert abs(found.quality_factor - factor) <= 4
 
 
 def test_pixels_tell_the_quality_factor_of_a_decoded_jpeg():
     picture = _jpeg(skimage.data.astronaut(), quality=60)
     found = quality.measure(picture._replace(compression=None))
-    assert (found.factor, found.source) == (60, "pixels")
+    assert (found.quality_factor, found.quality_factor_from) == (60, "pixels")
 
 
 def test_openvino_gives_the_scores_of_jax():
