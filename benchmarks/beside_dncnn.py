@@ -24,6 +24,7 @@ from torch import nn
 
 from benchmarks import machine
 from benchmarks.side_by_side import JAX, LAYOUTS, in_turn
+from cqr_jax.errors import one_line_errors
 from cqr_jax.restoring import network
 
 _SHAPES = ((1, 256, 256), (1, 512, 512), (3, 321, 481), (6, 192, 192))
@@ -92,6 +93,11 @@ def main() -> None:
         "--seconds", type=float, default=1.0, help="duration of a repetition"
     )
     args = parser.parse_args()
+    with one_line_errors():
+        _report(args)
+
+
+def _report(args: argparse.Namespace) -> None:
     # As in `cqr-restore`; read by the workers.
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(network.cores()))
     engine = network.engine_name(network.load(args.weights))

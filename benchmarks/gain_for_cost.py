@@ -10,7 +10,6 @@ published networks is in published_costs.tsv, with its source.
 
 import argparse
 import csv
-import io
 import pathlib
 
 import numpy as np
@@ -20,7 +19,7 @@ from configs import eval as evaluation
 from cqr_jax import files, tables, weights
 from cqr_jax.data.compression import FEATURES
 from cqr_jax.errors import one_line_errors
-from cqr_jax.evaluation import colour, published, table2
+from cqr_jax.evaluation import colour, drawing, published, table2
 from cqr_jax.export import aot
 from cqr_jax.restoring import tiles
 
@@ -98,9 +97,7 @@ def draw(found: dict[str, list[tuple[str, float, float, bool]]]) -> None:
         axes.set_xlabel("million multiply-adds per pixel")
         axes.set_ylabel("gain over JPEG in PSNR (dB)")
         axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120, format="png")
-    files.write(_PICTURE, buffer.getvalue())
+    files.write(_PICTURE, drawing.png(figure, dpi=120))
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from benchmarks.photographs import held_out_colour
 from cqr_jax import files, progress, tables, weights
 from cqr_jax.data import degradations
 from cqr_jax.data.compression import libjpeg
-from cqr_jax.errors import one_line_errors
+from cqr_jax.errors import UserError, one_line_errors
 from cqr_jax.evaluation import colour as evaluate_colour
 from cqr_jax.restoring import colour, pictures, projection, restorer
 
@@ -169,13 +169,19 @@ def main() -> None:
     )
     args = parser.parse_args()
     with one_line_errors():
-        photographs = held_out_colour(args.photographs, args.count, least=2)
-        run = restorer.load(args.weights)
-        each = 1 + 2 * len(_FIRST)
-        count = len(photographs) * sum(
-            each - 2 * sum(x >= quality for x in _FIRST) for quality in QUALITIES
-        )
-        found = list(progress.over(cases(run, photographs), count, "files", "file"))
+        _report(args)
+
+
+def _report(args: argparse.Namespace) -> None:
+    if args.limits and (why := files.obstacle(pathlib.Path(args.limits).parent)):
+        raise UserError(f"--limits={args.limits}: can't be written: {why}")
+    photographs = held_out_colour(args.photographs, args.count, least=2)
+    run = restorer.load(args.weights)
+    each = 1 + 2 * len(_FIRST)
+    count = len(photographs) * sum(
+        each - 2 * sum(x >= quality for x in _FIRST) for quality in QUALITIES
+    )
+    found = list(progress.over(cases(run, photographs), count, "files", "file"))
     lines = [_HEAD]
     by_quality = {q: [x for x in found if x.quality == q] for q in QUALITIES}
     lines += [row(quality, members) for quality, members in by_quality.items()]

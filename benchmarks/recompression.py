@@ -15,9 +15,8 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.photographs import held_out_colour
 from cqr_jax import progress, tables, weights
-from cqr_jax.config import SUBSAMPLINGS
 from cqr_jax.data import degradations
-from cqr_jax.data.compression import features, libjpeg
+from cqr_jax.data.compression import SUBSAMPLINGS, features, libjpeg
 from cqr_jax.errors import one_line_errors
 from cqr_jax.evaluation import colour as evaluate_colour
 from cqr_jax.restoring import colour, recompression, restorer

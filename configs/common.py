@@ -29,7 +29,7 @@ def optimizer() -> ConfigDict:
     """Returns the fields of the optimizer and its learning rate."""
     c = ConfigDict()
     c.name = "adam"  # adam or muon
-    c.learning_rate = 1e-4  # initial learning rate
+    c.learning_rate = 1e-4  # peak learning rate, after the warm-up
     # step_decay; cosine: falls to zero at the last step; stable_decay: constant, then
     # falls linearly to zero
     c.schedule = "step_decay"

@@ -16,9 +16,6 @@ from ml_collections import ConfigDict
 
 from cqr_jax.errors import UserError
 
-# Name of a chroma sampling -> pixels per sample, vertically and horizontally.
-SUBSAMPLINGS = {"4:2:0": (2, 2), "4:2:2": (1, 2), "4:4:4": (1, 1)}
-
 MAX_SEED = 2**31 - 1
 
 # Part of the method that a variant of Table 1 leaves out; 'none' is the full method.

@@ -143,16 +143,10 @@ def _evaluate_colour(config: ConfigDict) -> None:
 
 @contextlib.contextmanager
 def _results(config: ConfigDict) -> Iterator[None]:
-    """Writes the config beside the results of the evaluation in the context.
-
-    Raises:
-      UserError: before the evaluation, if its results could not be written.
-    """
-    folder = pathlib.Path(config.workdir)
-    if why := files.obstacle(folder):
-        raise UserError(f"config.workdir={config.workdir}: can't be written to: {why}")
+    """Writes the config beside the results of the evaluation in the context."""
     yield
-    files.write(folder / "evaluation.json", config.to_json(indent=2) + "\n")
+    path = pathlib.Path(config.workdir) / "evaluation.json"
+    files.write(path, config.to_json(indent=2) + "\n")
 
 
 def _find_sets(evaluation: ConfigDict) -> None:
@@ -205,7 +199,8 @@ def check(config: ConfigDict) -> None:
     """Checks the fields of a config of any task.
 
     Raises:
-      UserError: the first field that is out of its range, with the range.
+      UserError: the first field that is out of its range, with the range; or the
+        working directory can't be written to.
     """
     if config.task not in TASKS:
         raise UserError(f"config.task={config.task!r}: choose {list_of(TASKS)}")
@@ -213,6 +208,8 @@ def check(config: ConfigDict) -> None:
     for group in ("ranker", "evaluation"):
         check_folders(config.get(group, {}), f"config.{group}")
     TASKS[config.task].check(config)
+    if why := files.obstacle(pathlib.Path(config.workdir)):
+        raise UserError(f"config.workdir={config.workdir}: can't be written to: {why}")
 
 
 def _check_nothing(config: ConfigDict) -> None:

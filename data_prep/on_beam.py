@@ -1,4 +1,4 @@
-"""Preparation of the QF ladder on Apache Beam.
+"""Preparation of records, of both kinds, on Apache Beam.
 
 The records and the shards are the same as those of a run on one machine. Needs
 `apache_beam` (the extra `beam`), on the workers too.

@@ -115,6 +115,10 @@ def _train_ranker(data_dir, workdir, steps, validate_every, *more):
         (["--config=configs/deblock.py", "--processes=2"], "need --coordinator"),
         (["--config=configs/deblock.py", "--coordinator=host"], "is not HOST:PORT"),
         (["--config=configs/eval.py", "--distributed"], "runs in one process"),
+        (
+            ["--config=configs/eval.py", "--config.workdir=README.md/x"],
+            "config.workdir=README.md/x: can't be written to: README.md is a file",
+        ),
     ],
 )
 def test_bad_command_lines_get_one_line(arguments, words):

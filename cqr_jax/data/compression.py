@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Name of a chroma sampling -> pixels per sample, vertically and horizontally.
+SUBSAMPLINGS = {"4:2:0": (2, 2), "4:2:2": (1, 2), "4:4:4": (1, 1)}
+
 # Tables at QF 50, in row-major order (ITU-T T.81, tables K.1 and K.2).
 _LUMA = (
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),

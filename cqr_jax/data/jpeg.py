@@ -1,9 +1,10 @@
 """Luma conversion and single-channel JPEG compression, in NumPy and Pillow.
 
 An image here is a `uint8` array of shape (height, width) that holds the Y channel as
-MATLAB's `rgb2ycbcr` defines it. Only this module converts files to Y and Y to JPEG, so
-that training, validation and evaluation agree. It imports neither TensorFlow nor JAX,
-because data preparation runs it in worker processes.
+MATLAB's `rgb2ycbcr` defines it, except in `load_rgb` and `encode_png`. Only this module
+converts files to Y and Y to JPEG, so that training, validation and evaluation agree. It
+imports neither TensorFlow nor JAX, because data preparation runs it in worker
+processes.
 """
 
 import contextlib

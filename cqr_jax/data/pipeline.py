@@ -34,8 +34,9 @@ def pairs(patch: int, levels: tuple[tuple[int, int], ...], augment: bool) -> Exa
     """Makes examples of the ranker's stage: the same crop at two quality levels.
 
     Two different levels are drawn uniformly, then a quality factor is drawn uniformly
-    within each (paper section 4.1). The fields are image_i, image_j; label_i, label_j
-    (1 to the number of levels); quality_i, quality_j.
+    within each (paper section 4.1). The fields of an example are image_i and image_j,
+    uint8 (patch, patch, 1); label_i and label_j, int32 (), 1 to the number of levels;
+    quality_i and quality_j, int32 (), 1 to 30.
 
     Args:
       patch: side of the crop in pixels, a multiple of 8.

@@ -75,8 +75,8 @@ def expected(name: str) -> dict[str, Expected]:
 def images(name: str, set_dir: str) -> dict[str, pathlib.Path]:
     """Returns key -> path of each image in a named set, sorted.
 
-    Downloads the missing images if a folder is missing. A file may have any suffix that
-    Pillow reads.
+    Downloads the missing images if a folder is missing. A file may have the suffix of
+    any format in `formats.FORMATS`.
 
     Raises:
       UserError: if the set is incomplete and can't be downloaded, or if two files

@@ -13,9 +13,9 @@ import ml_collections
 import numpy as np
 
 from cqr_jax import files, progress, tables
-from cqr_jax.config import SUBSAMPLINGS, split_list
+from cqr_jax.config import split_list
 from cqr_jax.data import jpeg
-from cqr_jax.data.compression import features, libjpeg
+from cqr_jax.data.compression import SUBSAMPLINGS, features, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import colour, metrics, table2
 from cqr_jax.restoring import network, restorer, tiles
@@ -42,8 +42,8 @@ class Degradation(NamedTuple):
         (cropped between the compressions).
       qualities: JPEG quality factors, in the order of the compressions.
       shift: rows and columns to crop if the kind is shifted.
-      subsampling: chroma subsampling of an RGB image, one of `config.SUBSAMPLINGS`;
-        empty for a gray image.
+      subsampling: chroma subsampling of an RGB image, a key of
+        `compression.SUBSAMPLINGS`; empty for a gray image.
     """
 
     kind: str

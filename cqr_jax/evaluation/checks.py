@@ -2,7 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from cqr_jax.config import SUBSAMPLINGS, check_levels, check_qualities, one_of
+from cqr_jax.config import check_levels, check_qualities, one_of
+from cqr_jax.data.compression import SUBSAMPLINGS
 from cqr_jax.errors import UserError
 
 

@@ -15,9 +15,9 @@ import ml_collections
 import numpy as np
 
 from cqr_jax import tables
-from cqr_jax.config import SUBSAMPLINGS, split_list
+from cqr_jax.config import split_list
 from cqr_jax.data import degradations, jpeg
-from cqr_jax.data.compression import Compression, libjpeg
+from cqr_jax.data.compression import SUBSAMPLINGS, Compression, libjpeg
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import metrics, published, table2
 from cqr_jax.restoring import pictures, restorer

@@ -28,8 +28,8 @@ from cqr_jax.evaluation import drawing, metrics
 
 def _draw_panel(args: argparse.Namespace) -> None:
     with extra("train"):  # after parsing the flags, so that --help is fast
-        from cqr_jax.config import SUBSAMPLINGS, split_list
-        from cqr_jax.data.compression import libjpeg
+        from cqr_jax.config import split_list
+        from cqr_jax.data.compression import SUBSAMPLINGS, libjpeg
         from cqr_jax.evaluation import colour, table2
         from cqr_jax.restoring import restorer
 
@@ -143,6 +143,8 @@ def main() -> None:
             )
     args = parser.parse_args()
     with one_line_errors():
+        if pathlib.Path(args.output).suffix.lower() != ".png":
+            raise UserError(f"--output={args.output}: name a .png file")
         args.draw(args)
 
 

@@ -17,7 +17,12 @@ import numpy as np
 from PIL import Image
 
 from cqr_jax import formats
-from cqr_jax.data.compression import Compression, libjpeg, nearest_quality
+from cqr_jax.data.compression import (
+    SUBSAMPLINGS,
+    Compression,
+    libjpeg,
+    nearest_quality,
+)
 from cqr_jax.data.jpeg import ImageError
 from cqr_jax.errors import UserError, extra
 from cqr_jax.restoring import network, pictures, quality, restorer
@@ -39,10 +44,7 @@ _COLUMNS = (
     "Projected",
     "Ranker's score",
 )
-_SAMPLINGS = {
-    (1, 1): "4:4:4",
-    (1, 2): "4:2:2",
-    (2, 2): "4:2:0",
+_SAMPLINGS = {sampling: name for name, sampling in SUBSAMPLINGS.items()} | {
     (2, 1): "4:4:0",
     (1, 4): "4:1:1",
 }

@@ -14,7 +14,7 @@ from PIL import ExifTags
 NAME = b"Exif\0\0"  # prefix of EXIF in a JPEG file
 ORIENTATION = int(ExifTags.Base.Orientation)
 MAKER_NOTE = int(ExifTags.Base.MakerNote)
-_EXIF, _GPS = int(ExifTags.IFD.Exif), int(ExifTags.IFD.GPSInfo)
+EXIF, GPS = int(ExifTags.IFD.Exif), int(ExifTags.IFD.GPSInfo)
 _INTEROP = int(ExifTags.IFD.Interop)
 
 # Tags of the first directory that describe the picture rather than the file.
@@ -189,7 +189,7 @@ class _Reader:
 
 def _children(depth: int) -> tuple[int, ...]:
     """Returns the tags of sub-directories in a directory at this depth."""
-    return {1: (_EXIF, _GPS), 2: (_INTEROP,)}.get(depth, ())
+    return {1: (EXIF, GPS), 2: (_INTEROP,)}.get(depth, ())
 
 
 def named(data: bytes) -> bytes:
@@ -265,10 +265,10 @@ def of_the_picture(tags: Tags) -> tuple[Tags, bool]:
       The tags, and whether camera notes were removed.
     """
     first = {tag: x for tag, x in tags.first.items() if tag in _PICTURE_TAGS}
-    inner = first.get(_EXIF)
+    inner = first.get(EXIF)
     noted = isinstance(inner, dict) and MAKER_NOTE in inner
     if isinstance(inner, dict):
-        first[_EXIF] = {tag: x for tag, x in inner.items() if tag != MAKER_NOTE}
+        first[EXIF] = {tag: x for tag, x in inner.items() if tag != MAKER_NOTE}
     kept: Directory = {tag: x for tag, x in first.items() if x != {}}
     return tags._replace(first=kept, pages=1), noted
 

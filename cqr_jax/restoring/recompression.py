@@ -8,7 +8,7 @@ less than compressing it with slightly finer tables.
 import numpy as np
 
 from cqr_jax.data import degradations, jpeg
-from cqr_jax.data.compression import Compression, libjpeg
+from cqr_jax.data.compression import SUBSAMPLINGS, Compression, libjpeg
 from cqr_jax.data.jpeg import BLOCK
 from cqr_jax.data.ycbcr import FROM_RGB
 from cqr_jax.restoring.picture import Picture
@@ -45,7 +45,7 @@ def find(picture: Picture) -> Compression | None:
         return None
     if gray:
         return libjpeg(quality, gray=True)
-    candidates = [libjpeg(quality, sampling) for sampling in degradations.SUBSAMPLING]
+    candidates = [libjpeg(quality, sampling) for sampling in SUBSAMPLINGS.values()]
     return min(
         candidates, key=lambda x: _error(degradations.compress(pixels, x), pixels)
     )

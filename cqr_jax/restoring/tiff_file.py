@@ -126,7 +126,7 @@ def _bare(data: bytes, tags: Tags) -> bytes:
     if _is_big(data) or len(data) > LONGEST:
         return data
     kept, _ = exif.of_the_picture(tags)
-    metadata_tags = kept.first.keys() | _OTHER_METADATA | {34665, 34853}
+    metadata_tags = kept.first.keys() | _OTHER_METADATA | {exif.EXIF, exif.GPS}
     pixels: exif.Directory = {
         tag: x for tag, x in tags.first.items() if tag not in metadata_tags
     }

@@ -115,8 +115,8 @@ def _set_aside_damaged(folder: pathlib.Path) -> None:
 
 
 def _is_intact(checkpoint: pathlib.Path) -> bool:
-    files = [x for x in checkpoint.rglob("*") if x.name in _JSON_FILES and x.is_file()]
-    return any(x.name == "_METADATA" for x in files) and all(map(_is_json, files))
+    held = [x for x in checkpoint.rglob("*") if x.name in _JSON_FILES and x.is_file()]
+    return any(x.name == "_METADATA" for x in held) and all(map(_is_json, held))
 
 
 def _is_json(path: pathlib.Path) -> bool:

@@ -13,9 +13,9 @@ import skimage.metrics
 from PIL import Image
 
 from configs import eval as eval_config
-from cqr_jax import config as config_lib
 from cqr_jax import tasks, weights
 from cqr_jax.data import jpeg
+from cqr_jax.data.compression import SUBSAMPLINGS
 from cqr_jax.errors import UserError
 from cqr_jax.evaluation import colour, metrics
 from cqr_jax.models.deblocker import Deblocker
@@ -112,7 +112,7 @@ def test_plain_jpeg_equals_the_literature(caplog):
     assert "differ" not in caplog.text
 
 
-@pytest.mark.parametrize("subsampling", config_lib.SUBSAMPLINGS)
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
 def test_rows_are_means_over_jpegs_of_pillow(folder, subsampling):
     config = _config(folder, qualities=(15,), subsampling=subsampling)
     (row,), images = colour.measure(config, {})

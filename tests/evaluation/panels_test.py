@@ -97,6 +97,13 @@ def test_invalid_arguments_are_reported_in_one_line(image, quality, words, tmp_p
     assert (code, out, err) == (1, "", f"error: {words}\n")
 
 
+def test_a_panel_is_written_as_png_alone(tmp_path):
+    output = tmp_path / "x.jpg"
+    code, _, err = call(panels.main, "panel", IMAGE, "--weights=", f"--output={output}")
+    assert (code, err) == (1, f"error: --output={output}: name a .png file\n")
+    assert not output.exists()
+
+
 @pytest.mark.parametrize(
     ("crop", "words"),
     [

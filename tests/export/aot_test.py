@@ -82,6 +82,16 @@ def test_unknown_topology_is_an_error(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("where", ["", "ranker."])
+def test_pmap_is_an_error(where):
+    config = aot_config.get_config("quickstart")
+    config.update_from_flattened_dict({f"{where}parallel": "pmap"})
+    with pytest.raises(
+        UserError, match=rf"^config\.{where}parallel='pmap': choose jit"
+    ):
+        tasks.check(config)
+
+
 def test_task_prints_and_writes_its_table(tmp_path, capsys):
     config = aot_config.get_config("quickstart")
     config.workdir, config.side, config.model.local_blocks = str(tmp_path), 64, 0
