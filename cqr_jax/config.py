@@ -55,9 +55,10 @@ def parse(text: str, file: str, **choices: tuple[str, ...]) -> dict[str, str]:
                 f"{file}:{text}: unknown '{key}'; known: {list_of(choices)}"
             )
         if value not in choices[key]:
+            others = [f"{k}={value}" for k, x in choices.items() if value in x]
             raise UserError(
                 f"{file}:{text}: unknown {key} '{value}'; choose "
-                f"{list_of(choices[key])}"
+                f"{list_of([*choices[key], *others])}"
             )
         if key in given:
             raise UserError(f"{file}:{text}: {key} is given twice")

@@ -64,8 +64,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
                 ) from None
             if not overrides:
                 raise
+            words = " ".join(str(x) for x in error.args)  # str(KeyError) quotes it
             raise UserError(
-                f"no such config field: {error} in {' '.join(overrides)}"
+                f"no such config field: {words} in {' '.join(overrides)}"
             ) from None
         except (NameError, SyntaxError) as error:
             raise UserError(f"{_in_file(error)}; {_NO_CONFIG}") from None

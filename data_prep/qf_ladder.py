@@ -139,7 +139,8 @@ class QfLadder(tfds.core.GeneratorBasedBuilder):
             *_, (name, reason) = self.skipped.items()  # the last of this split
             raise UserError(
                 f"no usable image among the {self._source.counts[split]} of the "
-                f"{split} split (the last is {name}: {reason}); nothing was written"
+                f"{split} split (the last is {name}: {reason}); nothing was written; "
+                "add images, or change the share with --validation_fraction"
             )
         self.info.metadata["used"] = self.used
         self.info.metadata["skipped"] = dict(sorted(self.skipped.items()))

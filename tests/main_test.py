@@ -1229,7 +1229,7 @@ def test_both_stages_train_and_are_evaluated(
     assert json.loads((tmp_path / "eval" / "rows.json").read_text()) == rows
     config = deblock.get_config("quickstart")
     config.ranker_weights = str(tmp_path / "ranker" / "ranker.safetensors")
-    words = "holds a ranker with width 2, but the config asks for 8"
+    words = "holds a ranker with width=2, but config.ranker.model has width=8; change"
     with pytest.raises(UserError, match=words):
         check_start(config, "deblocker")
 
@@ -1338,7 +1338,9 @@ def test_weights_of_another_network_are_named(tmp_path, monkeypatch):
     made = drawn(**SMALL)
     weights.save(path, "deblocker", {"name": "other"}, made.variables, {})
     asked = deblock.get_config("compact").model.to_dict()
-    with pytest.raises(UserError, match="with name other, but the config asks for deb"):
+    with pytest.raises(
+        UserError, match=r"with name=other, but config\.model has name=deb"
+    ):
         weights.load(path, "deblocker", asked)
 
 
@@ -1376,7 +1378,7 @@ def test_some_layers_are_taken_from_initial_weights_of_another_model(tmp_path):
     config.model.feature_scale = 1.0
     for layers in ("", ","):
         config.initial_layers = layers
-        with pytest.raises(UserError, match="but the config asks for"):
+        with pytest.raises(UserError, match=r"but config\.model has"):
             check_start(config, "deblocker")
     config.initial_layers = "x"  # it is found before the training
     with pytest.raises(UserError, match="begins with x"):
@@ -1456,7 +1458,8 @@ def test_shipped_weights_are_half_as_large_and_load_as_float32(tmp_path):
     )
     code, _, err = call(weights_command.main, tmp_path / "none.safetensors")
     assert code == 1
-    assert err.splitlines()[-1].endswith("none.safetensors: no such weights file")
+    words = "none.safetensors: no such weights file; those of the package are in "
+    assert f"{words}{weights.SHIPPED}" in err.splitlines()[-1]
 
 
 def test_loading_weights_reports_every_mismatch(tmp_path):

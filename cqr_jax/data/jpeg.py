@@ -259,5 +259,7 @@ def _list_files(folder: str | os.PathLike) -> "list[epath.Path]":
 
     root = epath.Path(folder)
     if not root.is_dir():
+        if root.exists():
+            raise UserError(f"{folder}: is a file, not a folder of images")
         raise UserError(f"{folder}: no such folder of images")
     return sorted(parent / file for parent, _, files in root.walk() for file in files)

@@ -135,6 +135,12 @@ def _read(path: str, config: ml_collections.ConfigDict) -> list[dict]:
     qualities = set(config.qualities)
     try:
         with open(path, newline="", encoding="utf-8") as file:
+            lines = csv.DictReader(file)
+            lacking = sorted(METRICS.keys() - set(lines.fieldnames or ()))
+            if lacking and set(MEASURES) <= set(lines.fieldnames or ()):
+                raise UserError(
+                    f"{path}: lacks the metric {lacking[0]}; evaluate these runs again"
+                )
             found = [
                 {
                     "dataset": row["dataset"],
@@ -144,7 +150,7 @@ def _read(path: str, config: ml_collections.ConfigDict) -> list[dict]:
                     **{name: float(row[name]) for name in METRICS},
                     "title": _title(row["method"]),
                 }
-                for row in csv.DictReader(file)
+                for row in lines
             ]
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}") from None

@@ -86,20 +86,24 @@ def by_name(paths: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
     """Returns short name -> path of weights files or folders.
 
     The name of runs/a/deblocker.safetensors and of a folder other/a is 'a'. The name of
-    runs/b.safetensors is 'b'.
+    runs/b.safetensors is 'b'. That of c=PATH is 'c'.
 
     Raises:
       UserError: if two have the same name, or a name is taken.
     """
     methods: dict[str, str] = {}
-    for path in paths:
-        file = pathlib.Path(path).resolve()
-        name = file.name.removesuffix(".safetensors")
-        name = file.parent.name if file.name == weights.file_name("deblocker") else name
+    for given in paths:
+        name, _, path = given.rpartition("=")
+        if not name or "/" in name or os.path.exists(given):  # no name is given
+            path = given
+            file = pathlib.Path(path).resolve()
+            name = file.name.removesuffix(".safetensors")
+            if file.name == weights.file_name("deblocker"):
+                name = file.parent.name
         if name in methods or name in taken:
             raise UserError(
-                f"{path}: another method is called '{name}' too; rename the file or "
-                "folder"
+                f"{given}: another method is called '{name}' too; give it another name "
+                f"as NAME={path}"
             )
         methods[name] = path
     return methods
@@ -374,6 +378,11 @@ def find_images(sets: Iterable[str], set_dir: str) -> dict[str, Image]:
         else:
             root = name.removesuffix(HELD_OUT)
             folder = pathlib.Path(root).resolve()
+            if not folder.exists():
+                known = ", ".join((*test_sets.SETS, "embedded"))
+                raise UserError(
+                    f"{root}: no such folder of images, and not one of the sets {known}"
+                )
             list_images = jpeg.list_images if root == name else held_out_images
             paths = list_images(root)
             members = {
@@ -470,9 +479,9 @@ def summarize(
 
 
 def _report_time(total: float, seconds: Mapping[str, float], count: int) -> None:
-    shares = {"all": total, **seconds}
-    words = [f"{name} {x:.1f} s ({x / total:.0%})" for name, x in shares.items()]
-    _log.info("%d cases, on all cores at once: %s", count, ", ".join(words))
+    words = "".join(f", {name} {x:.1f} s" for name, x in seconds.items())
+    of_threads = f" (summed over threads{words})" if words else ""
+    _log.info("%d cases in %.1f s%s", count, total, of_threads)
 
 
 def check(images: Iterable[Image], set_dir: str) -> None:
@@ -491,8 +500,8 @@ def warn_of(differing: list[pathlib.Path], set_dir: str) -> None:
     """Warns of images in named sets that differ from the literature's, if any."""
     if differing:
         _log.warning(
-            "%d images differ from the literature's, %s the first; remove them, and "
-            "`python -m data_prep.test_sets --set_dir=%s` fetches them",
+            "%d of the images differ from the literature's, %s the first; remove them, "
+            "and `python -m data_prep.test_sets --set_dir=%s` fetches them",
             len(differing),
             min(differing),
             set_dir,

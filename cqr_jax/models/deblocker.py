@@ -10,6 +10,7 @@ from cqr_jax.data.compression import FEATURES
 from cqr_jax.models.layers import (
     DilatedBlock,
     Rectifier,
+    check_floating,
     conv3x3,
     dense,
     depth_to_space,
@@ -94,7 +95,11 @@ class Deblocker(nn.Module):
 
         Returns:
           float32 with the shape of `image`, near [0, 1] but not clipped.
+
+        Raises:
+          TypeError: if the image has integers, such as 0 to 255.
         """
+        check_floating(image)
         _, h, w, channels = image.shape
         multiple = 2 * self.scale * 2 ** len(self.deeper_widths)
         padding = ((0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0))

@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 from flax.linen.linear import default_kernel_init
 
+from cqr_jax.errors import UserError
 from cqr_jax.models import channels
 from cqr_jax.models.layers import NORMAL, ZEROS
 
@@ -21,10 +22,10 @@ _CONSTANTS = {"bias": 0.0, "mean": 0.0, "scale": 1.0, "var": 1.0}
 def init(model: nn.Module, patch: int, seed: int) -> dict:
     """Returns the initial variables of a model.
 
-    Kernels are normal with variance 1 / fan-in (`lecun_normal`), or zero if the layer
-    has `kernel_init=layers.ZEROS`. The variables have the same distribution as those of
-    `model.init` (a test compares them). Drawing them with NumPy avoids the 20 to 40 s
-    that XLA needs on a CPU to compile the many small draws of `model.init`.
+    Kernels are normal with variance 1 / fan-in, or zero if the layer has
+    `kernel_init=layers.ZEROS`. Those of `model.init` have the same variance, but
+    `lecun_normal` truncates the normal distribution. Drawing them with NumPy avoids the
+    20 to 40 s that XLA needs on a CPU to compile the many small draws of `model.init`.
 
     Args:
       model: module that takes (batch, patch, patch, channels) images.
@@ -32,7 +33,7 @@ def init(model: nn.Module, patch: int, seed: int) -> dict:
       seed: seed of the draws.
 
     Raises:
-      ValueError: if the model has a leaf or a kernel initialiser that is unknown here.
+      UserError: if the model has a leaf or a kernel initialiser that is unknown here.
     """
     expected, initialisers = _traced(model, patch)
     rng = np.random.default_rng(seed)
@@ -47,7 +48,11 @@ def init(model: nn.Module, patch: int, seed: int) -> dict:
         if initialiser is NORMAL or initialiser is default_kernel_init:
             deviation = math.prod(leaf.shape[:-1]) ** -0.5
             return jnp.asarray(deviation * rng.standard_normal(leaf.shape, np.float32))
-        raise ValueError(f"no rule to initialise {'/'.join([*layer, name])}")
+        raise UserError(
+            f"{type(model).__name__}: no rule to initialise "
+            f"{'/'.join([*layer, name])}; use nn.Conv or nn.Dense, or add a rule to "
+            "cqr_jax/models/init.py"
+        )
 
     return jax.tree_util.tree_map_with_path(draw, expected)
 

@@ -22,6 +22,12 @@ NORMAL = nn.initializers.lecun_normal()
 ZEROS = nn.initializers.constant(0.0)
 
 
+def check_floating(image: jax.Array) -> None:
+    """Raises a TypeError if an image has integers, such as 0 to 255."""
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise TypeError(f"images must be floats in [0, 1], not {image.dtype}")
+
+
 def conv3x3(
     x: jax.Array,
     features: int,

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from cqr_jax.models.convolution import strided_conv
+from cqr_jax.models.layers import check_floating
 
 MIN_SIDE = 32  # pixels; five halvings must leave one
 
@@ -67,7 +68,9 @@ class Ranker(nn.Module):
 
         Raises:
           ValueError: if a side is shorter than 32 pixels.
+          TypeError: if the image has integers, such as 0 to 255.
         """
+        check_floating(image)
         if min(image.shape[1:3]) < MIN_SIDE:
             raise ValueError(
                 f"the ranker needs sides of at least {MIN_SIDE}, got {image.shape[1:3]}"

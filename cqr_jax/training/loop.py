@@ -194,7 +194,9 @@ def _start(
     fresh = jax.device_get(state.create(model, config.patch, optimizer, config.seed))
     latest = manager.latest_step()
     if latest is not None:
-        _log.info("%s: resuming at step %d", stage.name, latest)
+        done = latest >= config.steps
+        words = "has all its steps, up to" if done else "resuming at step"
+        _log.info("%s: %s %d", stage.name, words, latest)
         return checkpoint.restore(manager, fresh, latest)
     if initial:
         params = initial_params(config, fresh.params, initial.variables["params"])
@@ -250,9 +252,12 @@ def train(
         for step in range(first, config.steps + 1):
             batch = next(batches)
             take = unguided_step if step <= stage.unguided_steps else train_step
+            compiles = step in (first, stage.unguided_steps + 1)
+            if compiles:
+                _log.info("%s: compiling the training step", stage.name)
             train_state, metrics = take(train_state, ranker_variables, batch)
             pending.append(step, metrics)
-            if step in (first, stage.unguided_steps + 1):  # compiles
+            if compiles:
                 jax.block_until_ready(metrics)
                 reporter.clock.restart(step)
             last = step == config.steps

@@ -9,6 +9,7 @@ import pathlib
 import jax
 import ml_collections
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cqr_jax import losses, models, weights
@@ -45,6 +46,8 @@ def check_start(
         raise UserError(f"{where}.{error}") from None
     except TypeError as error:
         raise UserError(f"{where}.model: {error}") from None
+    if kind == "deblocker" and type(model) is not models.Deblocker:
+        _check_odd_sides(model, where)
     batch, validated = config.batch_size, config.validation.batch_size
     distributed.check_batch(batch, f"{where}.batch_size", config.grad_accum_steps)
     distributed.check_batch(validated, f"{where}.validation.batch_size")
@@ -67,7 +70,8 @@ def check_start(
             )
         return None
     if not some:
-        return weights.load(config.initial_weights, kind, config.model.to_dict())
+        fields = config.model.to_dict()
+        return weights.load(config.initial_weights, kind, fields, f"{where}.model")
     held = weights.load(config.initial_weights, kind)
     ours, theirs = (getattr(x, "feature_scale", 1) for x in (model, held.model))
     if ours != theirs:
@@ -78,6 +82,25 @@ def check_start(
         )
     initial_params(config, shapes(model, 64)["params"], held.variables["params"])
     return held
+
+
+def _check_odd_sides(model: nn.Module, where: str) -> None:
+    """Raises a UserError if a network does not take images of any height and width.
+
+    The images of an evaluation can have odd sides.
+    """
+    shape = (1, 45, 51, models.channels(model))
+    params = {"params": shapes(model, 64)["params"]}
+    try:
+        image = jax.ShapeDtypeStruct(shape, np.float32)
+        found = jax.eval_shape(model.apply, params, image).shape
+    except (TypeError, ValueError) as error:
+        found = f"an error ({str(error).splitlines()[0]})"
+    if found != shape:
+        raise UserError(
+            f"{where}.model.name: {type(model).__name__} maps an image of 45x51 pixels "
+            f"to {found}; pad inside, and crop at the end, so that all sizes work"
+        )
 
 
 def initial_params(
@@ -131,4 +154,5 @@ def load_ranker(
     Raises:
       UserError: if there is no such file, or it does not hold the config's ranker.
     """
-    return weights.load(path, "ranker", config.ranker.model.to_dict())
+    fields = config.ranker.model.to_dict()
+    return weights.load(path, "ranker", fields, "config.ranker.model")

@@ -274,7 +274,7 @@ class History:
 def _difference(
     config: ml_collections.ConfigDict, old: dict, latest: int | None
 ) -> str | None:
-    """Returns the first field that affects learning and differs, with both values.
+    """Returns the fields that affect learning and differ, with both values.
 
     Args:
       config: config of the run.
@@ -293,10 +293,15 @@ def _difference(
             # With guided_steps=0, the ranker guides from the first step on.
             if field != "guided_steps" or (ours[field] and theirs.get(field)):
                 theirs[field] = ours[field]
-    for field in sorted(ours.keys() | theirs.keys()):
-        if ours.get(field) != theirs.get(field):
-            return f"{field}={theirs.get(field)}, now {ours.get(field)}"
-    return None
+    found = [
+        f"{field}={theirs.get(field)}, now {ours.get(field, 'unknown')}"
+        for field in sorted(ours.keys() | theirs.keys())
+        if ours.get(field) != theirs.get(field)
+    ]
+    lengths = all(x.split("=")[0] in _LENGTH_FIELDS for x in found)
+    if found and lengths and latest is not None:
+        found[-1] += " (a step so far depends on it)"
+    return "; ".join(found) or None
 
 
 def _constant_until(fields: dict) -> int:

@@ -86,13 +86,19 @@ def file_name(kind: str) -> str:
     return f"{kind}.safetensors"
 
 
-def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weights:
+def load(
+    path: str | os.PathLike,
+    kind: str,
+    fields: dict | None = None,
+    where: str = "config.model",
+) -> Weights:
     """Reads weights and checks that they fit their model.
 
     Args:
       path: path of the file.
       kind: 'ranker' or 'deblocker'.
       fields: config fields that the model must have; None for any.
+      where: the group of these fields in the config, for error messages.
 
     Raises:
       UserError: if there is no such file, if it doesn't hold weights of this kind, if
@@ -117,13 +123,22 @@ def load(path: str | os.PathLike, kind: str, fields: dict | None = None) -> Weig
         ) from None
     made_with = all_fields(found, kind)
     asked = {"name": kind} | fields if fields else {}
-    for name, value in asked.items():  # first the name, as others depend on it
-        theirs = made_with.get(name)
-        if json.loads(json.dumps(value)) != theirs:
-            raise UserError(
-                f"{path}: holds a {kind} with {name} {theirs}, but the config asks for "
-                f"{value}; change {name} in the config, or name other weights"
-            )
+    differing = {
+        name: (made_with.get(name), value)
+        for name, value in asked.items()
+        if json.loads(json.dumps(value)) != made_with.get(name)
+    }
+    if "name" in differing:  # other fields depend on it
+        differing = {"name": differing["name"]}
+    if differing:
+        theirs, ours = (
+            ", ".join(f"{name}={pair[i]}" for name, pair in differing.items())
+            for i in (0, 1)
+        )
+        raise UserError(
+            f"{path}: holds a {kind} with {theirs}, but {where} has {ours}; change "
+            "these fields, or name other weights"
+        )
     _check(path, arrays, _flatten(shapes(model, 64)))
     variables = {"batch_stats": {}, **nested(arrays)}
     return Weights(model, variables, found, provenance)
@@ -208,7 +223,9 @@ def nested(arrays: dict[str, np.ndarray]) -> dict:
 def _opened(path: str | os.PathLike) -> Iterator[Any]:
     """Opens a weights file; reports one that can't be read in one line."""
     if not os.path.isfile(path):
-        raise UserError(f"{path}: no such weights file")
+        raise UserError(
+            f"{path}: no such weights file; those of the package are in {SHIPPED}"
+        )
     try:
         with safetensors.safe_open(path, "numpy") as file:
             yield file

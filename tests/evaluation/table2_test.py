@@ -311,7 +311,7 @@ def test_a_set_is_downloaded_and_checked(host, tmp_path, caplog):
     first, second = found.values()
     shutil.copy(first, second)
     _measure(_config("classic5", set_dir=set_dir), tmp_path)
-    assert f"1 images differ from the literature's, {second}" in caplog.text
+    assert f"1 of the images differ from the literature's, {second}" in caplog.text
     caplog.clear()
     table2.check(table2.find_images(["classic5"], set_dir).values(), set_dir)
     assert f"differ from the literature's, {second}" in caplog.text

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from cqr_jax.errors import UserError
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.init import init
 from cqr_jax.models.ranker import Ranker
@@ -82,5 +83,5 @@ class _OtherInitialiser(nn.Module):
     ("model", "leaf"), [(_OtherLeaf(), "gain"), (_OtherInitialiser(), "layer/kernel")]
 )
 def test_unknown_leaf_or_initialiser_is_an_error(model, leaf):
-    with pytest.raises(ValueError, match=f"no rule to initialise {leaf}"):
+    with pytest.raises(UserError, match=f"no rule to initialise {leaf}; use"):
         init(model, 32, 0)
