@@ -30,9 +30,9 @@ _HEAD = f"""\
 # Config fields
 
 `--config=configs/FILE.py:PRESET` selects a config file and a preset. The default is the
-first preset in the file's table. `--config.FIELD=VALUE` sets a field. An empty cell
-means that the preset has the same value as the first one. `{_ABSENT}` means that the
-preset does not have the field.
+first preset in the file's table. `--config.FIELD=VALUE` sets a field. A preset with an
+empty cell has the value of the first preset. `{_ABSENT}` means that the preset does not
+have the field.
 
 `python -m docs.configs > docs/configs.md` generates this page from the config files and
 their comments. Each table lists the fields that its file sets."""

@@ -218,6 +218,19 @@ def test_code_of_the_readme_runs(code, tmp_path):
     assert made.returncode == 0, made.stderr
 
 
+def test_code_of_the_page_on_python_runs(workplace, image):
+    Image.fromarray(image).save(workplace / "photo.jpg", quality=100)
+    blocks = _blocks(ROOT / "docs" / "python.md", "python")
+    (workplace / "code.py").write_text("\n".join(blocks))
+    made = _bash("python -W error code.py", workplace)
+    assert made.returncode == 0, made.stderr
+    measured = dict(line.rsplit(" ", 1) for line in made.stdout.splitlines())
+    before, after = next(map(float, x) for x in measured.items())
+    assert before < after
+    assert 0 < float(measured["L_Q"]) < 1
+    assert float(measured["L_F"]) > 50 * float(measured["L_MAE"])
+
+
 def test_links_and_pictures_exist():
     broken = []
     for path in (*ROOT.glob("*.md"), *ROOT.glob("[!.]*/**/*.md")):
