@@ -44,8 +44,8 @@ def row(run, photographs: list[np.ndarray], quality: int, name: str) -> list[str
         before = evaluate_colour.psnr(clean, picture.pixels)
         planes = colour.samples(picture)[None]
         gain = []
-        for told in (None, found):
-            restored = run(planes, features(told)[None])[0]
+        for known in (None, found):
+            restored = run(planes, features(known)[None])[0]
             values = list(np.moveaxis(restored, -1, 0))
             pixels = colour.with_planes(picture, values, np.uint8).pixels
             gain.append(evaluate_colour.psnr(clean, pixels) - before)

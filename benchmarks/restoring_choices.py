@@ -106,9 +106,9 @@ def degraded(run: network.Run, photographs: list[np.ndarray]) -> list:
     images = [jpeg.compress(x, _QUALITY) for x in photographs]
     if not network.conditioned(run):
         return images
-    told = features(libjpeg(_QUALITY, gray=True))
+    condition = features(libjpeg(_QUALITY, gray=True))
     return [
-        tiles.Conditioned(colour.without_colour(x / np.float32(255)), told)
+        tiles.Conditioned(colour.without_colour(x / np.float32(255)), condition)
         for x in images
     ]
 

@@ -52,8 +52,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         except flags.Error as error:
             # If the config file raises an error, absl's text ends with the traceback.
             found = str(error).strip().splitlines()
-            told = found if len(found) == 1 else [found[0], found[-1].strip()]
-            raise UserError(" ".join(told)) from None
+            lines = found if len(found) == 1 else [found[0], found[-1].strip()]
+            raise UserError(" ".join(lines)) from None
         except OSError:
             raise UserError(_NO_FILE) from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:

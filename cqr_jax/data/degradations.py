@@ -89,8 +89,8 @@ def example(
     after = compress(before, compression)
     shifted = rng.random() < mixture.shifted
     clean, after = _cut([clean, after], patch, 1 if shifted else 8, rng)
-    told = (rng.random() < mixture.unknown) == shifted
-    return clean, after, features(compression if told else None)
+    known = (rng.random() < mixture.unknown) == shifted
+    return clean, after, features(compression if known else None)
 
 
 def aligned(clean: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:

@@ -182,19 +182,19 @@ def colour(
         rng = np.random.default_rng(seed.view(np.uint64))
         clean, *drawn = degradations.example(image, patch, mixture, augment, rng)
         found = [degradations.aligned(clean, quality) for quality in cases]
-        compressed, told = zip(*found, drawn, strict=True)
-        return clean, np.stack(compressed), np.stack(told)
+        compressed, conditions = zip(*found, drawn, strict=True)
+        return clean, np.stack(compressed), np.stack(conditions)
 
     def example(record, seed):
         image = tf.image.decode_png(record["clean"], channels=3)
         types = (tf.uint8, tf.uint8, tf.float32)
-        clean, compressed, told = tf.numpy_function(
+        clean, compressed, conditions = tf.numpy_function(
             draw, (image, tf.cast(seed, tf.int64)), types, stateful=False
         )
         return {
             "clean": tf.ensure_shape(clean, (patch, patch, 3)),
             "compressed": tf.ensure_shape(compressed, (count, patch, patch, 3)),
-            "compression": tf.ensure_shape(told, (count, FEATURES)),
+            "compression": tf.ensure_shape(conditions, (count, FEATURES)),
         }
 
     return example

@@ -173,8 +173,10 @@ def evaluate_blind(config: ml_collections.ConfigDict) -> list[dict]:
     def degraded(clean, degradation):
         image, clean = degrade(clean, degradation)
         last = degradation.qualities[-1]
-        told = table2.told_gray(last) if degradation.is_file() else features(None)
-        return tiles.Conditioned(image, told), clean
+        condition = (
+            table2.gray_features(last) if degradation.is_file() else features(None)
+        )
+        return tiles.Conditioned(image, condition), clean
 
     return _compare(
         config,

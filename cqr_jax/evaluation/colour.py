@@ -157,8 +157,10 @@ def measure(
     found = table2.over_images(images, loaded, restore, score, seconds)
     table2.warn_of(differing, config.set_dir)
     rows, each = table2.to_rows(config, images, found, methods, METRICS)
-    told = {"subsampling": config.subsampling}
-    return [{**row, **told} for row in rows], [{**row, **told} for row in each]
+    subsampling = {"subsampling": config.subsampling}
+    return [{**row, **subsampling} for row in rows], [
+        {**row, **subsampling} for row in each
+    ]
 
 
 def load(path: str | os.PathLike) -> np.ndarray:

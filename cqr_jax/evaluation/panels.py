@@ -48,9 +48,9 @@ def _draw_panel(args: argparse.Namespace) -> None:
     else:
         clean, measures = table2.load(args.image), metrics.METRICS
         compressed = jpeg.compress(clean, args.quality)
-        told = table2.told_gray(args.quality)[None]
+        condition = table2.gray_features(args.quality)[None]
         for name, run in table2.networks(methods).items():
-            results[name] = metrics.to_uint8(run(compressed[None], told)[0])
+            results[name] = metrics.to_uint8(run(compressed[None], condition)[0])
     images = {"original": clean}
     for name, image in {f"JPEG, QF {args.quality}": compressed, **results}.items():
         images[drawing.caption(name, clean, image, measures)] = image

@@ -148,7 +148,7 @@ def measure(
     runs = networks(methods, config.self_ensemble, seconds)
     images = find_images(split_list(config.sets), config.set_dir)
     others = {name: _restored_paths(x, config, images) for name, x in restored.items()}
-    told = np.stack([told_gray(quality) for quality in config.qualities])
+    conditions = np.stack([gray_features(quality) for quality in config.qualities])
     differing: list[pathlib.Path] = []
 
     def load_case(key):
@@ -159,7 +159,7 @@ def measure(
             differing.append(image.path)
         return case
 
-    restore = functools.partial(_restore, runs, told)
+    restore = functools.partial(_restore, runs, conditions)
     score = functools.partial(_score, config, pathlib.Path(workdir))
     found = over_images(images, load_case, restore, score, seconds)
     warn_of(differing, config.set_dir)
@@ -194,9 +194,11 @@ def _load_case(
     return _Case(key, clean, results)
 
 
-def _restore(runs: Mapping[str, network.Run], told: np.ndarray, case: _Case) -> _Case:
-    """Adds the results of the networks, which are told the compression of each JPEG."""
-    pairs = list(zip(case.results[JPEG][:, None], told[:, None], strict=True))
+def _restore(
+    runs: Mapping[str, network.Run], conditions: np.ndarray, case: _Case
+) -> _Case:
+    """Adds the results of the networks, which receive the compression of each JPEG."""
+    pairs = list(zip(case.results[JPEG][:, None], conditions[:, None], strict=True))
     results = dict(case.results)
     for name, run in runs.items():
         restored = [metrics.to_uint8(run(*pair)) for pair in pairs]
@@ -261,7 +263,7 @@ def networks(
     return runs
 
 
-def told_gray(quality: int) -> np.ndarray:
+def gray_features(quality: int) -> np.ndarray:
     """Returns the compression features of a gray JPEG by libjpeg.
 
     They are float32, (FEATURES,).

@@ -130,8 +130,8 @@ def _ladders(
     clean = _images(patch, channels, size)
     batch = {"clean": clean, "compressed": _images(patch, channels, size, rungs)}
     if channels == 3:
-        told = jax.ShapeDtypeStruct((size, rungs, FEATURES), jnp.float32)
-        batch["compression"] = told
+        condition = jax.ShapeDtypeStruct((size, rungs, FEATURES), jnp.float32)
+        batch["compression"] = condition
     return batch
 
 

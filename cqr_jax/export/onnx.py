@@ -64,15 +64,17 @@ def network_to_onnx(model: Deblocker, params: dict) -> bytes:
     """
     graph = _Graph()
     image = graph.add("Transpose", "image", perm=[0, 3, 1, 2])
-    told = None
+    condition = None
     if model.conditioning != "none":
-        told = graph.add("Reshape", "compression", graph.constant([0, FEATURES, 1, 1]))
-    change = _change(graph, model, params, image, told, filling=True)
+        condition = graph.add(
+            "Reshape", "compression", graph.constant([0, FEATURES, 1, 1])
+        )
+    change = _change(graph, model, params, image, condition, filling=True)
     restored = graph.add("Add", image, change)
     graph.add("Transpose", restored, name="restored", perm=[0, 2, 3, 1])
     shape: list[str | int] = ["batch", "height", "width", model.channels]
     shapes = {"image": shape}
-    if told:
+    if condition:
         shapes["compression"] = ["batch", FEATURES]
     shapes["restored"] = shape
     made = _model(graph, "deblocker", shapes, dict.fromkeys(shapes, ""))
@@ -227,11 +229,11 @@ def _program(graph: _Graph, model: Deblocker, params: dict, side: int | None) ->
     if model.channels == 3:
         from_rgb = {"kernel": ycbcr.FROM_RGB.T, "bias": ycbcr.ZERO}
         x = graph.convolve(x, from_rgb)
-    told = None
+    condition = None
     if model.conditioning != "none":
-        told = _told(graph, quality_table(model))
+        condition = _condition(graph, quality_table(model))
     filling = side is None or side % multiple_of(model) != 0
-    x = _change(graph, model, params, x, told, filling)
+    x = _change(graph, model, params, x, condition, filling)
     if model.channels == 3:  # converts only the correction; the image stays exact
         x = graph.convolve(x, {"kernel": ycbcr.TO_RGB.T, "bias": np.zeros(3)})
     graph.add("Add", "image", x, name="restored")
@@ -242,7 +244,7 @@ def _change(
     model: Deblocker,
     params: dict,
     image: str,
-    told: str | None,
+    condition: str | None,
     filling: bool,
 ) -> str:
     """Adds the nodes of `Deblocker.__call__`, without adding the correction.
@@ -252,8 +254,8 @@ def _change(
       model: the network.
       params: its parameters.
       image: Y, or Y, Cb and Cr, (batch, channels, height, width).
-      told: the compression features, (1 or batch, FEATURES, 1, 1); None if the network
-        does not take them.
+      condition: the compression features, (1 or batch, FEATURES, 1, 1); None if the
+        network does not take them.
       filling: whether sides may be no multiples of `multiple_of`.
 
     Returns:
@@ -266,10 +268,10 @@ def _change(
         x = _fill(graph, x, multiple_of(model))
     x = graph.add("SpaceToDepth", x, blocksize=model.scale)
     embedding = None
-    if told and model.conditioning == "planes":
-        x = graph.add("Concat", x, _planes(graph, told, x), axis=1)
-    elif told:
-        embedding = told
+    if condition and model.conditioning == "planes":
+        x = graph.add("Concat", x, _planes(graph, condition, x), axis=1)
+    elif condition:
+        embedding = condition
         for name in ("embedding0", "embedding1"):
             embedding = graph.convolve(embedding, params[name])
             embedding = _rectified(graph, embedding, model)
@@ -290,7 +292,7 @@ def _fill(graph, x, multiple) -> str:
     return graph.add("Pad", x, pads, mode="edge")
 
 
-def _told(graph, table) -> str:
+def _condition(graph, table) -> str:
     """Adds the compression features of the network, (1 or batch, FEATURES, 1, 1)."""
     quality = graph.constant(np.zeros(1, np.float32), "quality")  # the default
     quality = graph.add("Round", quality)
@@ -302,12 +304,12 @@ def _told(graph, table) -> str:
     return graph.add("Gather", graph.constant(table[..., None, None]), row)
 
 
-def _planes(graph, told, x) -> str:
+def _planes(graph, condition, x) -> str:
     """Adds constant planes with the size of `x`."""
     one = graph.constant(np.array([1]))
     batch = graph.add("Shape", x, end=1)
     shape = graph.add("Concat", batch, one, graph.sides(x), axis=0)
-    return graph.add("Expand", told, shape)
+    return graph.add("Expand", condition, shape)
 
 
 def _level(graph, x, params, model, embedding, level) -> str:

@@ -43,11 +43,11 @@ def to_stablehlo(deblocker: weights.Weights) -> bytes:
         # Pads as the model does, but to sides that are a multiple of a symbol, which
         # shape polymorphism can reason about.
         filled = image[:, up_to(height)][:, :, up_to(width)]
-        told = []
+        condition = []
         if quality:
             row = jnp.clip(jnp.round(quality[0]), 0, len(table) - 1).astype(jnp.int32)
-            told = [jnp.asarray(table)[row]]
-        restored = apply(params, filled, *told)
+            condition = [jnp.asarray(table)[row]]
+        restored = apply(params, filled, *condition)
         return restored[:, jnp.arange(height)][:, :, jnp.arange(width)]
 
     shape = jax.export.symbolic_shape(f"batch, height, width, {model.channels}")

@@ -30,8 +30,8 @@ def luma(rgb: jax.Array) -> jax.Array:
 def on_rgb(apply: Callable) -> Callable:
     """Wraps a deblocker's `apply` to take RGB in place of Y, Cb and Cr."""
 
-    def applied(variables, rgb, *told):
-        return to_rgb(apply(variables, to_ycbcr(rgb), *told))
+    def applied(variables, rgb, *condition):
+        return to_rgb(apply(variables, to_ycbcr(rgb), *condition))
 
     return applied
 

@@ -110,14 +110,14 @@ class Deblocker(nn.Module):
         if self.conditioning != "none":
             if compression is None:
                 compression = jnp.zeros((len(image), FEATURES))
-            told = compression.astype(self.dtype)
+            condition = compression.astype(self.dtype)
             if self.conditioning == "planes":
                 planes = jnp.broadcast_to(
-                    told[:, None, None], (*x.shape[:3], told.shape[-1])
+                    condition[:, None, None], (*x.shape[:3], condition.shape[-1])
                 )
                 x = jnp.concatenate([x, planes], axis=-1)
             else:
-                embedding = told
+                embedding = condition
                 for layer in ("embedding0", "embedding1"):
                     embedding = dense(embedding, self.embedding, layer)
                     embedding = Rectifier(self.negative_slope, name=f"{layer}_relu")(

@@ -273,7 +273,7 @@ def of_the_picture(tags: Tags) -> tuple[Tags, bool]:
     return tags._replace(first=kept, pages=1), noted
 
 
-def said_upright(exif: bytes) -> bytes:
+def reset_orientation(exif: bytes) -> bytes:
     """Sets the orientation in EXIF to 1 (upright) and removes the thumbnail.
 
     The thumbnail is removed by clearing the link to its directory; its bytes stay. All

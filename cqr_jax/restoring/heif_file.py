@@ -94,7 +94,7 @@ def read_heic(data: bytes, max_pixels: int) -> Opened:
     notes = []
     if count > 1:
         notes.append(f"The main one of the file's {count} pictures was taken.")
-    return Opened(stack, metadata.said_upright(meta), tuple(notes))
+    return Opened(stack, metadata.reset_orientation(meta), tuple(notes))
 
 
 def read_avif(data: bytes, max_pixels: int) -> tuple[Opened, int]:
@@ -139,7 +139,7 @@ def read_avif(data: bytes, max_pixels: int) -> tuple[Opened, int]:
         meta = meta._replace(colour=_cicp(*numbers))
     if (bits := max((_bits(x[1][0]) for x in _AV1.finditer(data)), default=8)) > 8:
         notes += (f"The AVIF was reduced from {bits} to 8 bits per sample.",)
-    return Opened(stack, metadata.said_upright(meta), notes), orientation
+    return Opened(stack, metadata.reset_orientation(meta), notes), orientation
 
 
 def _bits(flags: int) -> int:

@@ -73,7 +73,7 @@ def read(data: bytes, max_pixels: int) -> Opened:
     meta = Metadata(
         found, profile or b"", named.get(b"xml ", b""), metadata.exif_resolution(found)
     )
-    return Opened(b"", stack, metadata.said_upright(meta))
+    return Opened(b"", stack, metadata.reset_orientation(meta))
 
 
 def _tiff(box: bytes) -> bytes:

@@ -114,13 +114,13 @@ def turned(meta: Metadata, transposed: bool) -> Metadata:
       ValueError: if the EXIF is missing or can't be read.
     """
     return meta._replace(
-        exif=exif.said_upright(meta.exif),
+        exif=exif.reset_orientation(meta.exif),
         xmp=_XMP_ORIENTATION.sub(rb"\g<1>1", meta.xmp),
         dpi=meta.dpi[::-1] if meta.dpi and transposed else meta.dpi,
     )
 
 
-def said_upright(meta: Metadata) -> Metadata:
+def reset_orientation(meta: Metadata) -> Metadata:
     """Returns the metadata of a picture that its decoder rotated upright.
 
     The resolution is unchanged. If the EXIF is missing or can't be read, the XMP is

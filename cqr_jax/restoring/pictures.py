@@ -163,7 +163,7 @@ def _decode_tiff(data: bytes, max_pixels: int) -> Picture:
             image.load()
             picture = _picture(image, found.metadata)
         if found.data is data:  # Pillow found the orientation in it, and applied it
-            picture, _ = _said_upright(picture)
+            picture, _ = _reset_orientation(picture)
     damage = ("libtiff reports that the picture is damaged.",) if errors else ()
     return picture._replace(notes=(*found.notes, *damage))
 
@@ -431,11 +431,11 @@ def upright(picture: Picture) -> Picture:
     orientation, or with unreadable EXIF, is unchanged. Compression and stored
     coefficients remain those of the file.
     """
-    said, orientation = _said_upright(picture)
-    return _turned(said, orientation) if orientation else picture
+    upright, orientation = _reset_orientation(picture)
+    return _turned(upright, orientation) if orientation else picture
 
 
-def _said_upright(picture: Picture) -> tuple[Picture, int]:
+def _reset_orientation(picture: Picture) -> tuple[Picture, int]:
     """Sets the EXIF orientation to 1; returns the picture and its orientation before.
 
     Without an orientation to turn by, the picture is unchanged, and the result 0.

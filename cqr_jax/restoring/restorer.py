@@ -118,14 +118,14 @@ def restorations(
             seen = transparency.filled(picture)
             samples = colour.samples(seen)
             planes = colour.planes(seen, samples)
-            told, by = _told(run, seen, quality_factor)
+            compression, by = _compression(run, seen, quality_factor)
             before = [x.values if joint else colour.reduce(x) for x in planes]
-            waiting.append((picture, planes, before, told, by))
-            yield from _images(samples, told) if joint else before
+            waiting.append((picture, planes, before, compression, by))
+            yield from _images(samples, compression) if joint else before
 
     restored = tiles.restore(run, inputs(), side)
     for first in restored:
-        picture, planes, before, told, by = waiting.popleft()
+        picture, planes, before, compression, by = waiting.popleft()
         after = [first]
         while sum(x.shape[2] if x.ndim == 3 else 1 for x in after) < len(planes):
             after.append(next(restored))
@@ -146,7 +146,7 @@ def restorations(
         found = colour.with_planes(picture, values, dtype or picture.pixels.dtype)
         yield Restoration(
             transparency.with_hidden(found, picture),
-            nearest_quality(told.luma)[0] if told else None,
+            nearest_quality(compression.luma)[0] if compression else None,
             by,
             projected,
             compressed_before,
@@ -182,7 +182,7 @@ def _changed(plane: Plane, before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return values
 
 
-def _told(
+def _compression(
     run: network.Run, picture: Picture, quality_factor: int | None
 ) -> tuple[Compression | None, str]:
     """Returns the compression that a network receives, and its source.
@@ -217,7 +217,7 @@ def check_quality_factor(run: network.Run, quality_factor: int | None) -> None:
 
 
 def _images(
-    samples: np.ndarray, told: Compression | None
+    samples: np.ndarray, compression: Compression | None
 ) -> Iterator[tiles.Conditioned]:
     """Yields images of three channels: Y, Cb and Cr, or gray without colour.
 
@@ -225,9 +225,9 @@ def _images(
     """
     channels = samples.shape[-1]
     if channels >= 3:
-        yield tiles.Conditioned(samples[..., :3], features(told))
+        yield tiles.Conditioned(samples[..., :3], features(compression))
     for i in range(3 if channels >= 3 else 0, channels):
-        alone = told and Compression(told.luma)
+        alone = compression and Compression(compression.luma)
         image = colour.without_colour(samples[..., i])
         yield tiles.Conditioned(image, features(alone))
 

@@ -51,9 +51,9 @@ class _Work:
     """An image in work: padded, the sum of its tiles so far, the number missing."""
 
     def __init__(
-        self, image: np.ndarray, told: np.ndarray | None, sides: Sides, margin: int
+        self, image: np.ndarray, condition: np.ndarray | None, sides: Sides, margin: int
     ):
-        self.told = told
+        self.condition = condition
         self.shape = image.shape[:2]
         self.sides = sides
         padding = [
@@ -137,15 +137,15 @@ def restore(
 
     def all_tiles() -> Iterator[tuple[_Work, tuple[_Span, _Span]]]:
         for image in images:
-            told = None
+            condition = None
             if isinstance(image, Conditioned):
-                image, told = image
+                image, condition = image
             sides = side, side
             if multiple:
                 sides = fitting(
                     image.shape[:2], side, margin, multiple, network.parallel(run)
                 )
-            waiting.append(_Work(image, told, sides, margin))
+            waiting.append(_Work(image, condition, sides, margin))
             for tile in waiting[-1].tiles:
                 yield waiting[-1], tile
 
@@ -180,12 +180,12 @@ def _run(run: network.Run, group: _Group, batch: int) -> np.ndarray:
         work.image[rows.start : rows.start + height, columns.start :][:, :width]
         for work, (rows, columns) in group
     ]
-    told = [work.told for work, _ in group if work.told is not None]
+    conditions = [work.condition for work, _ in group if work.condition is not None]
     if network.fixed_batch(run):
         lacking = batch - len(tiles)
         tiles += [np.zeros_like(tiles[0])] * lacking
-        told += told[:1] * lacking
-    return run(np.stack(tiles), *([np.stack(told)] if told else []))
+        conditions += conditions[:1] * lacking
+    return run(np.stack(tiles), *([np.stack(conditions)] if conditions else []))
 
 
 def fitting(

@@ -209,8 +209,8 @@ def _clean_and_compressed(batch: Batch) -> tuple[jax.Array, ...]:
     def each(name: str) -> jax.Array:
         return batch[name].reshape(-1, *batch[name].shape[2:])
 
-    told = (each("compression"),) if "compression" in batch else ()
-    return to_float(batch["clean"]), to_float(each("compressed")), *told
+    condition = (each("compression"),) if "compression" in batch else ()
+    return to_float(batch["clean"]), to_float(each("compressed")), *condition
 
 
 def _ordered(score_i: jax.Array, score_j: jax.Array, batch: Batch) -> jax.Array:

@@ -181,8 +181,8 @@ class Workdir:
         if latest is not None:
             self.check_inputs(fingerprints, digests)
         fields = learned(_fields(config))
-        told = json.dumps([latest, fingerprints, digests, fields], sort_keys=True)
-        if not distributed.agreed(zlib.crc32(told.encode()) & 0x7FFFFFFF):
+        described = json.dumps([latest, fingerprints, digests, fields], sort_keys=True)
+        if not distributed.agreed(zlib.crc32(described.encode()) & 0x7FFFFFFF):
             raise UserError(
                 "the processes have different configs, records, weights or "
                 "checkpoints; start all with the same command, and a "

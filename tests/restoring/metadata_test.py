@@ -201,7 +201,7 @@ def test_exif_directories_beyond_the_end_are_dropped(order, count):
 
 @pytest.mark.parametrize("data", [b"", b"II", b"MM\0", b"II*\0\x08"])
 def test_short_exif_has_no_directory(data):
-    for read in (exif.read, exif.said_upright):
+    for read in (exif.read, exif.reset_orientation):
         with pytest.raises(ValueError, match=r"."):
             read(data)
 

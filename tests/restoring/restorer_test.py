@@ -417,7 +417,14 @@ def test_what_cannot_be_restored():
     for image in (np.zeros((9, 9)), np.zeros(9, np.uint8), np.zeros((0, 9), np.uint8)):
         with pytest.raises(ValueError, match="must be"):
             cqr_jax.restore(image)
-    with pytest.raises(ValueError, match="must be a NumPy array or a Pillow image"):
+    with pytest.raises(TypeError, match="must be a NumPy array or a Pillow image"):
         cqr_jax.restore("photo.jpg")
     with pytest.raises(ImageError, match="colours of mode F"):
         cqr_jax.restore(Image.fromarray(np.zeros((9, 9), np.float32)))
+
+
+def test_the_public_names_are_listed_and_options_are_named():
+    assert {"restore", "UserError", "ImageError"} <= set(dir(cqr_jax))
+    assert sorted(cqr_jax.__all__) == ["ImageError", "UserError", "restore"]
+    with pytest.raises(TypeError, match="positional"):
+        cqr_jax.restore(np.zeros((9, 9), np.uint8), 0.5)
