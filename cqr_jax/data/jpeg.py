@@ -13,7 +13,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -83,6 +83,15 @@ def encode_png(y: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(y).save(buffer, "PNG", compress_type=zlib.Z_HUFFMAN_ONLY)
     return buffer.getvalue()
+
+
+def load_shape(source: str | os.PathLike | bytes) -> tuple[int, int]:
+    """Returns the height and width of an image file, without decoding it.
+
+    `source` and errors are as in `load_luma`.
+    """
+    with image_errors(), _open(source) as file, Image.open(file) as image:
+        return image.height, image.width
 
 
 def load_luma(source: str | os.PathLike | bytes) -> np.ndarray:
@@ -176,9 +185,7 @@ def _open(source: str | os.PathLike | bytes) -> IO[bytes]:
     return epath.Path(source).open("rb")
 
 
-def load_named(
-    path: str | os.PathLike, load: Callable[..., np.ndarray] = load_luma
-) -> np.ndarray:
+def load_named(path: str | os.PathLike, load: Callable[..., Any] = load_luma) -> Any:
     """Calls `load` and names the file in its errors."""
     try:
         return load(path)

@@ -360,8 +360,9 @@ def find_images(sets: Iterable[str], set_dir: str) -> dict[str, Image]:
       set_dir: folder of the named sets.
 
     Raises:
-      UserError: if there is no set, if a set is missing, or if two sets or images have
-        the same name.
+      UserError: if there is no set, if a set is missing, if two sets or images have the
+        same name, or if the header of an image in a folder can't be read or says that
+        it is too small for SSIM.
     """
     sets = list(sets)
     if not sets:
@@ -387,6 +388,8 @@ def find_images(sets: Iterable[str], set_dir: str) -> dict[str, Image]:
                 )
             list_images = jpeg.list_images if root == name else held_out_images
             paths = list_images(root)
+            for path in paths:  # before the work
+                _check_side(path, min(jpeg.load_named(path, jpeg.load_shape)))
             members = {
                 f"{folder.name}/{test_sets.key(x, root)}": x.resolve() for x in paths
             }
@@ -528,11 +531,16 @@ def load(
         for SSIM.
     """
     image = jpeg.load_named(path, how)
-    if min(image.shape[:2]) < metrics.MIN_SIDE:
+    _check_side(path, min(image.shape[:2]))
+    return image
+
+
+def _check_side(path: str | os.PathLike, shortest: int) -> None:
+    """Raises a UserError if the shortest side of an image is too short for SSIM."""
+    if shortest < metrics.MIN_SIDE:
         raise UserError(
             f"{path}: too small for SSIM: its sides must be {metrics.MIN_SIDE} or more"
         )
-    return image
 
 
 def _load_as(clean: np.ndarray, path: pathlib.Path, of: pathlib.Path) -> np.ndarray:

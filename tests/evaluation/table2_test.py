@@ -234,10 +234,20 @@ def _names(builder, split):
     return {x["name"].numpy() for x in pipeline.read(builder, split)}
 
 
-def test_an_image_too_small_for_ssim_is_named(tmp_path):
-    (tmp_path / "tiny.png").write_bytes(jpeg.encode_png(np.zeros((8, 90), np.uint8)))
-    with pytest.raises(UserError, match=r"tiny\.png: too small for SSIM"):
-        _measure(_config(str(tmp_path)), tmp_path / "out")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (jpeg.encode_png(np.zeros((8, 90), np.uint8)), "too small for SSIM"),
+        (b"text", "not an image"),
+    ],
+)
+def test_an_unusable_image_is_named_before_the_work(
+    photographs, tmp_path, content, words
+):
+    folder = shutil.copytree(photographs, tmp_path / "images")
+    (folder / "zz.png").write_bytes(content)
+    with pytest.raises(UserError, match=rf"zz\.png: {words}"):
+        table2.find_images([str(folder)], "")
 
 
 def test_a_damaged_image_is_named(photographs, tmp_path):
@@ -255,8 +265,25 @@ def test_folders_with_ambiguous_names_are_rejected(photographs, tmp_path):
     shutil.copy(min(twin.iterdir()), min(twin.iterdir()).with_suffix(".bmp"))
     with pytest.raises(UserError, match="differ only in their suffix"):
         _measure(_config(str(twin)), tmp_path / "out")
-    with pytest.raises(UserError, match="no such folder of images"):
+    words = "not one of the sets classic5, live1, bsds500-test, bsds500, embedded"
+    with pytest.raises(
+        UserError, match=f"nowhere: no such folder of images, and {words}"
+    ):
         _measure(_config("nowhere"), tmp_path / "out")
+
+
+def test_methods_get_the_names_of_their_files_or_given_ones():
+    paths = ["runs/a/deblocker.safetensors", "b.safetensors", "c=runs/a/x.safetensors"]
+    assert table2.by_name(paths, ["jpeg"]) == {
+        "a": paths[0],
+        "b": paths[1],
+        "c": "runs/a/x.safetensors",
+    }
+    twice = ["none/seed0/deblocker.safetensors", "dc/seed0/deblocker.safetensors"]
+    with pytest.raises(UserError, match=f"as NAME={twice[1]}"):
+        table2.by_name(twice, [])
+    with pytest.raises(UserError, match="another method is called 'jpeg' too"):
+        table2.by_name(["jpeg=a"], ["jpeg"])
 
 
 def test_expected_images_of_the_sets():
