@@ -25,6 +25,7 @@ import safetensors.numpy
 import safetensors.torch
 import tensorflow as tf
 import torch
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 from tensorboard.compat.proto import event_pb2
@@ -35,6 +36,7 @@ from cqr_jax import config as config_lib
 from cqr_jax import losses, models, tasks, weights
 from cqr_jax.data import records
 from cqr_jax.errors import UserError
+from cqr_jax.models import layers
 from cqr_jax.models import ranker as ranker_model
 from cqr_jax.models.deblocker import Deblocker
 from cqr_jax.models.ranker import Ranker
@@ -1344,6 +1346,27 @@ def test_weights_of_another_network_are_named(tmp_path, monkeypatch):
         weights.load(path, "deblocker", asked)
 
 
+class Halving(nn.Module):
+    """Halves and doubles the sides of its input."""
+
+    channels: int = 1
+    dtype: str = "float32"
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, image):
+        return layers.depth_to_space(nn.Conv(4, (3, 3), strides=2)(image), 2)
+
+
+def test_a_network_must_take_odd_sides(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "halving", Halving)
+    config = deblock.get_config("quickstart,ablation=cqr")
+    config.model = ConfigDict({"name": "halving", "channels": 1})
+    words = r"Halving maps an image of 45x51 pixels to \(1, 46, 52, 1\); pad inside"
+    with pytest.raises(UserError, match=words):
+        check_start(config, "deblocker")
+
+
 def test_some_layers_are_taken_from_initial_weights_of_another_model(tmp_path):
     fields = {**SMALL, "deeper_widths": (8,), "conditioning": "modulation"}
     path, made = tmp_path / "a.safetensors", drawn(**fields)
@@ -1365,19 +1388,19 @@ def test_some_layers_are_taken_from_initial_weights_of_another_model(tmp_path):
         np.testing.assert_array_equal(x, theirs[name] if known else ours[name])
     assert "non_local_in/mask/shift/kernel" not in theirs  # it is new
     other = {**fresh, "body": fresh["head"]}
-    for layers, words in (
+    for prefixes, words in (
         ("heads", f"no layer of {path} begins with heads; it has body, "),
         ("body", "body/bias of .* does not fit the config's model"),
     ):
-        config.initial_layers = layers
+        config.initial_layers = prefixes
         with pytest.raises(UserError, match=f"config.initial_layers: {words}"):
             initial_params(config, other, initial)
     config.model.feature_scale, config.initial_layers = 16.0, "head"
     with pytest.raises(UserError, match=r"have feature_scale=1.*feature_scale=16"):
         check_start(config, "deblocker")
     config.model.feature_scale = 1.0
-    for layers in ("", ","):
-        config.initial_layers = layers
+    for prefixes in ("", ","):
+        config.initial_layers = prefixes
         with pytest.raises(UserError, match=r"but config\.model has"):
             check_start(config, "deblocker")
     config.initial_layers = "x"  # it is found before the training

@@ -254,6 +254,10 @@ def test_runs_without_a_common_image_have_no_interval():
             "dataset,quality,method,image,psnr,ssim,psnr_b,gmsd\nx,10,jpeg,a,1,1,1,1\n",
             "has no image of live1 at these quality factors",
         ),
+        (
+            "dataset,quality,method,image,psnr,ssim,psnr_b\nlive1,10,jpeg,a,1,1,1\n",
+            "lacks the metric gmsd; evaluate these runs again",
+        ),
     ],
 )
 def test_a_file_of_earlier_runs_that_does_not_fit_is_one_line(tmp_path, text, message):

@@ -170,6 +170,14 @@ def test_deblocker_takes_any_size_and_starts_as_the_identity(shape):
     assert not np.allclose(apply(_noisy(variables), image), image)
 
 
+@pytest.mark.parametrize("model", [Ranker(width=2), Deblocker(**SMALL)])
+def test_integers_are_refused(model):
+    with pytest.raises(TypeError, match=r"floats in \[0, 1\], not uint8"):
+        jax.eval_shape(
+            model.init, jax.random.key(0), jnp.zeros((1, 48, 48, 1), "uint8")
+        )
+
+
 def test_ranker_returns_scores_and_ten_feature_maps():
     model = Ranker(width=4)
     variables = state.init(model, 48, 0)
@@ -184,7 +192,7 @@ def test_ranker_returns_scores_and_ten_feature_maps():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [Ranker(width=16), Deblocker(24, 0, 0)])
-def test_init_draws_from_the_distributions_of_the_modules(model):
+def test_init_draws_with_the_standard_deviations_of_the_modules(model):
     ours = state.init(model, 48, 0)
     key = jax.random.key(0, impl="unsafe_rbg")  # compiles faster than threefry
     theirs = jax.jit(model.init)(key, jnp.zeros((1, 48, 48, 1)))
