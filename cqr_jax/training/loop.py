@@ -136,21 +136,13 @@ def _run(
         workdir.keep(config, stage.fingerprints, latest, digests)
         workdir.check_shared()
         train_state = _start(config, stage, manager, initial)
-        trained = train_state.step < config.steps
-        if trained:
-            data = stage.digests()  # before the records change
+        finished = train_state.step >= config.steps
+        if finished and _holds(path, kind, *_best(config, manager)):
+            return path
+        data = stage.digests()  # before the records change
+        if not finished:
             train_state = train(config, stage, manager, train_state, workdir)
-        best = manager.best_step()
-        if best is None:
-            raise UserError(
-                f"{config.workdir}: has no validation yet, so there are no best "
-                f"weights; train on until step {config.validate_every}"
-            )
-        metrics = manager.metrics(best)
-        if not trained:
-            if _holds(path, kind, best, metrics):
-                return path
-            data = stage.digests()
+        best, metrics = _best(config, manager)
         best_state = checkpoint.restore(manager, train_state, best)
     made = {
         "step": best,
@@ -168,6 +160,23 @@ def _run(
     distributed.barrier("weights")
     _log.info("%s: weights of step %d in %s", stage.name, best, path)
     return path
+
+
+def _best(
+    config: ml_collections.ConfigDict, manager: CheckpointManager
+) -> tuple[int, dict]:
+    """Returns the step of the best validation, and its metrics.
+
+    Raises:
+      UserError: if there is no validation yet.
+    """
+    best = manager.best_step()
+    if best is None:
+        raise UserError(
+            f"{config.workdir}: has no validation yet, so there are no best weights; "
+            f"train on until step {config.validate_every}"
+        )
+    return best, manager.metrics(best)
 
 
 def _holds(path: pathlib.Path, kind: str, step: int, metrics: dict) -> bool:
