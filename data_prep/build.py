@@ -68,15 +68,7 @@ def build(
         no usable image, or if incomplete records or records of another source have the
         same name.
     """
-    if side % 8 or min_side % 8 or not 8 <= min_side <= side // 2:
-        raise UserError(
-            f"side={side} and min_side={min_side}: both must be multiples of 8, and "
-            "min_side at most half of side"
-        )
-    if not 0 < validation_fraction < 1:
-        raise UserError(f"validation_fraction={validation_fraction}: not in (0, 1)")
-    if processes < 0:
-        raise UserError(f"processes={processes}: is negative")
+    _check_numbers(side, min_side, validation_fraction, processes)
     found = sources.find(source, name, validation_fraction)
 
     from cqr_jax.data import records
@@ -87,6 +79,26 @@ def build(
     def complete() -> bool:
         return records.exists(data_dir, found.name, kind) and not overwrite
 
+    def make() -> None:
+        if directory.exists() and not overwrite:
+            raise UserError(
+                f"{directory}: holds incomplete records; remove it, or pass --overwrite"
+            )
+        beam_options, even_shards = _beam(beam_pipeline_options)
+        found.fetch()
+        for leftover in directory.parent.glob("incomplete.*"):
+            leftover.rmtree()
+        on_beam = beam_options is not None
+        new = (found, data_dir, side, min_side, processes, on_beam)
+        with even_shards(), _quiet_absl():
+            _write(BUILDERS[kind](*new), directory, beam_options)
+        if unread := found.unread():
+            print(
+                f"skipped {len(unread)} images in formats that are not read here, such "
+                f"as {unread[0]}; convert them to PNG",
+                file=sys.stderr,
+            )
+
     if not complete():
         with _lock(directory.parent):
             # A bucket has no lock, and another build may be replacing the records.
@@ -94,34 +106,12 @@ def build(
                 with files.writing_to(directory):
                     _restore(directory, records.exists(data_dir, found.name, kind))
             if not complete():  # another process may have made them meanwhile
-                if directory.exists() and not overwrite:
-                    raise UserError(
-                        f"{directory}: holds incomplete records; remove it, or pass "
-                        "--overwrite"
-                    )
-                beam_options, even_shards = _beam(beam_pipeline_options)
-                found.fetch()
-                for leftover in directory.parent.glob("incomplete.*"):
-                    leftover.rmtree()
-                on_beam = beam_options is not None
-                new = (found, data_dir, side, min_side, processes, on_beam)
-                with even_shards(), _quiet_absl():
-                    _write(BUILDERS[kind](*new), directory, beam_options)
-                if unread := found.unread():
-                    print(
-                        f"skipped {len(unread)} images in formats that are not read "
-                        f"here, such as {unread[0]}; convert them to PNG",
-                        file=sys.stderr,
-                    )
+                make()
                 return found.name
 
     metadata = records.open_builder(data_dir, found.name, kind).info.metadata
-    wanted = {
-        "origin": found.origin,
-        "counts": found.counts,
-        "side": side,
-        "min_side": min_side,
-    }
+    wanted = {"origin": found.origin, "counts": found.counts}
+    wanted |= {"side": side, "min_side": min_side}
     for key, value in wanted.items():
         if metadata.get(key, value) != value:
             raise UserError(
@@ -130,6 +120,21 @@ def build(
             )
     print(f"{directory}: already exists")
     return found.name
+
+
+def _check_numbers(
+    side: int, min_side: int, validation_fraction: float, processes: int
+) -> None:
+    """Raises a UserError for an argument of `build` that is out of its range."""
+    if side % 8 or min_side % 8 or not 8 <= min_side <= side // 2:
+        raise UserError(
+            f"side={side} and min_side={min_side}: both must be multiples of 8, and "
+            "min_side at most half of side"
+        )
+    if not 0 < validation_fraction < 1:
+        raise UserError(f"validation_fraction={validation_fraction}: not in (0, 1)")
+    if processes < 0:
+        raise UserError(f"processes={processes}: is negative")
 
 
 def _lock(folder) -> contextlib.AbstractContextManager:
