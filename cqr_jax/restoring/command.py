@@ -263,31 +263,48 @@ def _mistake(args: argparse.Namespace, defaults: argparse.Namespace) -> str:
     to_folder = args.output is None or targets.names_folder(args.output)
     named = args.output is not None and not to_folder
     copies = args.skip_above is not None and args.output and to_folder
-    wrong = {
-        "name files or folders to restore, or use --demo": not (
-            args.inputs or args.demo
+    folders = all(map(os.path.isdir, args.inputs))
+    renamed = args.suffix is not None or args.keep_extension
+    rules = [
+        (
+            not args.inputs and not args.demo,
+            "name files or folders to restore, or use --demo",
         ),
-        "--demo takes no files: drop them on its page": args.inputs and args.demo,
-        "--demo takes no other options than --weights and --port": args.demo
-        and given - {"demo", "weights", "port"},
-        "--port needs --demo": args.port and not args.demo,
-        "-o: is empty; name a file, a folder or -": args.output == "",
-        "--quality-only restores nothing, so it takes no other options than --json, "
-        "--report, --engine, --salvage and --max-megapixels": args.quality_only
-        and given - _MEASURING - {"quality_only", "inputs"},
-        "--suffix and --keep-extension name files in a folder, but -o names a single "
-        "file": named and (args.suffix is not None or args.keep_extension),
-        "--watch takes folders only": args.watch
-        and not all(os.path.isdir(x) for x in args.inputs),
-        "--watch restores into folders: -o names one, or is left out": args.watch
-        and named,
-        "--copy-skipped needs --skip-above, -o FOLDER and named files": (
-            args.copy_skipped and ("-" in args.inputs or not copies)
+        (
+            args.demo and args.inputs,
+            "--demo takes no files: drop them on its page",
         ),
-        "--skip-above could write nothing to -o -; name a file": args.output == "-"
-        and args.skip_above is not None,
-    }
-    return next((text for text, found in wrong.items() if found), "")
+        (
+            args.demo and given - {"demo", "weights", "port"},
+            "--demo takes no other options than --weights and --port",
+        ),
+        (args.port and not args.demo, "--port needs --demo"),
+        (args.output == "", "-o: is empty; name a file, a folder or -"),
+        (
+            args.quality_only and given - {"quality_only", "inputs"} - _MEASURING,
+            "--quality-only restores nothing, so it takes no other options than "
+            "--json, --report, --engine, --salvage and --max-megapixels",
+        ),
+        (
+            named and renamed,
+            "--suffix and --keep-extension name files in a folder, but -o names a "
+            "single file",
+        ),
+        (args.watch and not folders, "--watch takes folders only"),
+        (
+            args.watch and named,
+            "--watch restores into folders: -o names one, or is left out",
+        ),
+        (
+            args.copy_skipped and ("-" in args.inputs or not copies),
+            "--copy-skipped needs --skip-above, -o FOLDER and named files",
+        ),
+        (
+            args.output == "-" and args.skip_above is not None,
+            "--skip-above could write nothing to -o -; name a file",
+        ),
+    ]
+    return next((words for broken, words in rules if broken), "")
 
 
 def _run(args: argparse.Namespace) -> int:
