@@ -101,7 +101,7 @@ def _report_costs(config: ConfigDict) -> None:
 def _evaluate(config: ConfigDict) -> None:
     from cqr_jax.evaluation import table2
 
-    with _results(config):
+    with _keeping_config(config):
         given = (split_list(config[name]) for name in ("weights", "restored"))
         table2.table2(config, config.workdir, *given)
 
@@ -109,40 +109,40 @@ def _evaluate(config: ConfigDict) -> None:
 def _evaluate_ablation(config: ConfigDict) -> None:
     from cqr_jax.evaluation import table1
 
-    with _results(config):
+    with _keeping_config(config):
         table1.table1(config, config.workdir)
 
 
 def _evaluate_ranker(config: ConfigDict) -> None:
     from cqr_jax.evaluation import ranker
 
-    with _results(config):
+    with _keeping_config(config):
         ranker.evaluate_ranker(config)
 
 
 def _evaluate_blind(config: ConfigDict) -> None:
     from cqr_jax.evaluation import blind
 
-    with _results(config):
+    with _keeping_config(config):
         blind.evaluate_blind(config)
 
 
 def _evaluate_blind_colour(config: ConfigDict) -> None:
     from cqr_jax.evaluation import blind
 
-    with _results(config):
+    with _keeping_config(config):
         blind.evaluate_blind_colour(config)
 
 
 def _evaluate_colour(config: ConfigDict) -> None:
     from cqr_jax.evaluation import colour
 
-    with _results(config):
+    with _keeping_config(config):
         colour.evaluate_colour(config)
 
 
 @contextlib.contextmanager
-def _results(config: ConfigDict) -> Iterator[None]:
+def _keeping_config(config: ConfigDict) -> Iterator[None]:
     """Writes the config beside the results of the evaluation in the context."""
     yield
     path = pathlib.Path(config.workdir) / "evaluation.json"
@@ -173,14 +173,12 @@ def _make_missing_records(config: ConfigDict) -> None:
     import jax
     import tensorflow as tf
 
-    from cqr_jax import losses
     from cqr_jax.data import records
     from data_prep.build import build
 
     with contextlib.suppress(RuntimeError):  # it is in use already, as in a notebook
         tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads data
-    guided = "loss" in config and losses.needs_ranker(config.loss)
-    if guided and not config.ranker_weights:
+    if _trains_ranker_first(config):
         _make_missing_records(config.ranker)
     name, data_dir = config.data.name, config.data.data_dir
     if config.get("degradation") == "colour" or name not in ("div2k", "embedded"):
@@ -199,8 +197,8 @@ def check(config: ConfigDict) -> None:
     """Checks the fields of a config of any task.
 
     Raises:
-      UserError: the first field that is out of its range, with the range; or the
-        working directory can't be written to.
+      UserError: if a field is out of its range (names the first one and the range), or
+        if the working directory can't be written to.
     """
     if config.task not in TASKS:
         raise UserError(f"config.task={config.task!r}: choose {list_of(TASKS)}")
@@ -208,8 +206,21 @@ def check(config: ConfigDict) -> None:
     for group in ("ranker", "evaluation"):
         check_folders(config.get(group, {}), f"config.{group}")
     TASKS[config.task].check(config)
-    if why := files.obstacle(pathlib.Path(config.workdir)):
-        raise UserError(f"config.workdir={config.workdir}: can't be written to: {why}")
+    workdirs = {"config.workdir": config.workdir}
+    if _trains_ranker_first(config):
+        workdirs["config.ranker.workdir"] = config.ranker.workdir
+    for field, folder in workdirs.items():
+        if why := files.obstacle(pathlib.Path(folder)):
+            raise UserError(f"{field}={folder}: can't be written to: {why}")
+
+
+def _trains_ranker_first(config: ConfigDict) -> bool:
+    """Returns whether a task trains a ranker before it trains deblockers."""
+    from cqr_jax import losses
+
+    if "loss" not in config or not TASKS[config.task].trains:
+        return False
+    return losses.needs_ranker(config.loss) and not config.ranker_weights
 
 
 def _check_nothing(config: ConfigDict) -> None:

@@ -102,10 +102,12 @@ def test_failed_write_leaves_no_file(tmp_path, monkeypatch, has_links, replace):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_prevents_new_files_in_a_folder_is_found(tmp_path):
+def test_what_prevents_new_files_in_a_folder_is_found(tmp_path, monkeypatch):
     (tmp_path / "a.txt").touch()
     assert files.obstacle(tmp_path / "new" / "folder") == ""
     assert not (tmp_path / "new").exists()
     why = f"{tmp_path / 'a.txt'} is a file, not a folder"
     assert files.obstacle(tmp_path / "a.txt") == why
     assert files.obstacle(tmp_path / "a.txt" / "b") == why
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    assert files.obstacle(tmp_path / "new") == f"no permission for {tmp_path}"

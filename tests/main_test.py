@@ -107,6 +107,7 @@ def _train_ranker(data_dir, workdir, steps, validate_every, *more):
         (["--config=configs/none.py", "--config.steps=3"], "does not exist"),
         (["--config=configs/deblock.py:fast"], "unknown preset 'fast'; choose paper"),
         (["--config=configs/deblock.py:compact,ablation=x"], "unknown ablation 'x'"),
+        (["--config=configs/deblock.py:dc"], "colour or ablation=dc"),
         (["--config=configs/deblock.py", "--config.typo=1"], "no such config field"),
         (["--config=configs/deblock.py:without=dc"], "unknown 'without'; known: pres"),
         (["--config=configs/deblock.py", "-config.typo=1"], "no such config field"),
@@ -120,6 +121,10 @@ def _train_ranker(data_dir, workdir, steps, validate_every, *more):
         (
             ["--config=configs/eval.py", "--config.workdir=README.md/x"],
             "config.workdir=README.md/x: can't be written to: README.md is a file",
+        ),
+        (
+            ["--config=configs/deblock.py", "--config.ranker.workdir=README.md/x"],
+            "config.ranker.workdir=README.md/x: can't be written to: README.md is",
         ),
     ],
 )
@@ -892,8 +897,9 @@ def test_ranker_config_is_the_same_alone_and_before_stage_2(preset, tmp_path):
         first.workdir = second.workdir = str(tmp_path)
         Workdir(str(tmp_path)).keep(first, {}, None, {})
         Workdir(str(tmp_path)).keep(second, {}, 1, {})
-    second.margin = 0.4
-    with pytest.raises(UserError, match=r"begun with margin=0\.5, now 0\.4"):
+    second.margin, second.batch_size = 0.4, 2
+    words = r"begun with batch_size=\d+, now 2; margin=0\.5, now 0\.4; choose"
+    with pytest.raises(UserError, match=words):
         Workdir(str(tmp_path)).keep(second, {}, 1, {})
 
 
@@ -1358,13 +1364,24 @@ class Halving(nn.Module):
         return layers.depth_to_space(nn.Conv(4, (3, 3), strides=2)(image), 2)
 
 
+class OneSize(Halving):
+    """Has a parameter of the size of its input."""
+
+    @nn.compact
+    def __call__(self, image):
+        return image + self.param("bias", nn.initializers.zeros, image.shape[1:])
+
+
 def test_a_network_must_take_odd_sides(monkeypatch):
-    monkeypatch.setitem(models.MODELS, "halving", Halving)
     config = deblock.get_config("quickstart,ablation=cqr")
-    config.model = ConfigDict({"name": "halving", "channels": 1})
-    words = r"Halving maps an image of 45x51 pixels to \(1, 46, 52, 1\); pad inside"
-    with pytest.raises(UserError, match=words):
-        check_start(config, "deblocker")
+    config.model = ConfigDict({"name": "new", "channels": 1})
+    for module, words in (
+        (Halving, r"Halving maps an image of 45x51 pixels to \(1, 46, 52, 1\); pad"),
+        (OneSize, "OneSize maps an image of 45x51 pixels to an error"),
+    ):
+        monkeypatch.setitem(models.MODELS, "new", module)
+        with pytest.raises(UserError, match=words):
+            check_start(config, "deblocker")
 
 
 def test_some_layers_are_taken_from_initial_weights_of_another_model(tmp_path):

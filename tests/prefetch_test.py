@@ -23,18 +23,25 @@ def test_results_come_in_the_order_of_the_items():
 
 
 def test_after_an_error_no_waiting_item_is_started():
-    started, failed = [], threading.Event()
+    started, waiting, failed = [], threading.Event(), threading.Event()
+
+    def items():
+        for x in range(5):
+            if x == 3:
+                waiting.set()
+            yield x
 
     def fail_at_first(x):
         started.append(x)
         if x == 0:
+            assert waiting.wait(60)
             raise ValueError("item 0")
         assert failed.wait(60)
 
     def run():
         with cancelling(concurrent.futures.ThreadPoolExecutor(1)) as pool:
             try:
-                list(prefetch(pool, fail_at_first, range(5), 3))
+                list(prefetch(pool, fail_at_first, items(), 3))
             finally:
                 threading.Timer(0.2, failed.set).start()
 

@@ -86,9 +86,13 @@ def encode_png(y: np.ndarray) -> bytes:
 
 
 def load_shape(source: str | os.PathLike | bytes) -> tuple[int, int]:
-    """Returns the height and width of an image file, without decoding it.
+    """Returns the height and width in an image's header, before EXIF orientation.
 
-    `source` and errors are as in `load_luma`.
+    Args:
+      source: as in `load_luma`.
+
+    Raises:
+      ImageError: if the file is missing, or its header can't be read.
     """
     with image_errors(), _open(source) as file, Image.open(file) as image:
         return image.height, image.width

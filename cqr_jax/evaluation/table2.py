@@ -93,8 +93,8 @@ def by_name(paths: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
     """
     methods: dict[str, str] = {}
     for given in paths:
-        name, _, path = given.rpartition("=")
-        if not name or "/" in name or os.path.exists(given):  # no name is given
+        name, _, path = given.partition("=")
+        if not (name and path) or "/" in name or os.path.exists(given):  # no name
             path = given
             file = pathlib.Path(path).resolve()
             name = file.name.removesuffix(".safetensors")

@@ -25,7 +25,7 @@ from cqr_jax.formats import FORMATS, format_of
 from cqr_jax.restoring import targets
 
 # Options that --quality-only takes.
-_MEASURING = {"json", "report", "engine", "salvage", "max_megapixels"}
+_MEASURING = {"json", "report", "engine", "salvage", "max_megapixels", "suffix"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -283,7 +283,7 @@ def _mistake(args: argparse.Namespace, defaults: argparse.Namespace) -> str:
         (
             args.quality_only and given - {"quality_only", "inputs"} - _MEASURING,
             "--quality-only restores nothing, so it takes no other options than "
-            "--json, --report, --engine, --salvage and --max-megapixels",
+            "--json, --report, --engine, --salvage, --max-megapixels and --suffix",
         ),
         (
             named and renamed,

@@ -239,7 +239,7 @@ def _restore(
     row = (
         f"{pathlib.Path(path).name}, {width}x{height}",
         tables_say(before.compression, found),
-        told(done),
+        condition_of(done),
         projection_of(done),
         f"{found.score:.2f} → {after:.2f}",
     )
@@ -322,7 +322,7 @@ def tables_say(compression: Compression | None, found: Quality) -> str:
     return f"{'' if known else 'about '}QF {factor}, {sampling}, {kind}"
 
 
-def told(done: Restoration) -> str:
+def condition_of(done: Restoration) -> str:
     """Returns the page's description of the compression given to the network."""
     if done.quality_factor is None:
         return "nothing"

@@ -431,8 +431,8 @@ def upright(picture: Picture) -> Picture:
     orientation, or with unreadable EXIF, is unchanged. Compression and stored
     coefficients remain those of the file.
     """
-    upright, orientation = _reset_orientation(picture)
-    return _turned(upright, orientation) if orientation else picture
+    found, orientation = _reset_orientation(picture)
+    return _turned(found, orientation) if orientation else picture
 
 
 def _reset_orientation(picture: Picture) -> tuple[Picture, int]:

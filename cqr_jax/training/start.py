@@ -94,8 +94,9 @@ def _check_odd_sides(model: nn.Module, where: str) -> None:
     try:
         image = jax.ShapeDtypeStruct(shape, np.float32)
         found = jax.eval_shape(model.apply, params, image).shape
-    except (TypeError, ValueError) as error:
-        found = f"an error ({str(error).splitlines()[0]})"
+    except Exception as error:  # a network can raise any
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        found = f"an error ({reason})"
     if found != shape:
         raise UserError(
             f"{where}.model.name: {type(model).__name__} maps an image of 45x51 pixels "

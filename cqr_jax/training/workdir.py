@@ -300,7 +300,7 @@ def _difference(
     ]
     lengths = all(x.split("=")[0] in _LENGTH_FIELDS for x in found)
     if found and lengths and latest is not None:
-        found[-1] += " (a step so far depends on it)"
+        found[-1] += " (with these values, the steps so far would not be the same)"
     return "; ".join(found) or None
 
 

@@ -84,14 +84,14 @@ def test_colour_degradations_equal_pillow_s_and_keep_the_last_compression(rgb):
     cut = np.ascontiguousarray(once[4:, 4:])
     wide = _compressed(rgb, 20, "4:2:2")
     shift = (4, 4)
-    told, twice = libjpeg(20), libjpeg(60)
+    condition, twice = libjpeg(20), libjpeg(60)
     for degradation, image, clean, compression in (
-        (Degradation("aligned", (20,), shift, "4:2:0"), once, rgb, told),
+        (Degradation("aligned", (20,), shift, "4:2:0"), once, rgb, condition),
         (
             Degradation("aligned", (20,), shift, "4:2:2"),
             wide,
             rgb,
-            told._replace(sampling=(1, 2)),
+            condition._replace(sampling=(1, 2)),
         ),
         (Degradation("shifted", (20,), shift, "4:2:0"), cut, rgb[4:, 4:], None),
         (
@@ -126,13 +126,13 @@ def test_every_degradation_has_a_line_of_its_own():
     assert titles[-1] == "double shifted by 4, 4"
 
 
-def _told_once(monkeypatch, config):
+def _conditions(monkeypatch, config):
     """Runs the evaluation; returns image -> compression that the network received."""
     found = {}
 
     def spy(images, compression):
-        for image, told in zip(images, compression, strict=True):
-            found[image.tobytes()] = told
+        for image, condition in zip(images, compression, strict=True):
+            found[image.tobytes()] = condition
         return images / np.float32(255)
 
     monkeypatch.setattr(table2, "networks", lambda methods, *rest: {"spy": spy})
@@ -154,7 +154,7 @@ def test_the_network_receives_the_last_compression_of_a_gray_file(
         Degradation("double", (10, 60)),
     )
     monkeypatch.setattr(blind, "DEGRADATIONS", degradations)
-    found = _told_once(monkeypatch, config)
+    found = _conditions(monkeypatch, config)
     for degradation in degradations:
         degraded, _ = blind.degrade(clean, degradation)
         last = libjpeg(degradation.qualities[-1], gray=True)
@@ -162,8 +162,10 @@ def test_the_network_receives_the_last_compression_of_a_gray_file(
 
     shifted = Degradation("shifted", (10,))
     monkeypatch.setattr(blind, "DEGRADATIONS", (shifted,))
-    (told,) = {told.tobytes() for told in _told_once(monkeypatch, config).values()}
-    assert told == features(None).tobytes()
+    (condition,) = {
+        condition.tobytes() for condition in _conditions(monkeypatch, config).values()
+    }
+    assert condition == features(None).tobytes()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

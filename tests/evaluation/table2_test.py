@@ -273,11 +273,12 @@ def test_folders_with_ambiguous_names_are_rejected(photographs, tmp_path):
 
 
 def test_methods_get_the_names_of_their_files_or_given_ones():
-    paths = ["runs/a/deblocker.safetensors", "b.safetensors", "c=runs/a/x.safetensors"]
-    assert table2.by_name(paths, ["jpeg"]) == {
+    paths = ["runs/a/deblocker.safetensors", "b.safetensors", "c=lr=1/x.safetensors"]
+    assert table2.by_name([*paths, "lr=1/d.safetensors"], ["jpeg"]) == {
         "a": paths[0],
         "b": paths[1],
-        "c": "runs/a/x.safetensors",
+        "c": "lr=1/x.safetensors",
+        "lr": "1/d.safetensors",
     }
     twice = ["none/seed0/deblocker.safetensors", "dc/seed0/deblocker.safetensors"]
     with pytest.raises(UserError, match=f"as NAME={twice[1]}"):

@@ -273,10 +273,10 @@ def test_tables_say_gives_quality_factor_sampling_and_origin():
 
 def test_page_describes_quality_factor_and_projection():
     done = Restoration(Picture(np.zeros((8, 8, 1), np.uint8)))
-    assert demo.told(done) == "nothing"
-    assert demo.told(done._replace(quality_factor=9, quality_factor_from="pixels")) == (
-        "QF 9, found from its pixels"
-    )
+    assert demo.condition_of(done) == "nothing"
+    assert demo.condition_of(
+        done._replace(quality_factor=9, quality_factor_from="pixels")
+    ) == ("QF 9, found from its pixels")
     assert demo.projection_of(done._replace(projected=True)) == "yes"
     assert demo.projection_of(done._replace(compressed_before=True)) == (
         "no: compressed before"
