@@ -749,8 +749,8 @@ def test_the_file_holds_the_averaged_weights_of_the_best_validation(
             np.testing.assert_array_equal(x, np.full_like(x, step / 2), name)
 
 
-def test_the_best_weights_are_among_the_guided_ones(tmp_path):
-    """The ranker guides the last two of four steps."""
+def test_after_unguided_steps_the_best_weights_are_the_last(tmp_path):
+    """The ranker guides the last two of four steps, which reduces the PSNR."""
     results = iter([9.0, 8.0, 2.0, 1.0])
 
     stage = _toy_stage(
@@ -761,7 +761,7 @@ def test_the_best_weights_are_among_the_guided_ones(tmp_path):
     )
     with _toy_training(tmp_path, stage, 4, 1, every=1) as (train, manager):
         train()
-        assert manager.best_step() == 3
+        assert manager.best_step() == 4
 
 
 def test_unguided_steps_keep_the_terms_that_compare_pixels():

@@ -280,8 +280,9 @@ def train(
                 _check_finite(config.workdir, stage.best[0], metrics, step)
                 reporter.validation(step, metrics)
                 history.keep_validation(step, metrics)
-                # The best weights are among the guided ones.
-                rated = metrics if step > stage.unguided_steps else None
+                # Guided steps reduce the PSNR. After unguided ones, the best weights are
+                # therefore the last.
+                rated = metrics if last or not stage.unguided_steps else None
                 checkpoint.save(manager, run.unreplicate(train_state), rated)
                 reporter.clock.mark(step)
             if last:
