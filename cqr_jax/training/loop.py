@@ -280,8 +280,8 @@ def train(
                 _check_finite(config.workdir, stage.best[0], metrics, step)
                 reporter.validation(step, metrics)
                 history.keep_validation(step, metrics)
-                # Guided steps reduce the PSNR. After unguided ones, the best weights are
-                # therefore the last.
+                # Guided steps reduce the PSNR. After unguided ones, the best weights
+                # are therefore the last.
                 rated = metrics if last or not stage.unguided_steps else None
                 checkpoint.save(manager, run.unreplicate(train_state), rated)
                 reporter.clock.mark(step)
