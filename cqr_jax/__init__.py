@@ -22,9 +22,6 @@ _MODULES = {
 }
 
 
-__all__ = [*_MODULES]
-
-
 def __getattr__(name: str) -> Any:
     """Imports a name of the public API when it is first used."""
     if name in _MODULES:
