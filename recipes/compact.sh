@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Trains a pyramid for Table 2, the successor of compact.safetensors.
+# Trains a pyramid for Table 2, the successor of compact.safetensors. The training of a
+# better one is not finished; compact-unfinished.safetensors beside this script holds its
+# weights (benchmarks/results/compact_choices.md, the last section).
 #
 #   recipes/compact.sh PHOTOGRAPHS
 #
