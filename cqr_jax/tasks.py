@@ -7,7 +7,7 @@ config is reported at once.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -101,50 +101,48 @@ def _report_costs(config: ConfigDict) -> None:
 def _evaluate(config: ConfigDict) -> None:
     from cqr_jax.evaluation import table2
 
-    with _keeping_config(config):
-        given = (split_list(config[name]) for name in ("weights", "restored"))
-        table2.table2(config, config.workdir, *given)
+    given = (split_list(config[name]) for name in ("weights", "restored"))
+    table2.table2(config, config.workdir, *given)
+    _keep(config)
 
 
 def _evaluate_ablation(config: ConfigDict) -> None:
     from cqr_jax.evaluation import table1
 
-    with _keeping_config(config):
-        table1.table1(config, config.workdir)
+    table1.table1(config, config.workdir)
+    _keep(config)
 
 
 def _evaluate_ranker(config: ConfigDict) -> None:
     from cqr_jax.evaluation import ranker
 
-    with _keeping_config(config):
-        ranker.evaluate_ranker(config)
+    ranker.evaluate_ranker(config)
+    _keep(config)
 
 
 def _evaluate_blind(config: ConfigDict) -> None:
     from cqr_jax.evaluation import blind
 
-    with _keeping_config(config):
-        blind.evaluate_blind(config)
+    blind.evaluate_blind(config)
+    _keep(config)
 
 
 def _evaluate_blind_colour(config: ConfigDict) -> None:
     from cqr_jax.evaluation import blind
 
-    with _keeping_config(config):
-        blind.evaluate_blind_colour(config)
+    blind.evaluate_blind_colour(config)
+    _keep(config)
 
 
 def _evaluate_colour(config: ConfigDict) -> None:
     from cqr_jax.evaluation import colour
 
-    with _keeping_config(config):
-        colour.evaluate_colour(config)
+    colour.evaluate_colour(config)
+    _keep(config)
 
 
-@contextlib.contextmanager
-def _keeping_config(config: ConfigDict) -> Iterator[None]:
-    """Writes the config beside the results of the evaluation in the context."""
-    yield
+def _keep(config: ConfigDict) -> None:
+    """Writes the config of an evaluation beside its results."""
     path = pathlib.Path(config.workdir) / "evaluation.json"
     files.write(path, config.to_json(indent=2) + "\n")
 

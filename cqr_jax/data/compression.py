@@ -11,6 +11,7 @@ import numpy as np
 
 # Name of a chroma sampling -> pixels per sample, vertically and horizontally.
 SUBSAMPLINGS = {"4:2:0": (2, 2), "4:2:2": (1, 2), "4:4:4": (1, 1)}
+SUBSAMPLING_NAMES = {sampling: name for name, sampling in SUBSAMPLINGS.items()}
 
 # Tables at QF 50, in row-major order (ITU-T T.81, tables K.1 and K.2).
 _LUMA = (

@@ -11,15 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cqr_jax.data.compression import SUBSAMPLINGS, Compression, features, libjpeg
+from cqr_jax.data.compression import SUBSAMPLING_NAMES, Compression, features, libjpeg
 
 MCU = 16  # side in pixels of the minimum coded unit of a JPEG with 4:2:0 sampling
 MARGIN = 2 * MCU  # pixels that `example` needs beyond its patch
 
 _MIDDLE = 50  # quality factor that divides the lower range from the upper one
-
-# Pixels per chroma sample, vertically and horizontally -> name of the sampling.
-_NAMES = {sampling: name for name, sampling in SUBSAMPLINGS.items()}
 
 
 class Mixture(NamedTuple):
@@ -153,7 +150,7 @@ def encode(image: np.ndarray, compression: Compression) -> bytes:
     options = {}
     if compression.chroma is not None:
         tables.append(list(compression.chroma))
-        options["subsampling"] = _NAMES[compression.sampling]
+        options["subsampling"] = SUBSAMPLING_NAMES[compression.sampling]
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", qtables=tables, **options)
     return buffer.getvalue()

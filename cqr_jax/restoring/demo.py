@@ -18,7 +18,7 @@ from PIL import Image
 
 from cqr_jax import formats
 from cqr_jax.data.compression import (
-    SUBSAMPLINGS,
+    SUBSAMPLING_NAMES,
     Compression,
     libjpeg,
     nearest_quality,
@@ -44,10 +44,7 @@ _COLUMNS = (
     "Projected",
     "Ranker's score",
 )
-_SAMPLINGS = {sampling: name for name, sampling in SUBSAMPLINGS.items()} | {
-    (2, 1): "4:4:0",
-    (1, 4): "4:1:1",
-}
+_SAMPLINGS = SUBSAMPLING_NAMES | {(2, 1): "4:4:0", (1, 4): "4:1:1"}
 _DIAL = "Quality factor for the network"
 _DIAL_HELP = (
     "0: that of each file. 1 to 100: this one for all files, without projection; lower "

@@ -84,14 +84,14 @@ def test_colour_degradations_equal_pillow_s_and_keep_the_last_compression(rgb):
     cut = np.ascontiguousarray(once[4:, 4:])
     wide = _compressed(rgb, 20, "4:2:2")
     shift = (4, 4)
-    condition, twice = libjpeg(20), libjpeg(60)
+    first, twice = libjpeg(20), libjpeg(60)
     for degradation, image, clean, compression in (
-        (Degradation("aligned", (20,), shift, "4:2:0"), once, rgb, condition),
+        (Degradation("aligned", (20,), shift, "4:2:0"), once, rgb, first),
         (
             Degradation("aligned", (20,), shift, "4:2:2"),
             wide,
             rgb,
-            condition._replace(sampling=(1, 2)),
+            first._replace(sampling=(1, 2)),
         ),
         (Degradation("shifted", (20,), shift, "4:2:0"), cut, rgb[4:, 4:], None),
         (
