@@ -110,8 +110,12 @@ def build(
                 return found.name
 
     metadata = records.open_builder(data_dir, found.name, kind).info.metadata
-    wanted: dict[str, Any] = {"origin": found.origin, "counts": found.counts}
-    wanted |= {"side": side, "min_side": min_side}
+    wanted = {
+        "origin": found.origin,
+        "counts": found.counts,
+        "side": side,
+        "min_side": min_side,
+    }
     for key, value in wanted.items():
         if metadata.get(key, value) != value:
             raise UserError(

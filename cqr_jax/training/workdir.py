@@ -293,15 +293,16 @@ def _difference(
             # With guided_steps=0, the ranker guides from the first step on.
             if field != "guided_steps" or (ours[field] and theirs.get(field)):
                 theirs[field] = ours[field]
-    found = [
-        f"{field}={theirs.get(field)}, now {ours.get(field, 'unknown')}"
-        for field in sorted(ours.keys() | theirs.keys())
-        if ours.get(field) != theirs.get(field)
-    ]
-    lengths = all(x.split("=")[0] in _LENGTH_FIELDS for x in found)
-    if found and lengths and latest is not None:
-        found[-1] += " (with these values, the steps so far would not be the same)"
-    return "; ".join(found) or None
+    fields = sorted(ours.keys() | theirs.keys())
+    differing = [x for x in fields if ours.get(x) != theirs.get(x)]
+    if not differing:
+        return None
+    words = "; ".join(
+        f"{x}={theirs.get(x)}, now {ours.get(x, 'unknown')}" for x in differing
+    )
+    if latest is not None and set(differing) <= set(_LENGTH_FIELDS):
+        words += " (with these values, the steps so far would not be the same)"
+    return words
 
 
 def _constant_until(fields: dict) -> int:
